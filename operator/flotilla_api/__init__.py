@@ -1,0 +1,1 @@
+"""The contract between operator, router and users: the kinds, their schemas, names, reasons and the snapshot."""

@@ -1,0 +1,1 @@
+"""The operator: turns Experts, Fallbacks and RoutingPolicies into workloads and keeps them so."""
