@@ -1,0 +1,130 @@
+"""What a local cluster is made of: nodes, images, and the file that tells the pod runner about both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+GPU_TAINT: Mapping[str, str] = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """A fake node: the labels, allocatable quantities (as in a Node's status) and taints that it registers with."""
+
+    name: str
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    allocatable: dict[str, str] = field(default_factory=dict[str, str])
+    taints: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The node that `dataclasses.asdict` described."""
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """What stands in for a container image: argument vectors of local programs.
+
+    `entrypoint` runs where a container gives no command. `programs` are the executables on the image's PATH:
+    `command: [hf, download]` runs `programs["hf"] + ["download"]`, in exec probes and preStop hooks too.
+    `env` is the image's own environment; a container's env wins over it.
+    """
+
+    entrypoint: list[str]
+    programs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    env: dict[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The image that `dataclasses.asdict` described."""
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerConfig:
+    """Everything the pod runner needs to join a cluster; written as JSON for `python -m localcluster.runner --config FILE`.
+
+    All addresses are on 127.0.0.0/8 and belong to this cluster alone. The runner serves the kubelet's API (logs) on
+    `node_address:kubelet_port` with `kubelet_cert` and `kubelet_key`, and trusts client certificates signed by `ca_path`.
+    """
+
+    cluster: str
+    kubeconfig: Path  # the node agent's own credentials
+    state_dir: Path  # volumes, container logs and whatever else the runner keeps; exists, empty at the first start
+    ca_path: Path  # the cluster's CA: signs the API server, the kubelet endpoint and client certificates
+    apiserver_host: str  # what KUBERNETES_SERVICE_HOST is in pods; in the API server's certificate
+    apiserver_port: int
+    service_cidr: str  # 127.N.0.0/17
+    pod_cidr: str  # 127.N.128.0/17
+    node_address: str  # every node's InternalIP; in the kubelet certificate
+    kubelet_port: int  # every node's status.daemonEndpoints.kubeletEndpoint.Port
+    kubelet_cert: Path
+    kubelet_key: Path
+    nodes: list[NodeSpec]
+    images: dict[str, ImageSpec]  # keys are image names without a tag; see find_image
+
+    def write(self, path: Path) -> None:
+        """Write this as JSON to `path`."""
+        path.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The configuration that `write` left in `path`.
+
+        Raises:
+            OSError, ValueError, TypeError: the file is absent, is not JSON, or has other fields than these.
+        """
+        data: dict[str, Any] = json.loads(path.read_text())
+        paths = {key: Path(data[key]) for key in ("kubeconfig", "state_dir", "ca_path", "kubelet_cert", "kubelet_key")}
+        nodes = [NodeSpec.from_dict(node) for node in data["nodes"]]
+        images = {name: ImageSpec.from_dict(image) for name, image in data["images"].items()}
+        return cls(**{**data, **paths, "nodes": nodes, "images": images})
+
+
+def find_image(name: str, images: Mapping[str, ImageSpec]) -> ImageSpec | None:
+    """The image whose key is the longest prefix of `name` that ends where a path, tag or digest begins; None: unknown."""
+    matches = [key for key in images if name == key or name.startswith((f"{key}:", f"{key}@", f"{key}/"))]
+    return images[max(matches, key=len)] if matches else None
+
+
+def cpu_node(name: str, *, cpu: str = "8", memory: str = "32Gi", pods: int = 110, zone: str = "zone-a") -> NodeSpec:
+    """A node with no accelerator, where operators, gateways and agents run."""
+    return NodeSpec(name, _node_labels(name, zone), {"cpu": cpu, "memory": memory, "pods": str(pods)})
+
+
+def gpu_node(
+    name: str,
+    *,
+    product: str = "NVIDIA-L4",
+    gpus: int = 4,
+    memory_mib: int = 23034,
+    zone: str = "zone-a",
+) -> NodeSpec:
+    """A node of a GPU pool as NVIDIA's GPU operator labels it, tainted so that only pods that tolerate it come.
+
+    `memory_mib` is one GPU's memory in MiB (an L4's by default).
+    """
+    labels = _node_labels(name, zone) | {
+        "nvidia.com/gpu.present": "true",
+        "nvidia.com/gpu.product": product,
+        "nvidia.com/gpu.count": str(gpus),
+        "nvidia.com/gpu.memory": str(memory_mib),
+        "feature.node.kubernetes.io/pci-10de.present": "true",
+    }
+    allocatable = {"cpu": str(12 * gpus), "memory": f"{48 * gpus}Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
+    return NodeSpec(name, labels, allocatable, [dict(GPU_TAINT)])
+
+
+def _node_labels(name: str, zone: str) -> dict[str, str]:
+    return {
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+        "topology.kubernetes.io/region": zone.rpartition("-")[0] or zone,
+        "topology.kubernetes.io/zone": zone,
+    }
