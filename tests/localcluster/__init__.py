@@ -1,1 +1,1 @@
-"""A real Kubernetes control plane as plain processes on loopback, with a node agent that runs pods as local processes."""
+"""A real Kubernetes control plane as plain processes on loopback, and an agent that runs pods as processes."""

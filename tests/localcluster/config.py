@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import TypeAdapter
 
 GPU_TAINT: Mapping[str, str] = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 
@@ -19,11 +20,6 @@ class NodeSpec:
     labels: dict[str, str] = field(default_factory=dict[str, str])
     allocatable: dict[str, str] = field(default_factory=dict[str, str])
     taints: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The node that `dataclasses.asdict` described."""
-        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +35,13 @@ class ImageSpec:
     programs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     env: dict[str, str] = field(default_factory=dict[str, str])
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The image that `dataclasses.asdict` described."""
-        return cls(**data)
-
 
 @dataclass(frozen=True, slots=True)
 class RunnerConfig:
-    """Everything the pod runner needs to join a cluster; written as JSON for `python -m localcluster.runner --config FILE`.
+    """All that the pod runner needs to join a cluster; the JSON file of `python -m localcluster.runner --config FILE`.
 
     All addresses are on 127.0.0.0/8 and belong to this cluster alone. The runner serves the kubelet's API (logs) on
-    `node_address:kubelet_port` with `kubelet_cert` and `kubelet_key`, and trusts client certificates signed by `ca_path`.
+    `node_address:kubelet_port` with `kubelet_cert` and `kubelet_key`, to clients whose certificate `ca_path` signed.
     """
 
     cluster: str
@@ -70,24 +61,21 @@ class RunnerConfig:
 
     def write(self, path: Path) -> None:
         """Write this as JSON to `path`."""
-        path.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+        path.write_bytes(TypeAdapter(type(self)).dump_json(self, indent=2))
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """The configuration that `write` left in `path`.
 
         Raises:
-            OSError, ValueError, TypeError: the file is absent, is not JSON, or has other fields than these.
+            OSError: there is no such file.
+            pydantic.ValidationError: it is not JSON, or has other fields than these.
         """
-        data: dict[str, Any] = json.loads(path.read_text())
-        paths = {key: Path(data[key]) for key in ("kubeconfig", "state_dir", "ca_path", "kubelet_cert", "kubelet_key")}
-        nodes = [NodeSpec.from_dict(node) for node in data["nodes"]]
-        images = {name: ImageSpec.from_dict(image) for name, image in data["images"].items()}
-        return cls(**{**data, **paths, "nodes": nodes, "images": images})
+        return TypeAdapter(cls).validate_json(path.read_bytes())
 
 
 def find_image(name: str, images: Mapping[str, ImageSpec]) -> ImageSpec | None:
-    """The image whose key is the longest prefix of `name` that ends where a path, tag or digest begins; None: unknown."""
+    """The image whose key is the longest prefix of `name` that ends before a path, tag or digest; None: unknown."""
     matches = [key for key in images if name == key or name.startswith((f"{key}:", f"{key}@", f"{key}/"))]
     return images[max(matches, key=len)] if matches else None
 
