@@ -1,0 +1,215 @@
+"""What every kind shares: the API group, keys, the pydantic base and the scalars with units.
+
+A scalar is a string in YAML with a check that the API server runs (CEL) and a parser that returns plain numbers. Models
+accept what the API server accepted; they never fill in defaults, because a stored default is drift in Git.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+GROUP = "flotilla.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NamespacedName:
+    """The identity of a namespaced object within its kind; cluster-scoped objects have namespace ''."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Cel:
+    """One `x-kubernetes-validations` entry: the rule over `self` and the sentence that a person reads."""
+
+    rule: str
+    message: str
+
+
+class Model(BaseModel):
+    """Base of every schema model: camelCase as in YAML, frozen, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    cel: ClassVar[tuple[Cel, ...]] = ()
+    """Rules over the whole object, written into the CRD."""
+
+
+def checked(*rules: Cel, **keywords: Any) -> Any:
+    """A `Field` whose CRD property carries `rules`."""
+    return Field(
+        json_schema_extra={"x-kubernetes-validations": [{"rule": c.rule, "message": c.message} for c in rules]},
+        **keywords,
+    )
+
+
+_DURATION = re.compile(r"^([0-9]+)(ms|s|m|h)$")
+_DURATION_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+_BYTES = re.compile(r"^([0-9]+)(Ki|Mi|Gi)?$")
+_BYTES_FACTOR = {None: 1, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+_WEIGHTS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)([MBT])$")
+_WEIGHTS_FACTOR = {"M": 10**6, "B": 10**9, "T": 10**12}
+
+Duration = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[0-9]{1,9}(ms|s|m|h)$')", "must be a whole number with a unit, such as 500ms, 15s, 5m or 2h"
+        ),
+        max_length=12,
+    ),
+]
+"""A length of time: a whole number and one unit of ms, s, m, h."""
+
+PositiveDuration = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[0-9]{0,8}[1-9][0-9]{0,8}(ms|s|m|h)$')",
+            "must be above zero, with a unit, such as 500ms, 15s, 5m or 2h",
+        ),
+        max_length=20,
+    ),
+]
+"""A length of time above zero."""
+
+USD = Annotated[
+    str,
+    checked(
+        Cel("self.matches('^[0-9]{1,9}([.][0-9]{1,9})?$')", 'must be dollars as a quoted decimal, such as "0.80"'),
+        max_length=20,
+    ),
+]
+"""An amount of US dollars as a decimal string."""
+
+Ratio = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^(0([.][0-9]{1,9})?|1([.]0{1,9})?)$')",
+            'must be a quoted decimal from 0 to 1, such as "0.55"',
+        ),
+        max_length=12,
+    ),
+]
+"""A share between 0 and 1 as a decimal string."""
+
+ByteSize = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[1-9][0-9]{0,11}(Ki|Mi|Gi)?$')",
+            "must be a whole number of bytes above zero, such as 65536, 64Ki or 8Mi",
+        ),
+        max_length=14,
+    ),
+]
+"""A number of bytes as a string, with an optional binary unit Ki, Mi or Gi."""
+
+WeightCount = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[0-9]{1,6}([.][0-9]{1,3})?[MBT]$')", "must be a count of weights, such as 500M, 1.5B or 1T"
+        ),
+        max_length=12,
+    ),
+]
+"""How many weights a model has: a decimal and one of M (million), B (billion), T (trillion)."""
+
+Name = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "must be a DNS label: lower-case letters, digits and '-'"
+        ),
+        min_length=1,
+        max_length=63,
+    ),
+]
+"""The name of an object in the same namespace (profiles are cluster-scoped)."""
+
+SecretName = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+            "must be an object's name: lower-case letters, digits, '-' and '.'",
+        ),
+        min_length=1,
+        max_length=253,
+    ),
+]
+"""The name of a Secret or PersistentVolumeClaim in the same namespace."""
+
+NAME_RULES = (
+    Cel(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must be a DNS label: it begins with a letter, then lower-case letters, digits and '-'",
+    ),
+    Cel(
+        "size(self.metadata.name) <= 50",
+        "metadata.name must be at most 50 characters, so that the names of its Deployment and Service fit",
+    ),
+)
+"""Rules at the root of every namespaced kind."""
+
+
+class SecretKeyRef(Model):
+    """One entry of a Secret in the same namespace."""
+
+    name: SecretName = Field(description="Name of the Secret.")
+    key: str = Field(description="Key within the Secret's data.", min_length=1, max_length=253)
+
+
+class SecretRef(Model):
+    """A whole Secret in the same namespace."""
+
+    name: SecretName = Field(description="Name of the Secret.")
+
+
+def parse_duration_seconds(text: str) -> float:
+    """Seconds of a `Duration`.
+
+    Raises:
+        ValueError: not a whole number followed by ms, s, m or h.
+    """
+    match = _DURATION.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a duration such as 500ms, 15s, 5m or 2h")
+    return float(int(match[1]) * _DURATION_SECONDS[match[2]])
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a `ByteSize`.
+
+    Raises:
+        ValueError: not a whole number with an optional Ki, Mi or Gi.
+    """
+    match = _BYTES.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 65536, 64Ki or 8Mi")
+    return int(match[1]) * _BYTES_FACTOR[match[2]]
+
+
+def parse_weight_count(text: str) -> int:
+    """The number of weights of a `WeightCount`.
+
+    Raises:
+        ValueError: not a decimal followed by M, B or T.
+    """
+    match = _WEIGHTS.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a count of weights such as 500M or 1.5B")
+    return int(Decimal(match[1]) * _WEIGHTS_FACTOR[match[2]])

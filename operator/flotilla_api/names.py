@@ -1,0 +1,85 @@
+"""Names of children, labels, annotations, paths and ports that operator, router, chart and users share."""
+
+from __future__ import annotations
+
+from .meta import GROUP
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGED_BY = "flotilla"
+NAME_LABEL = "app.kubernetes.io/name"
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+
+KIND_LABEL = f"{GROUP}/owner-kind"
+"""On every child and its pods: Expert, Fallback or RoutingPolicy."""
+OWNER_LABEL = f"{GROUP}/owner"
+"""On every child and its pods: the owner's name."""
+POLICY_LABEL = f"{GROUP}/policy"
+"""On agents' pods: the RoutingPolicy whose sidecar they want. Never on our own children."""
+
+DESIRED_HASH_ANNOTATION = f"{GROUP}/desired-hash"
+"""Hash of the manifest as it was last applied."""
+TEMPLATE_HASH_ANNOTATION = f"{GROUP}/template-hash"
+"""Hash over what needs a restart, on a Deployment and its stored ControllerRevision."""
+
+FIELD_MANAGER = "flotilla"
+
+ENGINE_CONTAINER = "engine"
+FETCH_CONTAINER = "fetch"
+ROUTER_CONTAINER = "router"
+
+ENGINE_PORT = 8000
+GATEWAY_PORT = 8080
+GATEWAY_TLS_PORT = 8443
+ROUTER_ADMIN_PORT = 9090
+"""`/healthz /readyz /metrics` of a router."""
+OPERATOR_ADMIN_PORT = 8081
+"""`/healthz /readyz /metrics` of the operator."""
+CONTROL_PORT = 9443
+"""The control API."""
+
+CONTROL_AUDIENCE = "flotilla-control"
+"""Audience of the ServiceAccount tokens that routers show to the control API."""
+
+SNAPSHOT_KEY = "snapshot.json"
+CONTROL_CA_KEY = "control-ca.crt"
+"""Keys of the snapshot ConfigMap."""
+
+SNAPSHOT_DIR = "/etc/flotilla/snapshot"
+CREDENTIALS_DIR = "/etc/flotilla/credentials"
+"""One folder for each external fallback, with the files `api-key` and `ca.crt` where it has them."""
+CREDENTIAL_FILE = "api-key"
+CA_FILE = "ca.crt"
+API_KEYS_DIR = "/etc/flotilla/api-keys"
+GATEWAY_TLS_DIR = "/etc/flotilla/tls"
+CONTROL_TOKEN_DIR = "/var/run/secrets/flotilla.dev/control"  # noqa: S105 - a folder, not a token
+CONTROL_TOKEN_FILE = "token"  # noqa: S105 - a file's name, not a token
+
+_CHILD_SUFFIX = {"Expert": "expert", "Fallback": "fallback", "RoutingPolicy": "gateway"}
+
+
+def child_name(kind: str, name: str) -> str:
+    """Name shared by the Deployment, Service, PodDisruptionBudget and ServiceAccount of an owner; unique across kinds."""
+    return f"{name}-{_CHILD_SUFFIX[kind]}"
+
+
+def snapshot_name(policy: str) -> str:
+    """Name of the ConfigMap that holds a policy's snapshot."""
+    return f"{policy}-snapshot"
+
+
+def selector_labels(kind: str, name: str) -> dict[str, str]:
+    """Labels that select an owner's pods; immutable for the life of its Deployment."""
+    return {KIND_LABEL: kind, OWNER_LABEL: name}
+
+
+def child_labels(kind: str, name: str) -> dict[str, str]:
+    """Labels of every child of an owner."""
+    component = "router" if kind == "RoutingPolicy" else "engine"
+    return {
+        MANAGED_BY_LABEL: MANAGED_BY,
+        NAME_LABEL: "flotilla",
+        INSTANCE_LABEL: name,
+        COMPONENT_LABEL: component,
+        **selector_labels(kind, name),
+    }

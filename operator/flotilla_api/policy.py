@@ -1,0 +1,342 @@
+"""RoutingPolicy: which requests go to which expert, and when an answer is escalated to a fallback."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from .meta import ByteSize, Cel, Model, Name, PositiveDuration, Ratio, SecretRef, checked
+
+Boundary = Literal["Any", "LocalOnly"]
+
+
+class Cause(StrEnum):
+    """Why a request left the expert that it was first meant for; one enum in policies, headers, logs and metrics."""
+
+    LOW_CONFIDENCE = "LowConfidence"
+    EMPTY_ANSWER = "EmptyAnswer"
+    CONTEXT_OVERFLOW = "ContextOverflow"
+    OVERLOADED = "Overloaded"
+    NO_READY_REPLICA = "NoReadyReplica"
+    TIMEOUT = "Timeout"
+    UPSTREAM_ERROR = "UpstreamError"
+
+
+class CauseGroup(StrEnum):
+    """What a cause says about the fleet: more GPUs help only with capacity."""
+
+    CAPACITY = "capacity"
+    QUALITY = "quality"
+    LIMIT = "limit"
+    FAULT = "fault"
+
+
+CAUSE_GROUPS: dict[Cause, CauseGroup] = {
+    Cause.LOW_CONFIDENCE: CauseGroup.QUALITY,
+    Cause.EMPTY_ANSWER: CauseGroup.QUALITY,
+    Cause.CONTEXT_OVERFLOW: CauseGroup.LIMIT,
+    Cause.OVERLOADED: CauseGroup.CAPACITY,
+    Cause.NO_READY_REPLICA: CauseGroup.CAPACITY,
+    Cause.TIMEOUT: CauseGroup.FAULT,
+    Cause.UPSTREAM_ERROR: CauseGroup.FAULT,
+}
+
+DEFAULT_CAUSES: tuple[Cause, ...] = tuple(Cause)
+DEFAULT_BOUNDARY: Boundary = "Any"
+DEFAULT_WEIGHT = 1
+DEFAULT_COMMIT_TOKENS = 12
+DEFAULT_COMMIT_MAX_WAIT = "200ms"
+DEFAULT_NO_SIGNAL: Literal["Accept", "Escalate"] = "Accept"
+DEFAULT_STRUCTURED_MAX_WAIT = "5s"
+DEFAULT_STRUCTURED_MAX_BYTES = "64Ki"
+DEFAULT_MIN_CONFIDENCE = "0.5"
+DEFAULT_DEADLINE = "20s"
+DEFAULT_ON_FALLBACK_FAILURE: Literal["UseExpert", "Error"] = "UseExpert"
+DEFAULT_CONNECT_TIMEOUT = "1s"
+DEFAULT_FIRST_TOKEN_TIMEOUT = "10s"
+DEFAULT_IDLE_TIMEOUT = "15s"
+DEFAULT_TOTAL_TIMEOUT = "5m"
+DEFAULT_KEEP_ALIVE_AFTER = "15s"
+DEFAULT_MAX_BODY_BYTES = "8Mi"
+DEFAULT_GATEWAY_REPLICAS = 2
+
+ModelAlias = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",
+            "must be a model's name as clients write it: letters, digits and . _ : / @ -",
+        ),
+        min_length=1,
+        max_length=128,
+    ),
+]
+MAP_BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+AS_SET = {"x-kubernetes-list-type": "set"}
+
+
+class WeightedExpert(Model):
+    """An expert and its share of the draw."""
+
+    name: Name = Field(description="Name of an Expert in the same namespace.")
+    weight: int | None = Field(
+        None,
+        description="Share of the draw among eligible experts; 0: only when pinned. Default: 1.",
+        ge=0,
+        le=1_000_000,
+    )
+
+
+class FallbackRef(Model):
+    """A fallback, in the order in which they are tried."""
+
+    name: Name = Field(description="Name of a Fallback in the same namespace.")
+
+
+class IntRange(Model):
+    """Whole numbers from `gte` up to but not including `lt`."""
+
+    gte: int | None = Field(None, description="At least this many.", ge=0, le=10_000_000)
+    lt: int | None = Field(None, description="Fewer than this many.", ge=1, le=10_000_000)
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("has(self.gte) || has(self.lt)", "set gte, lt or both"),
+        Cel("!has(self.gte) || !has(self.lt) || self.gte < self.lt", "gte must be below lt"),
+    )
+
+
+class ToolCount(Model):
+    """How many tools a request offers."""
+
+    min: int | None = Field(None, description="At least this many.", ge=0, le=10_000)
+    max: int | None = Field(None, description="At most this many; 0: requests without tools.", ge=0, le=10_000)
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("has(self.min) || has(self.max)", "set min, max or both"),
+        Cel("!has(self.min) || !has(self.max) || self.min <= self.max", "min must not be above max"),
+    )
+
+
+class HeaderMatch(Model):
+    """A request header and the values that match; names compare without case, values exactly."""
+
+    name: str = checked(
+        Cel("self.matches('^[A-Za-z0-9-]+$')", "must be a header's name: letters, digits and '-'"),
+        description="Name of the header.",
+        min_length=1,
+        max_length=64,
+    )
+    values: list[Annotated[str, Field(max_length=256)]] = Field(
+        alias="in", description="Values that match.", min_length=1, max_length=32, json_schema_extra=AS_SET
+    )
+
+
+class When(Model):
+    """Conditions of a rule, joined with AND."""
+
+    models: list[ModelAlias] | None = Field(
+        None,
+        description="Aliases, one of which the client asked for.",
+        min_length=1,
+        max_length=16,
+        json_schema_extra=AS_SET,
+    )
+    tools: ToolCount | None = Field(None, description="How many tools the request offers.")
+    promptTokens: IntRange | None = Field(
+        None, description="Estimated prompt length in tokens: bytes / 4, give or take 30 %."
+    )
+    headers: list[HeaderMatch] | None = Field(
+        None,
+        description="Headers, every one of which matches.",
+        min_length=1,
+        max_length=8,
+        json_schema_extra=MAP_BY_NAME,
+    )
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "has(self.models) || has(self.tools) || has(self.promptTokens) || has(self.headers)",
+            "set at least one condition",
+        ),
+    )
+
+
+class StructuredCommit(Model):
+    """Bounds for answers that can only be judged whole: tool calls and JSON schemas."""
+
+    maxWait: PositiveDuration | None = Field(
+        None, description="Longest wait from the first content token to the finish. Default: 5s."
+    )
+    maxBytes: ByteSize | None = Field(None, description="Most bytes held back. Default: 64Ki.")
+
+
+class Commit(Model):
+    """When an expert's stream is good enough to be sent on."""
+
+    tokens: int | None = Field(
+        None, description="Answer tokens that are judged before the first is sent. Default: 12.", ge=1, le=512
+    )
+    maxWait: PositiveDuration | None = Field(
+        None, description="Longest wait from the first content token. Default: 200ms."
+    )
+    noSignal: Literal["Accept", "Escalate"] | None = Field(
+        None, description="What happens to an answer without logprobs. Default: Accept."
+    )
+    structured: StructuredCommit | None = Field(
+        None, description="Bounds for tool calls and JSON schemas, which are judged whole."
+    )
+
+
+class Confidence(Model):
+    """The bar of LowConfidence."""
+
+    min: Ratio = Field(description='Lowest exp(mean logprob) that is accepted, as a quoted decimal. Default: "0.5".')
+
+
+class Escalation(Model):
+    """When and how an answer is escalated to a fallback."""
+
+    on: list[Cause] | None = Field(
+        None, description="Causes that escalate. Default: all of them.", max_length=16, json_schema_extra=AS_SET
+    )
+    commit: Commit | None = Field(None, description="When a stream is good enough to be sent on.")
+    confidence: Confidence | None = Field(None, description="The bar of LowConfidence.")
+    deadline: PositiveDuration | None = Field(
+        None, description="Latest start of an escalation, from the request's arrival. Default: 20s."
+    )
+    onFallbackFailure: Literal["UseExpert", "Error"] | None = Field(
+        None,
+        description="What happens to an expert's answer below the bar when every fallback fails. Default: UseExpert.",
+    )
+
+
+class Timeouts(Model):
+    """Bounds on every request."""
+
+    connect: PositiveDuration | None = Field(None, description="To connect to an endpoint. Default: 1s.")
+    firstToken: PositiveDuration | None = Field(
+        None, description="From sending a streamed request to its first content token. Default: 10s."
+    )
+    idle: PositiveDuration | None = Field(None, description="Between two events of a stream. Default: 15s.")
+    total: PositiveDuration | None = Field(None, description="The whole request, all attempts. Default: 5m.")
+    keepAliveAfter: PositiveDuration | None = Field(
+        None, description="Silence after which a waiting stream gets keep-alive comments. Default: 15s."
+    )
+
+
+class Rule(Model):
+    """The first rule that matches replaces whole fields of the policy; the stricter boundary wins."""
+
+    name: Name = Field(description="Name of the rule, shown in logs and explanations.")
+    when: When = Field(description="Conditions, joined with AND.")
+    experts: list[WeightedExpert] | None = Field(
+        None,
+        description="Replaces the policy's experts; [] goes straight to the fallbacks.",
+        max_length=64,
+        json_schema_extra=MAP_BY_NAME,
+    )
+    fallbacks: list[FallbackRef] | None = Field(
+        None, description="Replaces the policy's fallbacks.", max_length=8, json_schema_extra=MAP_BY_NAME
+    )
+    boundary: Boundary | None = Field(None, description="May only tighten the policy's.")
+    escalation: Escalation | None = Field(None, description="Replaces the policy's escalation.")
+
+
+class Strategy(Model):
+    """How one of the eligible experts is chosen."""
+
+    type: Literal["Static"] = Field(description="Static: a draw by weight.")
+
+
+class Auth(Model):
+    """Who may call the gateway."""
+
+    apiKeysSecretRef: SecretRef | None = Field(
+        None, description="Secret whose every entry is a name and its API key, shown by clients as a bearer token."
+    )
+    anonymous: bool | None = Field(None, description="true: anyone who reaches the gateway may call it.")
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "has(self.apiKeysSecretRef) != (has(self.anonymous) && self.anonymous)",
+            "set apiKeysSecretRef, or anonymous: true to let anyone call",
+        ),
+    )
+
+
+class GatewayTls(Model):
+    """The gateway's certificate."""
+
+    secretRef: SecretRef = Field(
+        description="A kubernetes.io/tls Secret: tls.crt and tls.key. Renewals are picked up without a restart."
+    )
+
+
+class Gateway(Model):
+    """The router as a Deployment of its own."""
+
+    replicas: int | None = Field(None, description="Router pods. Default: 2.", ge=1, le=100)
+
+
+class Placement(Model):
+    """Where routers run."""
+
+    gateway: Gateway | None = Field(None, description="The gateway, which every policy has.")
+
+
+class RoutingPolicySpec(Model):
+    """Requests, experts, fallbacks and the rules between them."""
+
+    models: list[ModelAlias] | None = Field(
+        None,
+        description="Aliases that clients may ask for. An expert's own name always pins it. Default: [auto].",
+        min_length=1,
+        max_length=32,
+        json_schema_extra=AS_SET,
+    )
+    pinnable: list[Name] | None = Field(
+        None, description="Fallbacks that clients may ask for by name.", max_length=8, json_schema_extra=AS_SET
+    )
+    boundary: Boundary | None = Field(
+        None,
+        description="LocalOnly: nothing is sent to an External fallback. The header x-flotilla-boundary may tighten it. Default: Any.",
+    )
+    experts: list[WeightedExpert] = Field(
+        description="Experts that answer first.", max_length=64, json_schema_extra=MAP_BY_NAME
+    )
+    fallbacks: list[FallbackRef] | None = Field(
+        None, description="Fallbacks in the order in which they are tried.", max_length=8, json_schema_extra=MAP_BY_NAME
+    )
+    rules: list[Rule] | None = Field(
+        None,
+        description="The first rule that matches decides; without a match the policy's own fields do.",
+        max_length=32,
+        json_schema_extra=MAP_BY_NAME,
+    )
+    strategy: Strategy | None = Field(
+        None, description="How one of the eligible experts is chosen. Default: {type: Static}."
+    )
+    escalation: Escalation | None = Field(None, description="When an answer is escalated to a fallback.")
+    timeouts: Timeouts | None = Field(None, description="Bounds on every request.")
+    maxBodyBytes: ByteSize | None = Field(
+        None, description="Largest request body; a larger one is a 413. Default: 8Mi."
+    )
+    auth: Auth = Field(description="Who may call the gateway.")
+    tls: GatewayTls | None = Field(None, description="Default: plain HTTP within the cluster.")
+    placement: Placement | None = Field(None, description="Where routers run.")
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "size(self.experts) > 0 || (has(self.fallbacks) && size(self.fallbacks) > 0)",
+            "name at least one expert or fallback",
+        ),
+        Cel(
+            "!has(self.pinnable) || self.pinnable.all(p, has(self.fallbacks) && self.fallbacks.exists(f, f.name == p))",
+            "pinnable may only name fallbacks of this policy",
+        ),
+    )
+
+
+DEFAULT_MODELS: tuple[str, ...] = ("auto",)

@@ -1,0 +1,180 @@
+"""RoutingSnapshot: all that a router needs to route for one policy. The operator writes it, routers read it.
+
+Every default is resolved and every duration is in seconds, so that a router never interprets a spec. It holds no secret:
+credentials, API keys and certificates are mounted files whose paths follow from `names`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from .policy import Boundary, Cause
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    """Base of the snapshot's parts: frozen; unknown fields are refused, a newer router reads an older snapshot by version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Endpoint(_Part):
+    """One ready replica."""
+
+    address: str
+    """host:port; an IPv6 host is in brackets."""
+    pod: str
+
+
+class TokenPrice(_Part):
+    """Dollars per million tokens."""
+
+    inputPerMillionUSD: float = Field(ge=0)
+    outputPerMillionUSD: float = Field(ge=0)
+
+
+class TimePrice(_Part):
+    """Dollars for one second of one request on a replica: hourlyUSD x count / 3600 / maxNumSeqs."""
+
+    perSecondUSD: float = Field(ge=0)
+
+
+class RequestEdits(_Part):
+    """Top-level changes that a provider needs, applied in the order drop, rename, set."""
+
+    drop: tuple[str, ...] = ()
+    rename: dict[str, str] = {}
+    set: dict[str, JsonValue] = {}
+
+
+class ExternalTarget(_Part):
+    """How an API outside our pods is reached."""
+
+    url: str
+    hasCredentials: bool
+    """A bearer token is in CREDENTIALS_DIR/<fallback>/api-key."""
+    hasCa: bool
+    """Trusted authorities are in CREDENTIALS_DIR/<fallback>/ca.crt; otherwise the system's are."""
+    edits: RequestEdits = RequestEdits()
+
+
+class Target(_Part):
+    """One model that may answer."""
+
+    kind: Literal["Expert", "Fallback"]
+    name: str
+    location: Literal["Local", "External"]
+    model: str
+    """What is put into the request's `model`."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Ready replicas of a served model, sorted by address; empty for an external one."""
+    service: str | None = None
+    """host:port of the Service of a served model, tried when every endpoint refuses to connect."""
+    external: ExternalTarget | None = None
+    apis: tuple[Literal["chat", "completions"], ...]
+    tools: bool
+    jsonSchema: bool
+    maxContextTokens: int | None = None
+    price: TokenPrice | TimePrice | None = None
+    logprobs: bool = True
+    """Whether it can be asked for logprobs; False for external targets, whose answers are never judged."""
+
+
+class WeightedTarget(_Part):
+    """An expert and its share of the draw; 0: only when pinned."""
+
+    name: str
+    weight: int = Field(ge=0)
+
+
+class EscalationConfig(_Part):
+    """Escalation with every default resolved; seconds and bytes."""
+
+    on: tuple[Cause, ...]
+    commitTokens: int = Field(ge=1)
+    commitMaxWaitSeconds: float = Field(gt=0)
+    noSignal: Literal["Accept", "Escalate"]
+    structuredMaxWaitSeconds: float = Field(gt=0)
+    structuredMaxBytes: int = Field(ge=1)
+    minConfidence: float = Field(ge=0, le=1)
+    deadlineSeconds: float = Field(gt=0)
+    onFallbackFailure: Literal["UseExpert", "Error"]
+
+
+class TimeoutConfig(_Part):
+    """Timeouts in seconds."""
+
+    connectSeconds: float = Field(gt=0)
+    firstTokenSeconds: float = Field(gt=0)
+    idleSeconds: float = Field(gt=0)
+    totalSeconds: float = Field(gt=0)
+    keepAliveAfterSeconds: float = Field(gt=0)
+
+
+class HeaderCondition(_Part):
+    """A header, in lower case, and the values that match."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+class Conditions(_Part):
+    """Conditions of a rule, joined with AND; None matches everything. Ranges include min and exclude `below`."""
+
+    models: tuple[str, ...] | None = None
+    minTools: int | None = None
+    maxTools: int | None = None
+    minPromptTokens: int | None = None
+    belowPromptTokens: int | None = None
+    headers: tuple[HeaderCondition, ...] = ()
+
+
+class Route(_Part):
+    """What applies to a request: the policy's own fields, or those fields with a rule's in their place."""
+
+    experts: tuple[WeightedTarget, ...]
+    fallbacks: tuple[str, ...]
+    boundary: Boundary
+    escalation: EscalationConfig
+
+
+class RuleRoute(_Part):
+    """A rule, already merged with the policy: the first whose conditions hold gives the route."""
+
+    name: str
+    when: Conditions
+    route: Route
+
+
+class RoutingSnapshot(_Part):
+    """Everything about one policy."""
+
+    schemaVersion: Literal[1] = SCHEMA_VERSION
+    namespace: str
+    policy: str
+    uid: str
+    generation: int
+    models: tuple[str, ...]
+    """Aliases that clients may ask for."""
+    pinnable: tuple[str, ...]
+    targets: tuple[Target, ...]
+    """Every expert and fallback that the policy or a rule names and that exists, sorted by kind and name."""
+    route: Route
+    rules: tuple[RuleRoute, ...]
+    timeouts: TimeoutConfig
+    maxBodyBytes: int = Field(ge=1)
+    anonymous: bool
+    """True: no API key is asked for. False: a key is in API_KEYS_DIR."""
+
+    def to_json(self) -> bytes:
+        """Canonical bytes: the same snapshot always gives the same."""
+        return self.model_dump_json(exclude_defaults=False).encode()
+
+    @staticmethod
+    def digest_of(data: bytes) -> str:
+        """`sha256:` and the hex digest of a snapshot's canonical bytes."""
+        return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -1,0 +1,68 @@
+"""Status of the kinds. Written by the operator alone; every list is bounded and every figure rounded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .meta import Model
+
+
+class Condition(Model):
+    """A meta/v1 Condition."""
+
+    type: str = Field(description="What it is about.", max_length=64)
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    reason: str = Field(description="One documented word.", max_length=64)
+    message: str = Field(description="What, which object, and what to do.", max_length=2048)
+    lastTransitionTime: str = Field(description="When the status last changed.", max_length=32)
+    observedGeneration: int | None = Field(None, description="The generation that this speaks of.")
+
+
+class Status(Model):
+    """What every status has."""
+
+    observedGeneration: int | None = Field(None, description="The generation that this status speaks of.")
+    conditions: list[Condition] | None = Field(
+        None,
+        description="Conditions by type.",
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class ServedStatus(Status):
+    """What a served model's status has."""
+
+    replicas: int | None = Field(None, description="Pods that exist and do not end.")
+    readyReplicas: int | None = Field(None, description="Pods that answer.")
+    endpoint: str | None = Field(None, description="Where it is reached.", max_length=512)
+    templateHash: str | None = Field(None, description="Hash of the pod template that runs.", max_length=64)
+    costPerHourUSD: str | None = Field(
+        None, description="Dollars per hour of the GPUs that it holds now.", max_length=32
+    )
+
+
+class ExpertStatus(ServedStatus):
+    """Status of an Expert."""
+
+    selector: str | None = Field(None, description="Label selector of its pods, for /scale.", max_length=256)
+
+
+class FallbackStatus(ServedStatus):
+    """Status of a Fallback; replicas only where it is served in the cluster."""
+
+    model: str | None = Field(None, description="The model behind it.", max_length=512)
+
+
+class RoutingPolicyStatus(Status):
+    """Status of a RoutingPolicy."""
+
+    experts: str | None = Field(None, description="Experts that answer / experts named.", max_length=16)
+    fallbacks: str | None = Field(None, description="Fallbacks that can be used / fallbacks named.", max_length=16)
+    routers: str | None = Field(None, description="Routers that are ready / routers wanted.", max_length=16)
+    endpoint: str | None = Field(None, description="The gateway's base URL inside the cluster.", max_length=512)
+    snapshotDigest: str | None = Field(
+        None, description="Digest of the snapshot that routers are to serve.", max_length=80
+    )
