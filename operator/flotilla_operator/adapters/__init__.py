@@ -1,0 +1,1 @@
+"""Everything that leaves the process: the Kubernetes API, the Lease, the control API."""

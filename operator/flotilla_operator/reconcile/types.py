@@ -1,0 +1,149 @@
+"""The values that pass between observing, planning and executing. PURE: plain data, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from flotilla_api.conditions import Reason
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON. Treated as immutable: builders return new ones."""
+
+OwnerKind = Literal["Expert", "Fallback", "RoutingPolicy"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """What is reconciled: one Expert, Fallback or RoutingPolicy."""
+
+    kind: OwnerKind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectRef:
+    """Any Kubernetes object by kind and name; namespace '' for cluster-scoped ones."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any]) -> ObjectRef:
+        """The reference to `manifest`."""
+        metadata = manifest["metadata"]
+        return ObjectRef(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """What the chart decides for every child."""
+
+    engine_image: str
+    router_image: str
+    control_url: str
+    """Base URL of the control API, such as https://flotilla-control.flotilla-system.svc:9443."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    router_cpu_request: str = "250m"
+    router_memory_request: str = "128Mi"
+    router_memory_limit: str = "512Mi"
+    router_image_pull_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What one router last said to the control API."""
+
+    pod: str
+    pod_uid: str
+    digest: str
+    """Of the snapshot that it serves; '' when it has none."""
+    rejected: str = ""
+    """Why it refused a newer one; '' when it did not."""
+    problems: tuple[str, ...] = ()
+    """What it misses, such as mounted credentials, one sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All inputs of one reconciliation, gathered before anything is decided."""
+
+    owner: Manifest
+    settings: OperatorSettings
+    now: datetime
+    children: tuple[Manifest, ...] = ()
+    """Live objects whose controller is this owner: Deployment, Service, ConfigMap, ReplicaSets excluded."""
+    strangers: frozenset[ObjectRef] = frozenset()
+    """Objects under a child's name that are not controlled by this owner."""
+    pods: tuple[Manifest, ...] = ()
+    """Live pods with this owner's selector labels, controlled by its ReplicaSets."""
+    warnings: tuple[Manifest, ...] = ()
+    """Warning events (core/v1) about `pods` and about this owner's Deployment and ReplicaSets."""
+    references: Mapping[ObjectRef, Manifest | None] = field(default_factory=dict[ObjectRef, "Manifest | None"])
+    """Every object that the spec names by kind AcceleratorProfile, Expert, Fallback; None: it does not exist."""
+    reference_pods: Mapping[ObjectRef, tuple[Manifest, ...]] = field(
+        default_factory=dict[ObjectRef, tuple[Manifest, ...]]
+    )
+    """RoutingPolicy only: the live pods of each referenced Expert and Fallback."""
+    acknowledgements: tuple[Acknowledgement, ...] = ()
+    """RoutingPolicy only: routers that are connected."""
+    control_ca: str = ""
+    """RoutingPolicy only: PEM of the authority that signs the control API's certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One write, and why."""
+
+    verb: Literal["create", "apply", "delete"]
+    """create: nothing is there. apply: ours is there (`uid`) and differs. delete: ours is there and is not wanted."""
+    manifest: Manifest
+    reason: str
+    uid: str = ""
+    """uid of the live object that is patched or deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Ordered writes."""
+
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailure:
+    """A write that the API server refused for good (4xx but not a conflict of versions), or a stranger in the way."""
+
+    step: Step
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An events.k8s.io event about the owner; emitted on transitions only."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is written about an owner after its plan was carried out."""
+
+    status: Manifest
+    """The whole status; the runtime writes it only when it differs from the live one."""
+    events: tuple[Event, ...] = ()
+    requeue_after_seconds: float | None = None
+    """When to look again though nothing happens, such as at a start-up deadline."""

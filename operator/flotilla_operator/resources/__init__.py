@@ -1,0 +1,1 @@
+"""Pure builders of the children: Deployments, Services, vLLM arguments, snapshots."""
