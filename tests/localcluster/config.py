@@ -58,6 +58,9 @@ class RunnerConfig:
     kubelet_key: Path
     nodes: list[NodeSpec]
     images: dict[str, ImageSpec]  # keys are image names without a tag; see find_image
+    backoff_base_seconds: float = (
+        10.0  # first restart delay; it doubles up to 30 times this, as a kubelet's 10 s to 300 s
+    )
 
     def write(self, path: Path) -> None:
         """Write this as JSON to `path`."""
