@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from flotilla_api.conditions import Reason
 
-Manifest = dict[str, Any]
-"""A Kubernetes object as JSON. Treated as immutable: builders return new ones."""
+from ..resources.manifest import Manifest as Manifest
+from ..resources.manifest import ObjectRef as ObjectRef
+from ..resources.settings import OperatorSettings as OperatorSettings
 
 OwnerKind = Literal["Expert", "Fallback", "RoutingPolicy"]
 
@@ -25,39 +26,6 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectRef:
-    """Any Kubernetes object by kind and name; namespace '' for cluster-scoped ones."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
-
-    @staticmethod
-    def of(manifest: Mapping[str, Any]) -> ObjectRef:
-        """The reference to `manifest`."""
-        metadata = manifest["metadata"]
-        return ObjectRef(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorSettings:
-    """What the chart decides for every child."""
-
-    engine_image: str
-    router_image: str
-    control_url: str
-    """Base URL of the control API, such as https://flotilla-control.flotilla-system.svc:9443."""
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    router_cpu_request: str = "250m"
-    router_memory_request: str = "128Mi"
-    router_memory_limit: str = "512Mi"
-    router_image_pull_secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +58,8 @@ class Observed:
     warnings: tuple[Manifest, ...] = ()
     """Warning events (core/v1) about `pods` and about this owner's Deployment and ReplicaSets."""
     references: Mapping[ObjectRef, Manifest | None] = field(default_factory=dict[ObjectRef, "Manifest | None"])
-    """Every object that the spec names by kind AcceleratorProfile, Expert, Fallback; None: it does not exist."""
+    """What `dispatch.resolve_references` returns: every AcceleratorProfile, Expert and Fallback that the spec names, and
+    the profiles of those Experts and Fallbacks; None: it does not exist."""
     reference_pods: Mapping[ObjectRef, tuple[Manifest, ...]] = field(
         default_factory=dict[ObjectRef, tuple[Manifest, ...]]
     )

@@ -1,0 +1,21 @@
+"""What the chart decides for every child."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """What the chart decides for every child."""
+
+    engine_image: str
+    router_image: str
+    control_url: str
+    """Base URL of the control API, such as https://flotilla-control.flotilla-system.svc:9443."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    router_cpu_request: str = "250m"
+    router_memory_request: str = "128Mi"
+    router_memory_limit: str = "512Mi"
+    router_image_pull_secrets: tuple[str, ...] = ()
