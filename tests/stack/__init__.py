@@ -1,0 +1,1 @@
+"""Flotilla on a local cluster as a user installs it: the chart, a provider, and what `kubectl apply` brings."""
