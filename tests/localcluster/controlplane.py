@@ -117,6 +117,17 @@ class ControlPlane:
         """The program `name`, from now on the caller's to end; None when there is none."""
         return self._processes.pop(name, None)
 
+    def require_running(self) -> None:
+        """Return if all programs run.
+
+        Raises:
+            ProcessError: one ended.
+        """
+        for name, process in self._processes.items():
+            if process.exit_code is not None:
+                tail = read_tail(process.program.log)
+                raise ProcessError(f"{name} ended with exit code {process.exit_code}: {tail}")
+
     def wait_for(
         self, condition: Callable[[], bool], what: str, timeout_seconds: float = START_TIMEOUT_SECONDS
     ) -> None:
@@ -128,7 +139,7 @@ class ControlPlane:
         """
         deadline = time.monotonic() + timeout_seconds
         while not _holds(condition):
-            self._require_running()
+            self.require_running()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {timeout_seconds:.0f} s for {what}; logs: {self.log_directory}")
             time.sleep(0.05)
@@ -140,12 +151,6 @@ class ControlPlane:
     def _start(self, name: str, flags: Sequence[str], grace_seconds: float = 0.0) -> None:
         log = self.log_directory / f"{name}.log"
         self.start_process(Program(name, [str(self._binaries / name), *flags], _environment(), log, grace_seconds))
-
-    def _require_running(self) -> None:
-        for name, process in self._processes.items():
-            if process.exit_code is not None:
-                tail = read_tail(process.program.log)
-                raise ProcessError(f"{name} ended with exit code {process.exit_code}: {tail}")
 
     def _etcd_is_healthy(self) -> bool:
         return self.api.get(f"http://{self.subnet.host}:{ETCD_PORT}/health").is_success

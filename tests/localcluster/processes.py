@@ -64,6 +64,19 @@ class Process:
         """None while anything of the program is left; then its exit code, or 128 + the signal that ended it."""
         return self._supervisor.poll()
 
+    @property
+    def supervisor_pid(self) -> int:
+        """The supervisor's process id; it is also that of the program's process group and session."""
+        return self._supervisor.pid
+
+    def wait(self, *, timeout_seconds: float) -> int:
+        """The exit code, once nothing of the program is left.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end in time.
+        """
+        return self._supervisor.wait(timeout_seconds)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program alone."""
         with contextlib.suppress(ProcessLookupError):

@@ -63,6 +63,14 @@ class SubnetLock:
                 return cls(subnet, holder)
         raise RuntimeError(f"all local cluster networks, 127.{FIRST}.0.0/16 to 127.{LAST}.0.0/16, are in use")
 
+    @staticmethod
+    def is_free(number: int) -> bool:
+        """True when no process holds the subnet 127.`number`.0.0/16."""
+        holder = _bind(Subnet(number))
+        if holder is not None:
+            holder.close()
+        return holder is not None
+
     def fileno(self) -> int:
         """The descriptor; a process that inherits it shares the lock."""
         return self._holder.fileno()

@@ -1,0 +1,57 @@
+"""Fixtures of the tests that run on a real API server."""
+
+from __future__ import annotations
+
+import re
+import sys
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from localcluster.cluster import LocalCluster
+from localcluster.config import ImageSpec
+from localcluster.images import default_images
+
+DUMPS = Path(__file__).parents[2] / "build" / "cluster-dumps"
+FAILED = pytest.StashKey[bool]()
+
+
+def make_images() -> dict[str, ImageSpec]:
+    """The project's own images, and `toolbox`: a shell and Python, for pods that a test writes itself."""
+    toolbox = ImageSpec(["/bin/sh"], {"sh": ["/bin/sh"], "python3": [sys.executable]})
+    return {**default_images(), "toolbox": toolbox}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Generator[LocalCluster]:
+    """A cluster with the default nodes that runs pods; one for each worker of a parallel run."""
+    with LocalCluster.start(images=make_images(), name="test", restart_backoff_seconds=0.2) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Generator[LocalCluster]:
+    """A cluster without nodes: nothing runs pods."""
+    with LocalCluster.start(name="test-bare", runner=False) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: LocalCluster, request: pytest.FixtureRequest) -> Generator[str]:
+    """A namespace of the test's own on `cluster`, deleted afterwards; after a failure, the cluster is dumped first."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    if request.node.stash.get(FAILED, False):
+        cluster.dump(DUMPS / re.sub(r"[^\w.-]+", "-", request.node.nodeid))
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave word of a failure for the fixtures that end after it."""
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report

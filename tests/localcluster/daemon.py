@@ -1,0 +1,210 @@
+"""Clusters that outlive the shell: each is held by a process of its own and found again through its files.
+
+A cluster NAME has the directory NAME with `lock` (held by the process that serves it, whose id it contains),
+`state.json` (written once the cluster is ready), `daemon.log` and `cluster/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, NoReturn
+
+from pydantic import TypeAdapter
+
+from localcluster.binaries import cache_directory
+from localcluster.cluster import LocalCluster
+from localcluster.images import default_images
+from localcluster.processes import read_tail
+from localcluster.tools import python_environment
+
+STOP_TIMEOUT_SECONDS = 60.0
+
+
+class DaemonError(RuntimeError):
+    """A cluster could not be started or stopped; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a ready cluster is found."""
+
+    kubeconfig: Path
+    kubectl_cache: Path
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterEntry:
+    """One line of `status`: Running, Starting, or Dead (its process ended without `down`)."""
+
+    name: str
+    status: str
+    kubeconfig: Path | None
+
+
+def clusters_directory() -> Path:
+    """`$XDG_STATE_HOME/flotilla/clusters` if that is set, else `clusters` in the cache."""
+    state_home = os.environ.get("XDG_STATE_HOME")
+    return (Path(state_home) / "flotilla" if state_home else cache_directory()) / "clusters"
+
+
+def valid_name(name: str) -> str:
+    """`name`, when it can be a cluster's.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not a DNS label.
+    """
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", name):
+        raise argparse.ArgumentTypeError(f"{name!r} is not a lower-case DNS label of at most 40 characters")
+    return name
+
+
+def up(name: str) -> tuple[bool, State]:
+    """The cluster is running; True beside its state when it already was.
+
+    Raises:
+        DaemonError: it did not start; the message ends with its log.
+    """
+    directory = clusters_directory() / name
+    directory.mkdir(parents=True, exist_ok=True)
+    already = _server(directory) is not None
+    process = None if already else _launch(name, directory)
+    while True:
+        state, server = _read_state(directory), _server(directory)
+        if state is not None and server is not None:
+            return already, state
+        if server is None and (process is None or process.poll() is not None):
+            raise DaemonError(f"cluster {name} did not start:\n{read_tail(directory / 'daemon.log')}")
+        time.sleep(0.05)
+
+
+def down(name: str) -> bool:
+    """The cluster is not running and its files are deleted; True when it was running.
+
+    Raises:
+        DaemonError: it did not end in time.
+    """
+    directory = clusters_directory() / name
+    server = _server(directory)
+    if server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGTERM)
+        _await_end(name, directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    return server is not None
+
+
+def clusters() -> Iterator[ClusterEntry]:
+    """All clusters that have files, by name."""
+    for directory in sorted(clusters_directory().glob("*/")):
+        state = _read_state(directory)
+        running = _server(directory) is not None
+        status = "Dead" if not running else "Starting" if state is None else "Running"
+        yield ClusterEntry(directory.name, status, state.kubeconfig if state and running else None)
+
+
+def find(name: str) -> State | None:
+    """The state of a running, ready cluster."""
+    directory = clusters_directory() / name
+    return _read_state(directory) if _server(directory) is not None else None
+
+
+def serve(name: str) -> None:
+    """Run the cluster in this process until SIGTERM or SIGINT.
+
+    Raises:
+        DaemonError: it is already running.
+        ProcessError: one of its programs ended.
+    """
+    directory = clusters_directory() / name
+    directory.mkdir(parents=True, exist_ok=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    with (directory / "lock").open("a+") as lock:
+        _take(lock, name)
+        (directory / "state.json").unlink(missing_ok=True)
+        shutil.rmtree(directory / "cluster", ignore_errors=True)
+        with LocalCluster.start(images=default_images(), name=name, directory=directory / "cluster") as cluster:
+            state = State(cluster.kubeconfig, cluster.kubectl.cache, cluster.url)
+            _write_state(directory, state)
+            while True:
+                cluster.control_plane.require_running()
+                time.sleep(1)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _take(lock: IO[str], name: str) -> None:
+    """Hold the lock. Who only looks whether it is held holds it for an instant, hence more than one attempt."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.05)
+    else:
+        raise DaemonError(f"cluster {name} is already running")
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _server(directory: Path) -> int | None:
+    """The process that serves the cluster, if one lives."""
+    try:
+        with (directory / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return int((directory / "lock").read_text() or 0) or None
+    return None
+
+
+def _launch(name: str, directory: Path) -> subprocess.Popen[bytes]:
+    (directory / "state.json").unlink(missing_ok=True)
+    with (directory / "daemon.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "localcluster", "serve", "--name", name],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=python_environment(),
+            start_new_session=True,
+        )
+
+
+def _await_end(name: str, directory: Path) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while _server(directory) is not None:
+        if time.monotonic() > deadline:
+            raise DaemonError(f"cluster {name} did not end in {STOP_TIMEOUT_SECONDS:.0f} s; see {directory}/daemon.log")
+        time.sleep(0.05)
+
+
+def _read_state(directory: Path) -> State | None:
+    try:
+        return TypeAdapter(State).validate_json((directory / "state.json").read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _write_state(directory: Path, state: State) -> None:
+    """Written whole or not at all: others poll for it."""
+    unfinished = directory / "state.json.new"
+    unfinished.write_bytes(TypeAdapter(State).dump_json(state))
+    unfinished.rename(directory / "state.json")
