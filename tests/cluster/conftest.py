@@ -12,22 +12,23 @@ import pytest
 
 from localcluster.cluster import LocalCluster
 from localcluster.config import ImageSpec
-from localcluster.images import default_images
+from stack.images import make_images
 
 DUMPS = Path(__file__).parents[2] / "build" / "cluster-dumps"
 FAILED = pytest.StashKey[bool]()
 
 
-def make_images() -> dict[str, ImageSpec]:
-    """The project's own images, and `toolbox`: a shell and Python, for pods that a test writes itself."""
-    toolbox = ImageSpec(["/bin/sh"], {"sh": ["/bin/sh"], "python3": [sys.executable]})
-    return {**default_images(), "toolbox": toolbox}
+TOOLBOX = ImageSpec(["/bin/sh"], {"sh": ["/bin/sh"], "python3": [sys.executable]})
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Generator[LocalCluster]:
-    """A cluster with the default nodes that runs pods; one for each worker of a parallel run."""
-    with LocalCluster.start(images=make_images(), name="test", restart_backoff_seconds=0.2) as running:
+    """A cluster with the default nodes that runs pods; one for each worker of a parallel run.
+
+    Beside the project's images it knows `toolbox`: a shell and Python, for pods that a test writes itself.
+    """
+    images = {**make_images(), "toolbox": TOOLBOX}
+    with LocalCluster.start(images=images, name="test", restart_backoff_seconds=0.2) as running:
         yield running
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from localcluster import daemon
 from localcluster.binaries import BuildError, ensure_binaries
@@ -16,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return _perform(arguments)
-    except (BuildError, ProcessError, TimeoutError, daemon.DaemonError) as error:
+    except (OSError, ValidationError, BuildError, ProcessError, TimeoutError, daemon.DaemonError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -32,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", "run a cluster in the foreground until a signal; what `up` starts"),
     ):
         commands.add_parser(command, help=text).add_argument("--name", default="local", type=daemon.valid_name)
+    up = commands.choices["up"]
+    up.add_argument("--contents", type=Path, help="JSON file with `nodes`, `images` (see config.py), `runner`")
     return parser
 
 
@@ -41,7 +46,7 @@ def _perform(arguments: argparse.Namespace) -> int:
             print(ensure_binaries())
         case "up":
             ensure_binaries()
-            already, state = daemon.up(arguments.name)
+            already, state = daemon.up(arguments.name, _read_contents(arguments.contents))
             print(f"cluster {arguments.name} {'was already running' if already else 'is running'} at {state.url}")
             print(f"export KUBECONFIG={state.kubeconfig}")
         case "down":
@@ -52,6 +57,10 @@ def _perform(arguments: argparse.Namespace) -> int:
         case _:
             _print_status()
     return 0
+
+
+def _read_contents(path: Path | None) -> daemon.Contents | None:
+    return None if path is None else TypeAdapter(daemon.Contents).validate_json(path.read_bytes())
 
 
 def _print_status() -> None:

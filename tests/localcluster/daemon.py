@@ -1,7 +1,7 @@
 """Clusters that outlive the shell: each is held by a process of its own and found again through its files.
 
-A cluster NAME has the directory NAME with `lock` (held by the process that serves it, whose id it contains),
-`state.json` (written once the cluster is ready), `daemon.log` and `cluster/`.
+A cluster NAME has the directory NAME with `contents.json` (its nodes and images), `lock` (held by the process that
+serves it, whose id it contains), `state.json` (written once the cluster is ready), `daemon.log` and `cluster/`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
@@ -25,8 +24,8 @@ from typing import IO, NoReturn
 from pydantic import TypeAdapter
 
 from localcluster.binaries import cache_directory
-from localcluster.cluster import LocalCluster
-from localcluster.images import default_images
+from localcluster.cluster import LocalCluster, default_nodes
+from localcluster.config import ImageSpec, NodeSpec
 from localcluster.processes import read_tail
 from localcluster.tools import python_environment
 
@@ -35,6 +34,15 @@ STOP_TIMEOUT_SECONDS = 60.0
 
 class DaemonError(RuntimeError):
     """A cluster could not be started or stopped; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a cluster is started with."""
+
+    nodes: list[NodeSpec] = field(default_factory=default_nodes)
+    images: dict[str, ImageSpec] = field(default_factory=dict[str, ImageSpec])
+    runner: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +80,8 @@ def valid_name(name: str) -> str:
     return name
 
 
-def up(name: str) -> tuple[bool, State]:
-    """The cluster is running; True beside its state when it already was.
+def up(name: str, contents: Contents | None = None) -> tuple[bool, State]:
+    """The cluster is running; True beside its state when it already was (`contents` then change nothing).
 
     Raises:
         DaemonError: it did not start; the message ends with its log.
@@ -81,12 +89,12 @@ def up(name: str) -> tuple[bool, State]:
     directory = clusters_directory() / name
     directory.mkdir(parents=True, exist_ok=True)
     already = _server(directory) is not None
-    process = None if already else _launch(name, directory)
+    process = None if already else _launch(name, directory, contents or Contents())
     while True:
         state, server = _read_state(directory), _server(directory)
         if state is not None and server is not None:
             return already, state
-        if server is None and (process is None or process.poll() is not None):
+        if server is None and (process is None or _ended(process)):
             raise DaemonError(f"cluster {name} did not start:\n{read_tail(directory / 'daemon.log')}")
         time.sleep(0.05)
 
@@ -123,7 +131,7 @@ def find(name: str) -> State | None:
 
 
 def serve(name: str) -> None:
-    """Run the cluster in this process until SIGTERM or SIGINT.
+    """Run the cluster that `up` described, or one with default contents, in this process until SIGTERM or SIGINT.
 
     Raises:
         DaemonError: it is already running.
@@ -137,9 +145,11 @@ def serve(name: str) -> None:
         _take(lock, name)
         (directory / "state.json").unlink(missing_ok=True)
         shutil.rmtree(directory / "cluster", ignore_errors=True)
-        with LocalCluster.start(images=default_images(), name=name, directory=directory / "cluster") as cluster:
-            state = State(cluster.kubeconfig, cluster.kubectl.cache, cluster.url)
-            _write_state(directory, state)
+        contents = _read_contents(directory)
+        with LocalCluster.start(
+            contents.nodes, contents.images, name=name, directory=directory / "cluster", runner=contents.runner
+        ) as cluster:
+            _write(directory / "state.json", State(cluster.kubeconfig, cluster.kubectl.cache, cluster.url))
             while True:
                 cluster.control_plane.require_running()
                 time.sleep(1)
@@ -175,17 +185,25 @@ def _server(directory: Path) -> int | None:
     return None
 
 
-def _launch(name: str, directory: Path) -> subprocess.Popen[bytes]:
+def _launch(name: str, directory: Path, contents: Contents) -> int:
+    """The process id of a new process, in a session of its own, that serves the cluster."""
     (directory / "state.json").unlink(missing_ok=True)
-    with (directory / "daemon.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "localcluster", "serve", "--name", name],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=python_environment(),
-            start_new_session=True,
-        )
+    _write(directory / "contents.json", contents)
+    log = os.fspath(directory / "daemon.log")
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    command = [sys.executable, "-m", "localcluster", "serve", "--name", name]
+    return os.posix_spawn(command[0], command, python_environment(), file_actions=files, setsid=True)
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:  # seen before
+        return True
 
 
 def _await_end(name: str, directory: Path) -> None:
@@ -203,8 +221,15 @@ def _read_state(directory: Path) -> State | None:
         return None
 
 
-def _write_state(directory: Path, state: State) -> None:
+def _read_contents(directory: Path) -> Contents:
+    try:
+        return TypeAdapter(Contents).validate_json((directory / "contents.json").read_bytes())
+    except FileNotFoundError:
+        return Contents()
+
+
+def _write(path: Path, content: State | Contents) -> None:
     """Written whole or not at all: others poll for it."""
-    unfinished = directory / "state.json.new"
-    unfinished.write_bytes(TypeAdapter(State).dump_json(state))
-    unfinished.rename(directory / "state.json")
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.write_bytes(TypeAdapter(type(content)).dump_json(content))
+    unfinished.rename(path)
