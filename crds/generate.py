@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
+
 from flotilla_api.crds import make_crds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,9 +15,18 @@ TARGETS = (ROOT / "crds", ROOT / "charts" / "flotilla" / "files" / "crds")
 HEADER = "# Generated from operator/flotilla_api by `make crds`; do not edit.\n"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes shared nodes out in full: anchors would be noise in a diff."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the base class's signature
+        return True
+
+
 def render() -> dict[Path, str]:
     """Path -> text of every generated file."""
-    texts = {name: HEADER + yaml.safe_dump(crd, sort_keys=False, width=120) for name, crd in make_crds().items()}
+    texts = {
+        name: HEADER + yaml.dump(crd, Dumper=_Dumper, sort_keys=False, width=120) for name, crd in make_crds().items()
+    }
     return {folder / name: text for folder in TARGETS for name, text in texts.items()}
 
 

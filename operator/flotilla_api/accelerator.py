@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .meta import USD, Cel, Model, checked
+from .meta import USD, Cel, Model, SecretName, checked, keys_at_most
 
-LabelValue = Annotated[str, Field(max_length=63)]
-LabelKey = Annotated[str, Field(max_length=317)]
+MAX_LABEL_KEY = 317
+"""253 characters of prefix, '/', 63 of name."""
+LabelValue = Annotated[
+    str,
+    checked(
+        Cel(
+            "self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",
+            "must be a label's value: letters, digits, '-', '_' and '.', quoted where YAML would read a number or true",
+        ),
+        max_length=63,
+    ),
+]
+Labels = dict[str, LabelValue]
 
 
 class Toleration(Model):
@@ -24,7 +35,25 @@ class Toleration(Model):
         None, description="Taint effect; absent means every effect."
     )
     tolerationSeconds: int | None = Field(
-        None, description="Seconds that a NoExecute taint is tolerated.", ge=0, le=2**31 - 1
+        None,
+        description="Seconds that a NoExecute taint is tolerated. Default: for ever.",
+        ge=0,
+        le=2**31 - 1,
+    )
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            "without a key, operator must be Exists",
+        ),
+        Cel(
+            "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
+            "value belongs to operator Equal only",
+        ),
+        Cel(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds belongs to effect NoExecute only",
+        ),
     )
 
 
@@ -37,7 +66,6 @@ class AcceleratorProfileSpec(Model):
             "must be an extended resource's name, such as nvidia.com/gpu",
         ),
         description="Extended resource that a pod asks for, one per GPU, such as nvidia.com/gpu.",
-        min_length=1,
         max_length=317,
     )
     memoryGiB: int = Field(
@@ -45,12 +73,15 @@ class AcceleratorProfileSpec(Model):
     )
     hourlyUSD: USD | None = Field(
         None,
-        description="Dollars for one accelerator and hour; prices an expert that names no token prices. Default: unknown.",
+        description="Dollars for one accelerator and hour, as a quoted decimal; prices an expert that names no token prices. Default: unknown.",
     )
-    nodeSelector: dict[LabelKey, LabelValue] | None = Field(
-        None, description="Node labels that select this pool.", max_length=32
+    nodeSelector: Labels | None = checked(
+        keys_at_most(MAX_LABEL_KEY),
+        default=None,
+        description="Node labels that select this pool. Default: any node that has the resource.",
+        max_length=32,
     )
     tolerations: list[Toleration] | None = Field(None, description="Tolerations for this pool's taints.", max_length=32)
-    runtimeClassName: str | None = Field(
-        None, description="RuntimeClass of pods on this pool. Default: the cluster's.", max_length=253
+    runtimeClassName: SecretName | None = Field(
+        None, description="RuntimeClass of pods on this pool. Default: the cluster's."
     )

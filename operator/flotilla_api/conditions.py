@@ -48,7 +48,7 @@ class Reason(StrEnum):
     """An Expert that the policy names does not exist."""
     FALLBACK_NOT_FOUND = "FallbackNotFound"
     """A Fallback that the policy names does not exist."""
-    SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
     """A Secret, or the key in it, does not exist."""
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     """A ConfigMap, or the key in it, does not exist."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
 from . import accelerator, expert, fallback, policy, status
-from .meta import GROUP, NAME_RULES, VERSION, Cel, Model
+from .meta import CLUSTER_NAME_RULES, GROUP, NAME_RULES, VERSION, Cel, Model
 
 Schema = dict[str, Any]
 
@@ -175,7 +175,7 @@ def _root_schema(kind: Kind) -> Schema:
         "description": (kind.spec.__doc__ or "").strip(),
         "required": ["spec"],
         "properties": properties,
-        "x-kubernetes-validations": _rules(NAME_RULES),
+        "x-kubernetes-validations": _rules(NAME_RULES if kind.namespaced else CLUSTER_NAME_RULES),
     }
 
 
@@ -201,12 +201,12 @@ def _models_within(model: type[Model]) -> set[type[Model]]:
 
 def _models_of(field: FieldInfo) -> list[type[Model]]:
     found: list[type[Model]] = []
-    waiting: list[Any] = [field.annotation]
+    waiting: list[object] = [field.annotation]
     while waiting:
         annotation = waiting.pop()
         if isinstance(annotation, type) and issubclass(annotation, Model):
             found.append(annotation)
-        waiting.extend(getattr(annotation, "__args__", ()))
+        waiting.extend(get_args(annotation))
     return found
 
 
@@ -235,7 +235,7 @@ def _simplify(node: Schema, definitions: Schema, rules: dict[str, tuple[Cel, ...
         out["items"] = _simplify(node["items"], definitions, rules)
     out.pop("propertyNames", None)
     if own := rules.get(node.get("title", "")):
-        out["x-kubernetes-validations"] = _rules(own) + out.get("x-kubernetes-validations", [])
+        return _merge(out, {"x-kubernetes-validations": _rules(own)})
     return out
 
 

@@ -6,8 +6,24 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .accelerator import LabelKey, LabelValue, Toleration
-from .meta import USD, Cel, Duration, Model, Name, PositiveDuration, SecretKeyRef, SecretName, WeightCount, checked
+from .accelerator import MAX_LABEL_KEY, Labels, Toleration
+from .meta import (
+    AS_SET,
+    PRESERVED,
+    USD,
+    Cel,
+    DataKey,
+    Duration,
+    Model,
+    Name,
+    PositiveDuration,
+    SecretKeyRef,
+    SecretName,
+    WeightCount,
+    as_map_by,
+    checked,
+    keys_at_most,
+)
 
 ServingApi = Literal["chat", "completions"]
 
@@ -27,11 +43,15 @@ RESERVED_FLAGS = (
     "--served-model-name",
     "--revision",
     "--tensor-parallel-size",
+    "-tp",
     "--max-model-len",
     "--max-num-seqs",
     "--api-key",
 )
-"""vLLM flags that Flotilla sets itself; `engine.args` may not."""
+"""vLLM flags that Flotilla sets itself; `engine.args` may not. vLLM reads '_' in a flag as '-'."""
+
+RESERVED_VARIABLES = ("HF_HUB_OFFLINE", "VLLM_API_KEY")
+"""Variables that `engine.env` may not set: engines run offline, and a key would lock the router out."""
 
 
 class ModelSource(Model):
@@ -80,7 +100,7 @@ class KeySelector(Model):
     """One entry of a ConfigMap or Secret in the same namespace."""
 
     name: SecretName = Field(description="Name of the object.")
-    key: str = Field(description="Key within its data.", min_length=1, max_length=253)
+    key: DataKey = Field(description="Key within its data.")
 
 
 class EnvSource(Model):
@@ -102,7 +122,6 @@ class EnvVar(Model):
     name: str = checked(
         Cel("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')", "must be an environment variable's name"),
         description="Name of the variable.",
-        min_length=1,
         max_length=128,
     )
     value: str | None = Field(None, description="Its value.", max_length=4096)
@@ -116,8 +135,16 @@ class EnvVar(Model):
 def _reserved_flag_rule() -> Cel:
     flags = ", ".join(f"'{flag}'" for flag in RESERVED_FLAGS)
     return Cel(
-        f"self.all(arg, !([{flags}].exists(flag, arg == flag || arg.startsWith(flag + '='))))",
+        f"self.all(arg, !(arg.split('=')[0].replace('_', '-') in [{flags}]))",
         "Flotilla sets " + " ".join(RESERVED_FLAGS) + " itself: use the fields of model, accelerator and engine",
+    )
+
+
+def _reserved_variable_rule() -> Cel:
+    names = ", ".join(f"'{name}'" for name in RESERVED_VARIABLES)
+    return Cel(
+        f"!self.exists(variable, variable.name in [{names}])",
+        "must not set " + " or ".join(RESERVED_VARIABLES) + ": engines run offline, and routers send no key",
     )
 
 
@@ -136,11 +163,12 @@ class Engine(Model):
         description="More vLLM flags, one per entry, such as --enable-auto-tool-choice or --quantization=awq.",
         max_length=64,
     )
-    env: list[EnvVar] | None = Field(
-        None,
+    env: list[EnvVar] | None = checked(
+        _reserved_variable_rule(),
+        default=None,
         description="More environment variables.",
         max_length=64,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        extra=as_map_by("name"),
     )
     maxModelLen: int | None = Field(
         None, description="Longest prompt plus answer, in tokens. Default: the model's own.", ge=1, le=10_000_000
@@ -162,7 +190,7 @@ class Capabilities(Model):
         description="APIs that it serves; the start-up probe uses the first. Default: [chat, completions].",
         min_length=1,
         max_length=2,
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+        json_schema_extra=AS_SET,
     )
     tools: bool | None = Field(None, description="Whether it may be sent requests with tools. Default: false.")
     jsonSchema: bool | None = Field(
@@ -213,7 +241,15 @@ class Drain(Model):
     )
 
 
-FreeFormObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+FreeFormObject = Annotated[dict[str, Any], Field(json_schema_extra=PRESERVED)]
+Quantity = Annotated[
+    str,
+    checked(
+        Cel("isQuantity(self)", 'must be a quantity, quoted where it is a bare number, such as "4", 500m or 16Gi'),
+        max_length=32,
+    ),
+]
+Quantities = dict[str, Quantity]
 
 
 class LocalObjectReference(Model):
@@ -225,25 +261,40 @@ class LocalObjectReference(Model):
 class Resources(Model):
     """CPU and memory of the engine's container; GPUs come from the accelerator."""
 
-    requests: dict[LabelKey, Annotated[str, Field(max_length=32)]] | None = Field(
-        None, description='What the scheduler reserves, such as {cpu: "4", memory: 16Gi}.', max_length=8
+    requests: Quantities | None = checked(
+        keys_at_most(MAX_LABEL_KEY),
+        default=None,
+        description='What the scheduler reserves, such as {cpu: "4", memory: 16Gi}.',
+        max_length=8,
     )
-    limits: dict[LabelKey, Annotated[str, Field(max_length=32)]] | None = Field(
-        None, description="What the container may use at most.", max_length=8
+    limits: Quantities | None = checked(
+        keys_at_most(MAX_LABEL_KEY),
+        default=None,
+        description="What the container may use at most, such as {memory: 32Gi}.",
+        max_length=8,
     )
 
 
 class PodOverrides(Model):
     """What a platform team may add to the engine's pods."""
 
-    labels: dict[LabelKey, LabelValue] | None = Field(
-        None, description="More pod labels; Flotilla's own win.", max_length=32
+    labels: Labels | None = checked(
+        keys_at_most(MAX_LABEL_KEY),
+        default=None,
+        description="More pod labels; Flotilla's own win.",
+        max_length=32,
     )
-    annotations: dict[LabelKey, Annotated[str, Field(max_length=4096)]] | None = Field(
-        None, description="More pod annotations; Flotilla's own win.", max_length=32
+    annotations: dict[str, Annotated[str, Field(max_length=4096)]] | None = checked(
+        keys_at_most(MAX_LABEL_KEY),
+        default=None,
+        description="More pod annotations; Flotilla's own win.",
+        max_length=32,
     )
-    nodeSelector: dict[LabelKey, LabelValue] | None = Field(
-        None, description="More node labels, on top of the profile's; these win.", max_length=32
+    nodeSelector: Labels | None = checked(
+        keys_at_most(MAX_LABEL_KEY),
+        default=None,
+        description="More node labels, on top of the profile's; these win.",
+        max_length=32,
     )
     tolerations: list[Toleration] | None = Field(
         None, description="More tolerations, on top of the profile's.", max_length=32
@@ -252,9 +303,12 @@ class PodOverrides(Model):
     topologySpreadConstraints: list[FreeFormObject] | None = Field(
         None, description="core/v1 TopologySpreadConstraints.", max_length=8
     )
-    priorityClassName: str | None = Field(None, description="PriorityClass of the pods.", max_length=253)
+    priorityClassName: SecretName | None = Field(None, description="PriorityClass of the pods.")
     imagePullSecrets: list[LocalObjectReference] | None = Field(
-        None, description="Secrets for pulling the engine's image.", max_length=8
+        None,
+        description="Secrets for pulling the engine's image.",
+        max_length=8,
+        json_schema_extra=as_map_by("name"),
     )
     resources: Resources | None = Field(
         None, description="CPU and memory of the engine's container. Default: none are asked for."

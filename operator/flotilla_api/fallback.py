@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from .expert import ServedModel, TokenCost
-from .meta import Cel, Model, SecretKeyRef, checked
+from .meta import AS_SET, PRESERVED, Cel, Model, SecretKeyRef, checked, keys_at_most
 
 ExternalApi = Literal["chat", "completions"]
 Location = Literal["External", "Local"]
@@ -15,6 +16,28 @@ Location = Literal["External", "Local"]
 DEFAULT_EXTERNAL_APIS: tuple[ExternalApi, ...] = ("chat", "completions")
 
 FieldName = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+_ROUTER_FIELDS = "['model', 'messages', 'prompt', 'stream']"
+"""Fields that the router itself reads or writes, or without which there is no request."""
+
+_UNTYPED: JsonDict = {"type": "array", "items": {"type": "object", **PRESERVED}}
+# CEL cannot see the keys of a map of untyped values, only properties that the schema names: so it names what is refused.
+_SET_SCHEMA: JsonDict = {
+    **PRESERVED,
+    "properties": {
+        "model": {"type": "string", "description": "Refused: see external.model."},
+        "messages": {**_UNTYPED, "description": "Refused."},
+        "prompt": {"type": "string", "description": "Refused."},
+        "stream": {"type": "boolean", "description": "Refused."},
+    },
+    "x-kubernetes-validations": [
+        {
+            "rule": "!has(self.model) && !has(self.messages) && !has(self.prompt) && !has(self.stream)",
+            "message": "must not name model, messages, prompt or stream: use external.model for the model",
+        }
+    ],
+}
 
 
 class ExternalTls(Model):
@@ -28,35 +51,32 @@ class ExternalTls(Model):
 class RequestShape(Model):
     """Changes to the top level of a request that the provider would otherwise refuse; applied in the order drop, rename, set."""
 
-    drop: list[FieldName] | None = Field(
-        None,
+    drop: list[FieldName] | None = checked(
+        Cel(f"!self.exists(name, name in {_ROUTER_FIELDS})", "must not name model, messages, prompt or stream"),
+        default=None,
         description="Fields that are left out.",
         max_length=32,
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+        extra=AS_SET,
     )
-    rename: dict[FieldName, FieldName] | None = Field(
-        None, description="Old name to new name, such as max_tokens: max_completion_tokens.", max_length=32
+    rename: dict[str, FieldName] | None = checked(
+        keys_at_most(64),
+        Cel(
+            f"!self.exists(old, old in {_ROUTER_FIELDS} || self[old] in {_ROUTER_FIELDS})",
+            "must not name model, messages, prompt or stream",
+        ),
+        Cel(
+            "self.all(old, !self.exists(other, other != old && self[other] == self[old]))",
+            "must not give two fields the same name",
+        ),
+        default=None,
+        description="Old name to new name, such as max_tokens: max_completion_tokens.",
+        max_length=32,
     )
-    set: dict[FieldName, Any] | None = Field(
+    set: dict[str, Any] | None = Field(
         None,
         description="Fields that are set to this JSON value, replacing the client's.",
         max_length=32,
-        json_schema_extra={"additionalProperties": {"x-kubernetes-preserve-unknown-fields": True}},
-    )
-
-    cel: ClassVar[tuple[Cel, ...]] = (
-        Cel(
-            "!has(self.drop) || !('model' in self.drop || 'messages' in self.drop || 'stream' in self.drop)",
-            "drop must not name model, messages or stream",
-        ),
-        Cel(
-            "!has(self.set) || !('model' in self.set || 'messages' in self.set || 'stream' in self.set)",
-            "set must not name model, messages or stream: use external.model for the model",
-        ),
-        Cel(
-            "!has(self.rename) || !('model' in self.rename || 'messages' in self.rename || 'stream' in self.rename)",
-            "rename must not name model, messages or stream",
-        ),
+        json_schema_extra=_SET_SCHEMA,
     )
 
 
@@ -65,7 +85,7 @@ class External(Model):
 
     url: str = checked(
         Cel(
-            "self.matches('^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$')",
+            "self.matches('^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?$')",
             "must be an http(s) URL with a host and an optional path, such as https://api.example.com/v1",
         ),
         description="Base URL, the part before /chat/completions, such as https://api.example.com/v1.",
@@ -85,7 +105,7 @@ class External(Model):
         description="APIs that it speaks; others are not sent there. Default: [chat, completions].",
         min_length=1,
         max_length=2,
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+        json_schema_extra=AS_SET,
     )
     request: RequestShape | None = Field(None, description="Changes to the request that this provider needs.")
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 GROUP = "flotilla.dev"
 VERSION = "v1alpha1"
@@ -46,12 +47,26 @@ class Model(BaseModel):
     """Rules over the whole object, written into the CRD."""
 
 
-def checked(*rules: Cel, **keywords: Any) -> Any:
-    """A `Field` whose CRD property carries `rules`."""
-    return Field(
-        json_schema_extra={"x-kubernetes-validations": [{"rule": c.rule, "message": c.message} for c in rules]},
-        **keywords,
-    )
+def checked(*rules: Cel, extra: JsonDict | None = None, **keywords: Any) -> Any:
+    """A `Field` whose CRD property carries `rules`, and the keys of `extra`."""
+    validations: JsonDict = {"x-kubernetes-validations": [{"rule": c.rule, "message": c.message} for c in rules]}
+    return Field(json_schema_extra=validations | (extra or {}), **keywords)
+
+
+AS_SET: JsonDict = {"x-kubernetes-list-type": "set"}
+"""A list without duplicates."""
+PRESERVED: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
+"""Any JSON value; the API server neither checks nor prunes what is inside."""
+
+
+def as_map_by(key: str) -> JsonDict:
+    """A list of objects in which `key` is unique."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+def keys_at_most(limit: int) -> Cel:
+    """A rule for maps, whose keys no schema can bound: 1 to `limit` characters."""
+    return Cel(f"self.all(key, size(key) > 0 && size(key) <= {limit})", f"keys must have 1 to {limit} characters")
 
 
 _DURATION = re.compile(r"^([0-9]+)(ms|s|m|h)$")
@@ -61,28 +76,32 @@ _BYTES_FACTOR = {None: 1, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 _WEIGHTS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)([MBT])$")
 _WEIGHTS_FACTOR = {"M": 10**6, "B": 10**9, "T": 10**12}
 
+# At most two digits more than 24h needs in each unit: CEL's duration() fails on what Go cannot count in nanoseconds.
+_CEL_DURATION = "self.matches('^([0-9]{1,8}ms|[0-9]{1,5}s|[0-9]{1,4}m|[0-9]{1,2}h)$')"
+
 Duration = Annotated[
     str,
     checked(
         Cel(
-            "self.matches('^[0-9]{1,9}(ms|s|m|h)$')", "must be a whole number with a unit, such as 500ms, 15s, 5m or 2h"
+            f"{_CEL_DURATION} && duration(self) <= duration('24h')",
+            "must be a whole number with a unit, at most 24h, such as 500ms, 15s, 5m or 2h",
         ),
-        max_length=12,
+        max_length=10,
     ),
 ]
-"""A length of time: a whole number and one unit of ms, s, m, h."""
+"""A length of time up to 24 hours: a whole number and one unit of ms, s, m, h."""
 
 PositiveDuration = Annotated[
     str,
     checked(
         Cel(
-            "self.matches('^[0-9]{0,8}[1-9][0-9]{0,8}(ms|s|m|h)$')",
-            "must be above zero, with a unit, such as 500ms, 15s, 5m or 2h",
+            f"{_CEL_DURATION} && duration(self) > duration('0s') && duration(self) <= duration('24h')",
+            "must be a whole number with a unit, above zero and at most 24h, such as 500ms, 15s, 5m or 2h",
         ),
-        max_length=20,
+        max_length=10,
     ),
 ]
-"""A length of time above zero."""
+"""A `Duration` above zero."""
 
 USD = Annotated[
     str,
@@ -109,19 +128,20 @@ ByteSize = Annotated[
     str,
     checked(
         Cel(
-            "self.matches('^[1-9][0-9]{0,11}(Ki|Mi|Gi)?$')",
-            "must be a whole number of bytes above zero, such as 65536, 64Ki or 8Mi",
+            "self.matches('^[1-9][0-9]{0,9}(Ki|Mi|Gi)?$') && quantity(self).compareTo(quantity('1Gi')) <= 0",
+            'must be a whole number of bytes above zero and at most 1Gi, quoted, such as "65536", 64Ki or 8Mi',
         ),
         max_length=14,
     ),
 ]
-"""A number of bytes as a string, with an optional binary unit Ki, Mi or Gi."""
+"""A number of bytes as a string, with an optional binary unit Ki, Mi or Gi; at most 1Gi."""
 
 WeightCount = Annotated[
     str,
     checked(
         Cel(
-            "self.matches('^[0-9]{1,6}([.][0-9]{1,3})?[MBT]$')", "must be a count of weights, such as 500M, 1.5B or 1T"
+            "self.matches('^[0-9]{1,6}([.][0-9]{1,3})?[MBT]$') && !self.matches('^[0.]*[MBT]$')",
+            "must be a count of weights above zero, such as 500M, 1.5B or 1T",
         ),
         max_length=12,
     ),
@@ -134,11 +154,10 @@ Name = Annotated[
         Cel(
             "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "must be a DNS label: lower-case letters, digits and '-'"
         ),
-        min_length=1,
         max_length=63,
     ),
 ]
-"""The name of an object in the same namespace (profiles are cluster-scoped)."""
+"""The name of one of our objects in the same namespace (profiles are cluster-scoped)."""
 
 SecretName = Annotated[
     str,
@@ -147,17 +166,27 @@ SecretName = Annotated[
             "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
             "must be an object's name: lower-case letters, digits, '-' and '.'",
         ),
-        min_length=1,
         max_length=253,
     ),
 ]
-"""The name of a Secret or PersistentVolumeClaim in the same namespace."""
+"""The name of a Secret, PersistentVolumeClaim, RuntimeClass or another of Kubernetes' own objects."""
+
+DataKey = Annotated[
+    str,
+    checked(
+        Cel("self.matches('^[-._a-zA-Z0-9]+$')", "must be a key: letters, digits, '-', '_' and '.'"),
+        max_length=253,
+    ),
+]
+"""A key of a Secret's or ConfigMap's data."""
+
+_DNS_LABEL = "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+_DNS_LABEL_MESSAGE = (
+    "metadata.name must be a DNS label: it begins with a letter, then lower-case letters, digits and '-'"
+)
 
 NAME_RULES = (
-    Cel(
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "metadata.name must be a DNS label: it begins with a letter, then lower-case letters, digits and '-'",
-    ),
+    Cel(_DNS_LABEL, _DNS_LABEL_MESSAGE),
     Cel(
         "size(self.metadata.name) <= 50",
         "metadata.name must be at most 50 characters, so that the names of its Deployment and Service fit",
@@ -165,12 +194,18 @@ NAME_RULES = (
 )
 """Rules at the root of every namespaced kind."""
 
+CLUSTER_NAME_RULES = (
+    Cel(_DNS_LABEL, _DNS_LABEL_MESSAGE),
+    Cel("size(self.metadata.name) <= 63", "metadata.name must be at most 63 characters"),
+)
+"""Rules at the root of every cluster-scoped kind, which has no children."""
+
 
 class SecretKeyRef(Model):
     """One entry of a Secret in the same namespace."""
 
     name: SecretName = Field(description="Name of the Secret.")
-    key: str = Field(description="Key within the Secret's data.", min_length=1, max_length=253)
+    key: DataKey = Field(description="Key within the Secret's data.")
 
 
 class SecretRef(Model):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .meta import ByteSize, Cel, Model, Name, PositiveDuration, Ratio, SecretRef, checked
+from .meta import AS_SET, ByteSize, Cel, Model, Name, PositiveDuration, Ratio, SecretRef, as_map_by, checked
 
 Boundary = Literal["Any", "LocalOnly"]
 
@@ -55,7 +55,7 @@ DEFAULT_MIN_CONFIDENCE = "0.5"
 DEFAULT_DEADLINE = "20s"
 DEFAULT_ON_FALLBACK_FAILURE: Literal["UseExpert", "Error"] = "UseExpert"
 DEFAULT_CONNECT_TIMEOUT = "1s"
-DEFAULT_FIRST_TOKEN_TIMEOUT = "10s"
+DEFAULT_FIRST_TOKEN_TIMEOUT = "10s"  # noqa: S105 - a time
 DEFAULT_IDLE_TIMEOUT = "15s"
 DEFAULT_TOTAL_TIMEOUT = "5m"
 DEFAULT_KEEP_ALIVE_AFTER = "15s"
@@ -69,12 +69,10 @@ ModelAlias = Annotated[
             "self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",
             "must be a model's name as clients write it: letters, digits and . _ : / @ -",
         ),
-        min_length=1,
         max_length=128,
     ),
 ]
-MAP_BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-AS_SET = {"x-kubernetes-list-type": "set"}
+MAP_BY_NAME = as_map_by("name")
 
 
 class WeightedExpert(Model):
@@ -125,7 +123,6 @@ class HeaderMatch(Model):
     name: str = checked(
         Cel("self.matches('^[A-Za-z0-9-]+$')", "must be a header's name: letters, digits and '-'"),
         description="Name of the header.",
-        min_length=1,
         max_length=64,
     )
     values: list[Annotated[str, Field(max_length=256)]] = Field(
@@ -199,7 +196,10 @@ class Escalation(Model):
     """When and how an answer is escalated to a fallback."""
 
     on: list[Cause] | None = Field(
-        None, description="Causes that escalate. Default: all of them.", max_length=16, json_schema_extra=AS_SET
+        None,
+        description="Causes that escalate; []: none does. Default: all of them.",
+        max_length=16,
+        json_schema_extra=AS_SET,
     )
     commit: Commit | None = Field(None, description="When a stream is good enough to be sent on.")
     confidence: Confidence | None = Field(None, description="The bar of LowConfidence.")
@@ -335,6 +335,18 @@ class RoutingPolicySpec(Model):
         Cel(
             "!has(self.pinnable) || self.pinnable.all(p, has(self.fallbacks) && self.fallbacks.exists(f, f.name == p))",
             "pinnable may only name fallbacks of this policy",
+        ),
+        Cel(
+            "!self.experts.exists(e, e.name in (has(self.models) ? self.models : ['auto']))",
+            "models must not hold an expert's name: that name pins it anyway (the default is [auto])",
+        ),
+        Cel(
+            "!has(self.rules) || self.rules.all(r, !has(r.when.models) || r.when.models.all(m, m in (has(self.models) ? self.models : ['auto'])))",
+            "when.models of a rule may only name aliases from models",
+        ),
+        Cel(
+            "!has(self.rules) || self.rules.all(r, (has(r.experts) ? size(r.experts) : size(self.experts)) + (has(r.fallbacks) ? size(r.fallbacks) : has(self.fallbacks) ? size(self.fallbacks) : 0) > 0)",
+            "every rule must leave at least one expert or fallback",
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .meta import Model
+from .meta import Model, as_map_by
 
 
 class Condition(Model):
@@ -28,7 +28,7 @@ class Status(Model):
         None,
         description="Conditions by type.",
         max_length=16,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        json_schema_extra=as_map_by("type"),
     )
 
 
