@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,6 +21,10 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the base class's signature
         return True
+
+
+def _dump(crd: dict[str, Any]) -> str:
+    return yaml.dump(crd, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def render() -> dict[Path, str]:

@@ -34,7 +34,7 @@ _SET_SCHEMA: JsonDict = {
     "x-kubernetes-validations": [
         {
             "rule": "!has(self.model) && !has(self.messages) && !has(self.prompt) && !has(self.stream)",
-            "message": "must not name model, messages, prompt or stream: use external.model for the model",
+            "message": "must not set model, messages, prompt or stream: use external.model for the model",
         }
     ],
 }
@@ -52,7 +52,7 @@ class RequestShape(Model):
     """Changes to the top level of a request that the provider would otherwise refuse; applied in the order drop, rename, set."""
 
     drop: list[FieldName] | None = checked(
-        Cel(f"!self.exists(name, name in {_ROUTER_FIELDS})", "must not name model, messages, prompt or stream"),
+        Cel(f"!self.exists(name, name in {_ROUTER_FIELDS})", "must not drop model, messages, prompt or stream"),
         default=None,
         description="Fields that are left out.",
         max_length=32,
@@ -62,7 +62,7 @@ class RequestShape(Model):
         keys_at_most(64),
         Cel(
             f"!self.exists(old, old in {_ROUTER_FIELDS} || self[old] in {_ROUTER_FIELDS})",
-            "must not name model, messages, prompt or stream",
+            "must rename neither model, messages, prompt nor stream, and nothing to them",
         ),
         Cel(
             "self.all(old, !self.exists(other, other != old && self[other] == self[old]))",

@@ -107,7 +107,7 @@ USD = Annotated[
     str,
     checked(
         Cel("self.matches('^[0-9]{1,9}([.][0-9]{1,9})?$')", 'must be dollars as a quoted decimal, such as "0.80"'),
-        max_length=20,
+        max_length=19,
     ),
 ]
 """An amount of US dollars as a decimal string."""
@@ -119,7 +119,7 @@ Ratio = Annotated[
             "self.matches('^(0([.][0-9]{1,9})?|1([.]0{1,9})?)$')",
             'must be a quoted decimal from 0 to 1, such as "0.55"',
         ),
-        max_length=12,
+        max_length=11,
     ),
 ]
 """A share between 0 and 1 as a decimal string."""
@@ -131,7 +131,7 @@ ByteSize = Annotated[
             "self.matches('^[1-9][0-9]{0,9}(Ki|Mi|Gi)?$') && quantity(self).compareTo(quantity('1Gi')) <= 0",
             'must be a whole number of bytes above zero and at most 1Gi, quoted, such as "65536", 64Ki or 8Mi',
         ),
-        max_length=14,
+        max_length=10,
     ),
 ]
 """A number of bytes as a string, with an optional binary unit Ki, Mi or Gi; at most 1Gi."""
@@ -143,7 +143,7 @@ WeightCount = Annotated[
             "self.matches('^[0-9]{1,6}([.][0-9]{1,3})?[MBT]$') && !self.matches('^[0.]*[MBT]$')",
             "must be a count of weights above zero, such as 500M, 1.5B or 1T",
         ),
-        max_length=12,
+        max_length=11,
     ),
 ]
 """How many weights a model has: a decimal and one of M (million), B (billion), T (trillion)."""
