@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kubernetes.client
 import pytest
@@ -16,6 +20,7 @@ import yaml
 from kubernetes.config import load_kube_config  # pyright: ignore[reportUnknownVariableType]
 
 from localcluster.cluster import LocalCluster
+from localcluster.controlplane import KUBELET_PORT
 from localcluster.subnet import SubnetLock
 from localcluster.tools import CommandError, helm_lint, helm_template, kubectl_path, python_environment
 
@@ -217,6 +222,60 @@ def test_helm_lint_reports_what_is_wrong(tmp_path: Path) -> None:
 
     assert clean == []
     assert any("templates/configmap.yaml" in finding for finding in findings)
+
+
+class KubeletLogs(BaseHTTPRequestHandler):
+    """Answers as a kubelet does, with the path that it was asked for and the certificate that it was shown."""
+
+    def do_GET(self) -> None:
+        peer = cast(ssl.SSLSocket, self.connection).getpeercert() or {}
+        shown = [value for part in cast(Any, peer["subject"]) for key, value in part if key == "commonName"]
+        body = f"{self.path} {shown[0]}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Silent."""
+
+
+@pytest.fixture
+def kubelet(control_plane: LocalCluster) -> Generator[None]:
+    """A kubelet endpoint on the address that the cluster keeps for its nodes; it asks for a client certificate."""
+    credentials, address = control_plane.control_plane.credentials, control_plane.control_plane.subnet.host
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(credentials.ca))
+    context.load_cert_chain(credentials.kubelet.cert, credentials.kubelet.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with ThreadingHTTPServer((address, KUBELET_PORT), KubeletLogs) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("kubelet")
+def test_logs_come_from_the_nodes_kubelet_endpoint(control_plane: LocalCluster) -> None:
+    """The API server asks the node for a pod's log, verifies its certificate and shows its own."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "logging"}}
+    status = {
+        "addresses": [{"type": "InternalIP", "address": control_plane.control_plane.subnet.host}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": KUBELET_PORT}},
+    }
+    control_plane.api.post("/api/v1/nodes", json=node).raise_for_status()
+    patch_type = {"Content-Type": "application/merge-patch+json"}
+    control_plane.api.patch(
+        "/api/v1/nodes/logging/status", json={"status": status}, headers=patch_type
+    ).raise_for_status()
+    overrides = '{"spec": {"nodeName": "logging"}}'
+    control_plane.kubectl("run", "logger", "--image=toolbox", f"--overrides={overrides}")
+
+    answer = control_plane.logs("default", "logger")
+
+    control_plane.kubectl("delete", "pod/logger", "node/logging", "--force", "--grace-period=0")
+    assert answer == "/containerLogs/default/logger/logger kube-apiserver-kubelet-client"
 
 
 def test_dump_holds_objects_events_and_logs_but_no_secrets(control_plane: LocalCluster, tmp_path: Path) -> None:
