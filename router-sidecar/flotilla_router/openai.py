@@ -1,89 +1,41 @@
-"""What the router reads of OpenAI requests and answers, and what it writes into them; everything else passes untouched.
+"""What the router writes: bodies for one attempt, error envelopes; and the request types that it reads.
 
-A request is decoded once, into the few fields that routing needs. The body stays the bytes that the client sent: a
-rewrite replaces spans of present fields and inserts absent ones after the opening brace.
+A rewrite replaces spans of present fields and inserts absent ones after the opening brace; every other byte stays what
+the client sent, unknown fields, duplicates and whitespace included.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
+from msgspec import Raw
+
 from flotilla_api.snapshot import RequestEdits
 
-Api = Literal["chat", "completions"]
-Span = tuple[int, int]
-"""Start and end of a value in a body."""
+from .errors import BadRequest, error_body
+from .request import Api, ParsedRequest, Spans, parse_request
+from .splice import Span, replace_spans
 
+__all__ = [
+    "Api",
+    "BadRequest",
+    "Injection",
+    "ParsedRequest",
+    "Span",
+    "Spans",
+    "Usage",
+    "error_body",
+    "parse_request",
+    "plan_injection",
+    "rewrite",
+    "usage_of",
+]
 
-class BadRequest(Exception):
-    """The client's own mistake, in the shape of OpenAI's errors."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        status: int = 400,
-        type: str = "invalid_request_error",  # noqa: A002 - the wire's name
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.type = type
-        self.param = param
-        self.code = code
-
-
-class Spans(msgspec.Struct, frozen=True):
-    """Where the fields that a rewrite may touch are; None: absent."""
-
-    opening: int
-    """Just after the opening brace."""
-    model: Span
-    logprobs: Span | None = None
-    top_logprobs: Span | None = None
-    stream_options: Span | None = None
-
-
-class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What routing and the cascade know about a request."""
-
-    api: Api
-    body: bytes
-    model: str
-    stream: bool
-    choices: int
-    """Answers asked for: n times the number of prompts."""
-    max_tokens: int | None
-    tool_count: int
-    tools_forced: bool
-    """A tool call is the only possible answer: tool_choice is "required" or names a function."""
-    tools_possible: bool
-    """There are tools, and tool_choice is not "none"."""
-    json_schema: bool
-    """The answer is constrained by a grammar: JSON, a schema, a regular expression or a choice."""
-    logprobs: int | None
-    """Alternatives a token that the client asked for; None: it asked for no logprobs."""
-    echo: bool
-    """The prompt comes back in the answer, with its tokens: such an answer has no signal."""
-    wants_usage: bool
-    wants_continuous_usage: bool
-    prompt_tokens: int
-    """Estimate, bytes / 4: give or take 30 %."""
-    spans: Spans
-
-    @property
-    def wants_logprobs(self) -> bool:
-        """Whether the client asked for logprobs itself."""
-        return self.logprobs is not None
-
-    @property
-    def structured(self) -> bool:
-        """Whether the answer may have to be judged whole."""
-        return self.json_schema or self.tools_possible
+STREAM_TOP_LOGPROBS = 5
+WHOLE_TOP_LOGPROBS = 0
+"""Whole answers are judged by the mean alone: five alternatives a token would cost five times the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +58,28 @@ class Usage:
     completion_tokens: int
 
 
-def parse_request(api: Api, body: bytes) -> ParsedRequest:
-    """Read what routing needs of a body.
-
-    Raises:
-        BadRequest: it is not a JSON object, has no `model`, or a field that routing reads has the wrong type.
-    """
-    raise NotImplementedError
-
-
 def plan_injection(request: ParsedRequest, *, judged: bool, external: bool = False) -> Injection:
     """Decide what an attempt needs that the client did not ask for.
 
     judged: the answer goes through a StreamJudge or judge_whole. external: vLLM's own options are left out.
+    Streams are always metered. Logprobs that the client asked for stay as it asked.
     """
-    raise NotImplementedError
+    continuous = request.stream and not external
+    return Injection(
+        top_logprobs=_top_logprobs(request) if judged else None,
+        usage=request.stream and not request.wants_usage,
+        continuous_usage=continuous and not request.wants_continuous_usage,
+    )
+
+
+def _top_logprobs(request: ParsedRequest) -> int | None:
+    """K of injected logprobs; None where they are there, would have no meaning, or would hide the client's mistake."""
+    if request.logprobs is not None or request.echo:
+        return None
+    stray = request.spans.top_logprobs
+    if request.api == "chat" and stray is not None and request.body[slice(*stray)] not in (b"null", b"0"):
+        return None
+    return STREAM_TOP_LOGPROBS if request.stream else WHOLE_TOP_LOGPROBS
 
 
 def rewrite(
@@ -138,14 +97,114 @@ def rewrite(
     Raises:
         BadRequest: strict, and a "model" key is there twice or spelt with escapes.
     """
-    raise NotImplementedError
+    if strict:
+        _refuse_ambiguous_model(request)
+    spans = request.spans
+    changes = [(*spans.model, msgspec.json.encode(model))]
+    inserted = b""
+    for key, span, text in _injected_fields(request, injection):
+        if span is None:
+            inserted += b'"%s":%s,' % (key, text)
+        else:
+            changes.append((*span, text))
+    if inserted:
+        changes.append((spans.opening, spans.opening, inserted))
+    parts = replace_spans(request.body, changes)
+    return [_edit(b"".join(parts), edits)] if edits and edits != _NO_EDITS else parts
 
 
-def error_body(message: str, *, type: str, param: str | None = None, code: str | None = None) -> bytes:  # noqa: A002
-    """OpenAI's error envelope."""
-    raise NotImplementedError
+_NO_EDITS = RequestEdits()
+_USAGE_OPTION = b'{"include_usage":true}'
+_CONTINUOUS_USAGE_OPTION = b'{"include_usage":true,"continuous_usage_stats":true}'
+
+
+def _injected_fields(request: ParsedRequest, injection: Injection) -> list[tuple[bytes, Span | None, bytes]]:
+    """Key, span if present, and text of each field that is set."""
+    spans = request.spans
+    fields: list[tuple[bytes, Span | None, bytes]] = []
+    if injection.top_logprobs is not None:
+        count = b"%d" % injection.top_logprobs
+        if request.api == "chat":
+            fields.append((b"logprobs", spans.logprobs, b"true"))
+            fields.append((b"top_logprobs", spans.top_logprobs, count))
+        else:
+            fields.append((b"logprobs", spans.logprobs, count))
+    if injection.usage or injection.continuous_usage:
+        options = _CONTINUOUS_USAGE_OPTION if injection.continuous_usage else _USAGE_OPTION
+        span = spans.stream_options
+        fields.append(
+            (b"stream_options", span, _merge_options(request.body[slice(*span)], options) if span else options)
+        )
+    return fields
+
+
+def _merge_options(present: bytes, injected: bytes) -> bytes:
+    """The client's stream_options with ours put in."""
+    if present == b"null":
+        return injected
+    options = _decode_members(present) | _decode_members(injected)
+    return _encode_members(options)
+
+
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode_members = msgspec.json.Encoder().encode
+
+
+def _edit(body: bytes, edits: RequestEdits) -> bytes:
+    """Drop, rename, then set top-level fields; a rename never overwrites a field that is there.
+
+    Values stay byte for byte; the text between fields is normalised, and of duplicates the last remains.
+    """
+    members = _members(body)
+    for name in edits.drop:
+        members.pop(name, None)
+    for old, new in edits.rename.items():
+        text = members.pop(old, None)
+        if text is not None:
+            members.setdefault(new, text)
+    for name, value in edits.set.items():
+        members[name] = Raw(msgspec.json.encode(value))
+    return _encode_members(members)
+
+
+def _members(body: bytes) -> dict[str, Raw]:
+    try:
+        return _decode_members(body)
+    except msgspec.DecodeError:  # a re-encoded body may hold what only Python's json reads
+        fields: dict[str, object] = json.loads(body)
+        return {key: Raw(json.dumps(value).encode()) for key, value in fields.items()}
+
+
+def _refuse_ambiguous_model(request: ParsedRequest) -> None:
+    body = request.body
+    if body.count(b'"model"') == 1 and b"\\u006" not in body:  # the letters of "model" are \u0064 to \u006f
+        return
+    pairs: list[tuple[str, object]] = json.loads(body, object_pairs_hook=list)
+    start = request.spans.model[0]
+    key = body.rfind(b'"model"', 0, start)
+    plain = key >= 0 and body[key + 7 : start].strip() == b":"
+    if not plain or sum(name == "model" for name, _ in pairs) > 1:
+        raise BadRequest(
+            'The key "model" must be there once and without escapes.', param="model", code="duplicate_model"
+        )
+
+
+class _UsageWire(msgspec.Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: _UsageWire | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def usage_of(body: bytes) -> Usage | None:
-    """Usage of a whole answer; None where it has none."""
-    raise NotImplementedError
+    """Usage of a whole answer, or of a stream's chunk; None where it has none."""
+    try:
+        usage = _decode_answer(body).usage
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens)

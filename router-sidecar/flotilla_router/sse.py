@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from .errors import EventTooLarge, error_body
+
+__all__ = ["DONE", "KEEP_ALIVE", "MAX_EVENT_BYTES", "EventSplitter", "EventTooLarge", "make_error_event"]
+
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 1 << 20
 
 
-class EventTooLarge(Exception):
-    """An event is longer than the splitter's bound."""
-
-
 class EventSplitter:
-    """Cuts a byte stream into events, terminators included; any split of the stream gives the same events."""
+    """Cuts a byte stream into events, terminators included; any split of the stream gives the same events.
+
+    An event ends with an empty line; lines end with LF or CR LF.
+    """
+
+    __slots__ = ("_pending", "max_event_bytes")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.max_event_bytes = max_event_bytes
@@ -29,9 +34,35 @@ class EventSplitter:
         Raises:
             EventTooLarge: an event, also an unfinished one, is longer than max_event_bytes.
         """
-        raise NotImplementedError
+        scanned = max(len(self._pending) - 2, 0)  # a terminator may have begun in what was pending
+        data = self._pending + chunk if self._pending else chunk
+        events: list[bytes] = []
+        start = 0
+        end = _event_end(data, scanned)
+        while end:
+            events.append(self._bounded(data[start:end]))
+            start = end
+            end = _event_end(data, start)
+        self._pending = self._bounded(data[start:])
+        return events
+
+    def _bounded(self, data: bytes) -> bytes:
+        if len(data) > self.max_event_bytes:
+            raise EventTooLarge(f"An event is longer than {self.max_event_bytes} bytes.")
+        return data
+
+
+def _event_end(data: bytes, start: int) -> int:
+    """Just after the first empty line that begins at `start` or later; 0 where there is none."""
+    bare = data.find(b"\n\n", start)
+    if b"\r" not in data:
+        return bare + 2 if bare >= 0 else 0
+    returned = data.find(b"\n\r\n", start, bare + 1 if bare >= 0 else len(data))
+    if returned >= 0:
+        return returned + 3
+    return bare + 2 if bare >= 0 else 0
 
 
 def make_error_event(message: str, type: str, code: str | None = None) -> bytes:  # noqa: A002 - the wire's name
     """An in-band error, as an event."""
-    raise NotImplementedError
+    return b"data: %s\n\n" % error_body(message, type=type, code=code)

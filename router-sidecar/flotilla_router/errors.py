@@ -1,0 +1,38 @@
+"""Errors of the pure core, and the envelope in which every error reaches a client.
+
+BadRequest       the client's own mistake; becomes its status at the edge
+EventTooLarge    an upstream's event is longer than we buffer; the attempt failed
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class BadRequest(Exception):  # noqa: N818 - named for the status it becomes
+    """The client's own mistake, in the shape of OpenAI's errors."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        type: str = "invalid_request_error",  # noqa: A002 - the wire's name
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+
+
+class EventTooLarge(Exception):  # noqa: N818 - named for what happened
+    """An event is longer than the splitter's bound."""
+
+
+def error_body(message: str, *, type: str, param: str | None = None, code: str | None = None) -> bytes:  # noqa: A002
+    """OpenAI's error envelope."""
+    return msgspec.json.encode({"error": {"message": message, "type": type, "param": param, "code": code}})

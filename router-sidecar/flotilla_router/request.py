@@ -1,0 +1,322 @@
+"""A request as routing sees it: decoded once, into the few fields that matter; the body stays what the client sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Literal, TypeVar, cast
+
+import msgspec
+from msgspec import Raw
+
+from .errors import BadRequest
+from .splice import Span, span_in
+
+Api = Literal["chat", "completions"]
+
+_T = TypeVar("_T")
+_ABSENT = Raw(b"")
+_ESCAPE_SAMPLE_BYTES = 16_384
+_ESCAPE_SURPLUS_BYTES = 4
+"""`\\u00e9` takes six bytes where UTF-8 takes two."""
+_EMBEDDED_DATA_FROM_BYTES = 8_192
+_GRAMMAR_FIELDS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+_SPANNED_FIELDS = ("model", "logprobs", "top_logprobs", "stream_options")
+
+
+class Spans(msgspec.Struct, frozen=True):
+    """Where the fields that a rewrite may touch are; None: absent."""
+
+    opening: int
+    """Just after the opening brace."""
+    model: Span
+    logprobs: Span | None = None
+    top_logprobs: Span | None = None
+    stream_options: Span | None = None
+
+
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What routing and the cascade know about a request."""
+
+    api: Api
+    body: bytes
+    """As the client sent it; re-encoded only where it was JSON to Python but not to the standard."""
+    model: str
+    stream: bool
+    choices: int
+    """Answers asked for: n times the number of prompts."""
+    max_tokens: int | None
+    tool_count: int
+    tools_possible: bool
+    """There are tools, and tool_choice is not "none"."""
+    tools_forced: bool
+    """A tool call is the only possible answer: tool_choice is "required" or names a function."""
+    json_schema: bool
+    """The answer is constrained by a grammar: JSON, a schema, a regular expression or a choice."""
+    logprobs: int | None
+    """Alternatives a token that the client asked for; None: it asked for no logprobs."""
+    echo: bool
+    """The prompt comes back in the answer, with its tokens: such an answer has no signal."""
+    wants_usage: bool
+    wants_continuous_usage: bool
+    prompt_tokens: int
+    """Estimate, bytes / 4: give or take 30 %."""
+    spans: Spans
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the client asked for logprobs itself."""
+        return self.logprobs is not None
+
+    @property
+    def structured(self) -> bool:
+        """Whether the answer may have to be judged whole."""
+        return self.json_schema or self.tools_possible
+
+
+class _StreamOptions(msgspec.Struct, gc=False):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class _ResponseFormat(msgspec.Struct, gc=False):
+    type: str
+
+
+class _Wire(msgspec.Struct, gc=False):
+    """The fields that are read; a Raw is a view of the body."""
+
+    model: Raw = _ABSENT
+    messages: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    stream: bool | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    tools: Raw = _ABSENT
+    tool_choice: Raw = _ABSENT
+    response_format: Raw = _ABSENT
+    structured_outputs: Raw = _ABSENT
+    guided_json: Raw = _ABSENT
+    guided_regex: Raw = _ABSENT
+    guided_choice: Raw = _ABSENT
+    guided_grammar: Raw = _ABSENT
+    logprobs: Raw = _ABSENT
+    top_logprobs: Raw = _ABSENT
+    stream_options: Raw = _ABSENT
+    echo: bool | None = None
+
+
+_decode_wire = msgspec.json.Decoder(_Wire).decode
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
+_decode_options = msgspec.json.Decoder(_StreamOptions).decode
+_decode_format = msgspec.json.Decoder(_ResponseFormat).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_int = msgspec.json.Decoder(int).decode
+_RAW_FIELDS = frozenset(f.name for f in msgspec.structs.fields(_Wire) if f.type is Raw)
+_SCALAR_FIELDS = frozenset(_Wire.__struct_fields__) - _RAW_FIELDS
+
+
+def parse_request(api: Api, body: bytes) -> ParsedRequest:
+    """Read what routing needs of a body.
+
+    Raises:
+        BadRequest: it is not a JSON object, has no `model`, or a field that routing reads has the wrong type.
+    """
+    try:
+        return _parse(api, body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from error
+    except RecursionError as error:
+        raise BadRequest("The body is nested too deeply.", code="invalid_json") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _parse(api: Api, body: bytes) -> ParsedRequest:
+    try:
+        wire = _decode_wire(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        body, wire, spans = _reencode(body, error)
+    else:
+        _require_model(wire)
+        spans = _spans(body, wire)
+    prompts, prompt_tokens = _measure(api, body, wire)
+    tools = _nested("tools", _decode_items, wire.tools) if _present(wire.tools) else []
+    tool_choice = bytes(wire.tool_choice)
+    options = _NO_OPTIONS
+    if _present(wire.stream_options):
+        options = _nested("stream_options", _decode_options, wire.stream_options)
+    return ParsedRequest(
+        api=api,
+        body=body,
+        model=_model_name(wire.model),
+        stream=bool(wire.stream),
+        choices=max(wire.n or 1, 1) * prompts,
+        max_tokens=wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens,
+        tool_count=len(tools),
+        tools_possible=bool(tools) and tool_choice != b'"none"',
+        tools_forced=bool(tools) and tool_choice not in _OPTIONAL_TOOLS,
+        json_schema=_constrained(wire),
+        logprobs=_logprobs(api, wire),
+        echo=bool(wire.echo),
+        wants_usage=bool(options.include_usage),
+        wants_continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+        prompt_tokens=prompt_tokens,
+        spans=spans,
+    )
+
+
+_NO_OPTIONS = _StreamOptions()
+_OPTIONAL_TOOLS = (b"", b"null", b'"none"', b'"auto"')
+
+
+def _present(part: Raw) -> bool:
+    return part is not _ABSENT and bytes(part) != b"null"
+
+
+def _require_model(wire: _Wire) -> None:
+    if wire.model is _ABSENT:
+        raise BadRequest("You must provide a model parameter.", param="model", code="missing_model")
+
+
+def _spans(body: bytes, wire: _Wire) -> Spans:
+    return Spans(
+        body.index(b"{") + 1,
+        span_in(body, wire.model),
+        None if wire.logprobs is _ABSENT else span_in(body, wire.logprobs),
+        None if wire.top_logprobs is _ABSENT else span_in(body, wire.top_logprobs),
+        None if wire.stream_options is _ABSENT else span_in(body, wire.stream_options),
+    )
+
+
+def _model_name(part: Raw) -> str:
+    quoted = bytes(part)
+    if quoted[:1] != b'"':
+        raise BadRequest("`model` must be a string.", param="model", code="invalid_type")
+    return _decode_text(quoted) if b"\\" in quoted else quoted[1:-1].decode()
+
+
+def _constrained(wire: _Wire) -> bool:
+    if _present(wire.response_format):
+        form = _nested("response_format", _decode_format, wire.response_format)
+        if form.type != "text":
+            return True
+    return any(_present(cast(Raw, getattr(wire, field))) for field in _GRAMMAR_FIELDS)
+
+
+def _logprobs(api: Api, wire: _Wire) -> int | None:
+    """Alternatives a token; chat says `logprobs: true, top_logprobs: K`, completions `logprobs: K`."""
+    if not _present(wire.logprobs):
+        return None
+    if api == "completions":
+        return _nested("logprobs", _decode_int, wire.logprobs)
+    asked = bytes(wire.logprobs)
+    if asked == b"false":
+        return None
+    if asked != b"true":
+        raise BadRequest("`logprobs` must be a boolean.", param="logprobs", code="invalid_type")
+    return _nested("top_logprobs", _decode_int, wire.top_logprobs) if _present(wire.top_logprobs) else 0
+
+
+def _measure(api: Api, body: bytes, wire: _Wire) -> tuple[int, int]:
+    """How many prompts there are, and about how many tokens the longest has, tools included.
+
+    A completions prompt is a text, a list of texts, a list of token ids or a list of such lists.
+    """
+    if api == "completions":
+        if bytes(memoryview(wire.prompt)[:1]) == b"[":
+            return _measure_list(_decode_items(wire.prompt))
+        return 1, _text_bytes(body, wire.prompt) // 4
+    size = _text_bytes(body, wire.messages)
+    if wire.tools is not _ABSENT:
+        size += len(memoryview(wire.tools))
+    return 1, size // 4
+
+
+def _measure_list(items: list[Raw]) -> tuple[int, int]:
+    if not items:
+        return 1, 0
+    kind = bytes(memoryview(items[0])[:1])
+    if kind == b'"':
+        return len(items), max(len(memoryview(item)) for item in items) // 4
+    if kind == b"[":
+        return len(items), max(bytes(item).count(b",") + 1 for item in items)
+    return 1, len(items)
+
+
+def _text_bytes(body: bytes, text: Raw) -> int:
+    """UTF-8 bytes of a part, about: without embedded images, `\\u` escapes counted as what they stand for."""
+    size = len(memoryview(text))
+    if size > _EMBEDDED_DATA_FROM_BYTES:
+        size -= _embedded_bytes(bytes(text))
+    escapes = body.count(b"\\u", 0, _ESCAPE_SAMPLE_BYTES) if b"\\" in body else 0
+    if escapes:
+        size -= int(escapes * _ESCAPE_SURPLUS_BYTES * size / min(len(body), _ESCAPE_SAMPLE_BYTES))
+    return max(size, 0)
+
+
+def _embedded_bytes(text: bytes) -> int:
+    """Bytes of base64 data: they say nothing about tokens."""
+    total = 0
+    start = text.find(b";base64,")
+    while start >= 0:
+        end = text.find(b'"', start)
+        total += end - start
+        start = text.find(b";base64,", end)
+    return total
+
+
+def _reencode(body: bytes, error: msgspec.DecodeError) -> tuple[bytes, _Wire, Spans]:
+    """The same for what Python's json reads and the standard does not: NaN, a BOM, UTF-16, half a surrogate pair.
+
+    The engine's parser takes it too, so it is passed on, in one encoding and without duplicates.
+    """
+    try:
+        fields: object = json.loads(body)
+    except ValueError:
+        raise error from None
+    if not isinstance(fields, dict):
+        raise BadRequest("The body must be a JSON object.", code="invalid_json")
+    texts = {key: json.dumps(value).encode() for key, value in cast("dict[str, object]", fields).items()}
+    scalars = {key: value for key, value in cast("dict[str, object]", fields).items() if key in _SCALAR_FIELDS}
+    wire = msgspec.convert(scalars, _Wire)
+    for key in _RAW_FIELDS & texts.keys():
+        setattr(wire, key, Raw(texts[key]))
+    _require_model(wire)
+    body, spans = _assemble(texts)
+    return body, wire, Spans(opening=1, **spans)
+
+
+def _assemble(texts: dict[str, bytes]) -> tuple[bytes, dict[str, Span]]:
+    """A body of these fields, and the spans of those that a rewrite may touch."""
+    parts: list[bytes] = []
+    spans: dict[str, Span] = {}
+    position = 0
+    for key, text in texts.items():
+        lead = b"%s%s:" % (b"," if parts else b"{", json.dumps(key).encode())
+        position += len(lead) + len(text)
+        parts += (lead, text)
+        if key in _SPANNED_FIELDS:
+            spans[key] = (position - len(text), position)
+    parts.append(b"}")
+    return b"".join(parts), spans
+
+
+def _nested(field: str, decode: Callable[[Raw], _T], part: Raw) -> _T:
+    """A part of the body, decoded; its errors name the field."""
+    try:
+        return decode(part)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"`{field}`: {error}.", param=field, code="invalid_type") from error
+
+
+def _wrong_type(error: msgspec.ValidationError) -> BadRequest:
+    """msgspec ends its messages with a path: "... - at `$.stream`"."""
+    message, _, path = str(error).partition(" - at `$")
+    param = path.strip("`.") or None
+    if param is None:
+        return BadRequest(f"The body must be a JSON object: {message}.", code="invalid_json")
+    return BadRequest(f"`{param}`: {message}.", param=param, code="invalid_type")
