@@ -73,7 +73,14 @@ def test_killed_daemon_is_shown_dead_and_started_anew(state_home: Path, bare: st
     assert status == "Dead"
     assert not already
     assert first.kubeconfig == second.kubeconfig
-    assert daemon.find("mine") == second
+    with daemon.connect("mine") as access:
+        assert "namespace/default" in access.kubectl("get", "namespaces", "-o=name")
+
+
+def test_connecting_to_an_absent_cluster_says_what_to_do(state_home: Path) -> None:
+    """A cluster that is not running cannot be used; the error names the command that starts it."""
+    with pytest.raises(daemon.DaemonError, match="start it with: python -m localcluster up --name absent"):
+        daemon.connect("absent")
 
 
 def test_down_of_a_cluster_that_is_not_there_says_so(state_home: Path) -> None:

@@ -7,18 +7,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
+from localcluster.access import ClusterAccess
 from localcluster.binaries import ensure_binaries
 from localcluster.config import ImageSpec, NodeSpec, RunnerConfig, cpu_node, gpu_node
 from localcluster.controlplane import APISERVER_PORT, KUBELET_PORT, START_TIMEOUT_SECONDS, ControlPlane
 from localcluster.processes import Program
-from localcluster.snapshot import dump_cluster
 from localcluster.subnet import SubnetLock
-from localcluster.tools import Helm, Kubectl, python_environment
+from localcluster.tools import python_environment
 
 RUNNER = "pod-runner"
 RUNNER_GRACE_SECONDS = 10.0  # pods get SIGTERM and a moment; what is left then is killed by the supervisor
@@ -29,18 +26,17 @@ def default_nodes() -> list[NodeSpec]:
     return [cpu_node("cpu-0"), gpu_node("l4-0"), gpu_node("l4-1")]
 
 
-class LocalCluster:
-    """A running cluster, ready to be used; a context manager that ends it.
+class LocalCluster(ClusterAccess):
+    """A running cluster of this process's own; a context manager that ends it.
 
     It belongs to the process that started it: when that process ends, however it does, so does everything of the
     cluster.
     """
 
     def __init__(self, name: str, control_plane: ControlPlane, lock: SubnetLock, *, temporary: bool) -> None:
+        super().__init__(control_plane.directory, control_plane.api)
         self.name = name
         self.control_plane = control_plane
-        self.kubectl = Kubectl(control_plane.credentials.admin_kubeconfig, control_plane.directory / "kubectl-cache")
-        self.helm = Helm(self.kubectl)
         self._lock = lock
         self._temporary = temporary
         self._stopped = False
@@ -68,7 +64,7 @@ class LocalCluster:
             TimeoutError: one did not get ready in time.
         """
         binaries = ensure_binaries()
-        root = directory or Path(tempfile.mkdtemp(prefix=f"flotilla-{name}-"))
+        root = (directory or Path(tempfile.mkdtemp(prefix=f"flotilla-{name}-"))).resolve()
         root.mkdir(parents=True, exist_ok=True)
         lock = SubnetLock.acquire()
         try:
@@ -84,12 +80,8 @@ class LocalCluster:
             cluster._start_runner_or_stop(cluster._runner_config(wanted, dict(images or {}), restart_backoff_seconds))
         return cluster
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """As `stop`."""
         self.stop()
 
     def stop(self) -> None:
@@ -104,60 +96,6 @@ class LocalCluster:
         self._lock.release()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-    @property
-    def directory(self) -> Path:
-        """Holds the cluster's credentials, logs, data and the runner's state."""
-        return self.control_plane.directory
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's."""
-        return self.kubectl.kubeconfig
-
-    @property
-    def url(self) -> str:
-        """The API server's."""
-        return self.control_plane.url
-
-    @property
-    def ca_path(self) -> Path:
-        """The certificate authority that signed the API server's certificate."""
-        return self.control_plane.credentials.ca
-
-    @property
-    def admin_token(self) -> str:
-        """A bearer token that may do everything."""
-        return self.control_plane.credentials.admin_token
-
-    @property
-    def api(self) -> httpx.Client:
-        """An HTTP client of the API server with the administrator's token; paths are relative (`/api/v1/nodes`)."""
-        return self.control_plane.api
-
-    def helm_install(
-        self,
-        release: str,
-        chart: Path,
-        *,
-        namespace: str,
-        values: Mapping[str, Any] | None = None,
-        wait_seconds: int | None = None,
-    ) -> str:
-        """The manifest that was installed; its namespace is made if absent, and awaited ready with `wait_seconds`."""
-        return self.helm.install(release, chart, namespace=namespace, values=values, wait_seconds=wait_seconds)
-
-    def logs(self, namespace: str, pod: str, container: str | None = None, *, previous: bool = False) -> str:
-        """What a container wrote, through the API server as `kubectl logs` reads it.
-
-        Raises:
-            httpx.HTTPStatusError: no such pod or container, or it has not started.
-        """
-        parameters = {"container": container} if container else {}
-        if previous:
-            parameters["previous"] = "true"
-        response = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{pod}/log", params=parameters)
-        return response.raise_for_status().text
 
     def wait_for(self, condition: Callable[[], bool], what: str, timeout_seconds: float = 60.0) -> None:
         """Return once `condition` holds; a refused request counts as not yet.
@@ -175,10 +113,6 @@ class LocalCluster:
     def restart_apiserver(self) -> None:
         """The API server answers again, at the same address and with the same data; a running one is killed first."""
         self.control_plane.restart_apiserver()
-
-    def dump(self, to: Path) -> Path:
-        """Write all objects but Secrets, events, pods' logs and the programs' logs under `to`; `to`."""
-        return dump_cluster(self.kubectl, self.control_plane.log_directory, to)
 
     def _start_runner_or_stop(self, config: RunnerConfig) -> None:
         names = {node.name for node in config.nodes}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-import httpx
-
+from localcluster.access import make_client
 from localcluster.credentials import Credentials
 from localcluster.processes import Process, ProcessError, Program, read_tail, stop_all
 from localcluster.subnet import Subnet
+from localcluster.waiting import wait_until
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 CONTROLLERS = "*,-nodeipam,-cloud-node-lifecycle,-route,-attachdetach,-bootstrapsigner,-tokencleaner"
@@ -34,14 +32,7 @@ class ControlPlane:
         self.credentials = Credentials.create(directory / "credentials", subnet, url=self.url, cluster=name)
         self.log_directory = directory / "logs"
         self.log_directory.mkdir()
-        tls = ssl.create_default_context(cafile=str(self.credentials.ca))
-        self.api = httpx.Client(
-            base_url=self.url,
-            verify=tls,
-            headers={"Authorization": f"Bearer {self.credentials.admin_token}"},
-            trust_env=False,
-            timeout=10.0,
-        )
+        self.api = make_client(self.credentials.administrator)
         self._binaries = binaries
         self._held = tuple(held)
         self._processes: dict[str, Process] = {}
@@ -137,12 +128,8 @@ class ControlPlane:
             ProcessError: one of the cluster's programs ended meanwhile.
             TimeoutError: it did not come to hold; the message says `what` was awaited.
         """
-        deadline = time.monotonic() + timeout_seconds
-        while not _holds(condition):
-            self.require_running()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {timeout_seconds:.0f} s for {what}; logs: {self.log_directory}")
-            time.sleep(0.05)
+        what = f"{what} (logs: {self.log_directory})"
+        wait_until(condition, what, timeout_seconds=timeout_seconds, check=self.require_running)
 
     def _start_apiserver(self) -> None:
         self._start("kube-apiserver", apiserver_flags(self.subnet, self.credentials))
@@ -165,13 +152,6 @@ class ControlPlane:
 
     def _scheduler_works(self) -> bool:
         return self.api.get(f"https://{self.subnet.host}:{SCHEDULER_PORT}/readyz").is_success
-
-
-def _holds(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except httpx.TransportError:
-        return False
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ from localcluster.subnet import Subnet
 
 VALIDITY = dt.timedelta(days=3650)
 SUPERUSERS = "system:masters"
+ADMIN_KUBECONFIG = "admin.kubeconfig"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,24 @@ def write_private_key(path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Administrator:
+    """How to reach a cluster's API server and be allowed everything."""
+
+    url: str
+    ca: Path
+    token: str
+    kubeconfig: Path
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """The administrator of the cluster whose credentials are in `directory`."""
+        kubeconfig = directory / ADMIN_KUBECONFIG
+        content = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
+        return cls(cluster["server"], Path(cluster["certificate-authority"]), user["token"], kubeconfig)
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """All the files that the parties of one cluster identify themselves and each other with."""
 
@@ -121,8 +140,7 @@ class Credentials:
     service_account_key: Path
     service_account_public_key: Path
     tokens: Path  # the API server's static token file: holds the administrator's token
-    admin_token: str
-    admin_kubeconfig: Path
+    administrator: Administrator
     agent_kubeconfig: Path
     controller_manager_kubeconfig: Path
     scheduler_kubeconfig: Path
@@ -137,6 +155,9 @@ class Credentials:
         tokens = directory / "tokens.csv"
         tokens.touch(mode=0o600)
         tokens.write_text(f'{admin_token},admin,admin,"{SUPERUSERS}"\n')
+
+        admin = {"token": admin_token}
+        write_kubeconfig(directory / ADMIN_KUBECONFIG, cluster, url=url, ca=authority.path, user=admin)
 
         def kubeconfig(user: str, common_name: str, group: str = "") -> Path:
             pair = authority.issue(user, common_name, group=group)
@@ -156,10 +177,7 @@ class Credentials:
             service_account_key=write_private_key(directory / "service-accounts.key", account_key),
             service_account_public_key=_write_public_key(directory / "service-accounts.pub", account_key),
             tokens=tokens,
-            admin_token=admin_token,
-            admin_kubeconfig=write_kubeconfig(
-                directory / "admin.kubeconfig", cluster, url=url, ca=authority.path, user={"token": admin_token}
-            ),
+            administrator=Administrator.read(directory),
             agent_kubeconfig=kubeconfig("node-agent", "local-node-agent", SUPERUSERS),
             controller_manager_kubeconfig=kubeconfig("controller-manager", "system:kube-controller-manager"),
             scheduler_kubeconfig=kubeconfig("scheduler", "system:kube-scheduler"),

@@ -23,6 +23,7 @@ from typing import IO, NoReturn
 
 from pydantic import TypeAdapter
 
+from localcluster.access import ClusterAccess
 from localcluster.binaries import cache_directory
 from localcluster.cluster import LocalCluster, default_nodes
 from localcluster.config import ImageSpec, NodeSpec
@@ -49,8 +50,8 @@ class Contents:
 class State:
     """Where a ready cluster is found."""
 
+    directory: Path
     kubeconfig: Path
-    kubectl_cache: Path
     url: str
 
 
@@ -124,10 +125,17 @@ def clusters() -> Iterator[ClusterEntry]:
         yield ClusterEntry(directory.name, status, state.kubeconfig if state and running else None)
 
 
-def find(name: str) -> State | None:
-    """The state of a running, ready cluster."""
+def connect(name: str) -> ClusterAccess:
+    """Access to a running cluster that `up` started; close it.
+
+    Raises:
+        DaemonError: it is not running or not ready yet.
+    """
     directory = clusters_directory() / name
-    return _read_state(directory) if _server(directory) is not None else None
+    state = _read_state(directory)
+    if state is None or _server(directory) is None:
+        raise DaemonError(f"cluster {name} is not running; start it with: python -m localcluster up --name {name}")
+    return ClusterAccess(state.directory)
 
 
 def serve(name: str) -> None:
@@ -149,7 +157,7 @@ def serve(name: str) -> None:
         with LocalCluster.start(
             contents.nodes, contents.images, name=name, directory=directory / "cluster", runner=contents.runner
         ) as cluster:
-            _write(directory / "state.json", State(cluster.kubeconfig, cluster.kubectl.cache, cluster.url))
+            _write(directory / "state.json", State(cluster.directory, cluster.kubeconfig, cluster.url))
             while True:
                 cluster.control_plane.require_running()
                 time.sleep(1)
