@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from flotilla_api.names import SNAPSHOT_KEY
+from flotilla_operator.resources.specs import (
+    InvalidSpecError,
+    Served,
+    parse_model,
+    parse_policy,
+    policy_experts,
+    policy_fallbacks,
+)
+
+from .engine import desired_engine
+from .gateway import desired_gateway
 from .types import Manifest, ObjectRef, Observed, OwnerKind, StepFailure, Verdict
 
 
@@ -45,8 +57,17 @@ CHILD_KINDS: Mapping[OwnerKind, tuple[ChildKind, ...]] = {
 
 
 def desired(observed: Observed) -> tuple[Manifest, ...]:
-    """The children that the owner should have, in the order in which they are applied."""
-    raise NotImplementedError
+    """The children that the owner should have, in the order in which they are applied.
+
+    An owner whose stored spec does not parse keeps the children that it has.
+    """
+    try:
+        if observed.owner["kind"] == "RoutingPolicy":
+            return desired_gateway(observed, parse_policy(observed.owner))
+        model = parse_model(observed.owner)
+    except InvalidSpecError:
+        return observed.children
+    return desired_engine(observed, model) if isinstance(model, Served) else ()
 
 
 def verdict(observed: Observed, failures: Sequence[StepFailure]) -> Verdict:
@@ -56,12 +77,21 @@ def verdict(observed: Observed, failures: Sequence[StepFailure]) -> Verdict:
 
 def snapshot_of(desired: Sequence[Manifest]) -> bytes | None:
     """The snapshot that a RoutingPolicy's ConfigMap holds; None where there is none."""
-    raise NotImplementedError
+    texts = (manifest.get("data", {}).get(SNAPSHOT_KEY) for manifest in desired if manifest["kind"] == "ConfigMap")
+    return next((text.encode() for text in texts if text is not None), None)
 
 
 def references(owner: Manifest) -> frozenset[ObjectRef]:
     """The AcceleratorProfiles, Experts and Fallbacks that the spec of any kind names itself, rules included."""
-    raise NotImplementedError
+    try:
+        if owner["kind"] == "RoutingPolicy":
+            return _policy_references(owner)
+        if owner["kind"] in ("Expert", "Fallback"):
+            model = parse_model(owner)
+            return frozenset({model.profile_ref}) if isinstance(model, Served) else frozenset()
+    except InvalidSpecError:
+        pass
+    return frozenset()
 
 
 def resolve_references(
@@ -75,3 +105,9 @@ def resolve_references(
     for manifest in [manifest for manifest in found.values() if manifest]:
         found.update({reference: lookup(reference) for reference in sorted(references(manifest))})
     return found
+
+
+def _policy_references(owner: Manifest) -> frozenset[ObjectRef]:
+    spec, namespace = parse_policy(owner), owner["metadata"]["namespace"]
+    experts = {ObjectRef("Expert", namespace, name) for name in policy_experts(spec)}
+    return frozenset(experts | {ObjectRef("Fallback", namespace, name) for name in policy_fallbacks(spec)})

@@ -8,10 +8,23 @@ from datetime import datetime
 from typing import Literal
 
 from flotilla_api.conditions import Reason
+from flotilla_operator.resources.manifest import Manifest, ObjectRef
+from flotilla_operator.resources.settings import OperatorSettings
 
-from ..resources.manifest import Manifest as Manifest
-from ..resources.manifest import ObjectRef as ObjectRef
-from ..resources.settings import OperatorSettings as OperatorSettings
+__all__ = [
+    "Acknowledgement",
+    "Event",
+    "Key",
+    "Manifest",
+    "ObjectRef",
+    "Observed",
+    "OperatorSettings",
+    "OwnerKind",
+    "Plan",
+    "Step",
+    "StepFailure",
+    "Verdict",
+]
 
 OwnerKind = Literal["Expert", "Fallback", "RoutingPolicy"]
 
@@ -58,8 +71,8 @@ class Observed:
     warnings: tuple[Manifest, ...] = ()
     """Warning events (core/v1) about `pods` and about this owner's Deployment and ReplicaSets."""
     references: Mapping[ObjectRef, Manifest | None] = field(default_factory=dict[ObjectRef, "Manifest | None"])
-    """What `dispatch.resolve_references` returns: every AcceleratorProfile, Expert and Fallback that the spec names, and
-    the profiles of those Experts and Fallbacks; None: it does not exist."""
+    """What `dispatch.resolve_references` returns: every AcceleratorProfile, Expert and Fallback that the spec names,
+    and the profiles of those Experts and Fallbacks; None: it does not exist."""
     reference_pods: Mapping[ObjectRef, tuple[Manifest, ...]] = field(
         default_factory=dict[ObjectRef, tuple[Manifest, ...]]
     )

@@ -1,0 +1,80 @@
+"""Where a live object differs from what is wanted; what the server adds or writes in another form is no difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flotilla_operator.resources.quantity import parse_quantity
+
+from .types import Manifest
+
+_KEYED: dict[str, Callable[[Any], Any]] = {
+    "containers": lambda each: each.get("name"),
+    "initContainers": lambda each: each.get("name"),
+    "env": lambda each: each.get("name"),
+    "volumes": lambda each: each.get("name"),
+    "imagePullSecrets": lambda each: each.get("name"),
+    "volumeMounts": lambda each: each.get("mountPath"),
+    "ports": lambda each: each.get("name"),
+    "topologySpreadConstraints": lambda each: (each.get("topologyKey"), each.get("whenUnsatisfiable")),
+    "ownerReferences": lambda each: each.get("uid"),
+}
+"""Lists that the server merges by key: entries of another writer stay there whatever we apply, so they do not count."""
+
+_QUANTITY_PARENTS = frozenset({"limits", "requests"})
+_QUANTITY_FIELDS = frozenset({"sizeLimit"})
+
+
+def differences(wanted: Manifest, live: Manifest) -> Iterator[str]:
+    """A sentence such as `spec.replicas: 1 -> 3` for each place where `live` is not as `wanted`."""
+    yield from _compare(wanted, live, ())
+
+
+def _compare(wanted: Any, live: Any, path: tuple[str, ...]) -> Iterator[str]:
+    if _is_empty(wanted) and _is_empty(live):
+        return
+    if isinstance(wanted, dict) and isinstance(live, dict):
+        yield from _compare_maps(wanted, live, path)  # pyright: ignore[reportUnknownArgumentType]
+    elif isinstance(wanted, list) and isinstance(live, list):
+        yield from _compare_lists(wanted, live, path)  # pyright: ignore[reportUnknownArgumentType]
+    elif not _same_scalar(wanted, live, path):
+        yield f"{'.'.join(path)}: {_shown(live)} -> {_shown(wanted)}"
+
+
+def _compare_maps(wanted: dict[str, Any], live: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    for key, value in wanted.items():
+        yield from _compare(value, live.get(key), (*path, key))
+
+
+def _compare_lists(wanted: list[Any], live: list[Any], path: tuple[str, ...]) -> Iterator[str]:
+    key_of = _KEYED.get(path[-1]) if path else None
+    if key_of and all(isinstance(each, dict) for each in [*wanted, *live]):
+        found = {key_of(each): each for each in live}
+        for each in wanted:
+            yield from _compare(each, found.get(key_of(each)), (*path, str(key_of(each))))
+    elif len(wanted) != len(live):
+        yield f"{'.'.join(path)}: {_shown(live)} -> {_shown(wanted)}"
+    else:
+        for index, (ours, theirs) in enumerate(zip(wanted, live, strict=True)):
+            yield from _compare(ours, theirs, (*path, str(index)))
+
+
+def _is_empty(value: Any) -> bool:
+    """The server drops these where they are a field's zero value. False and 0 may be a choice, so they count."""
+    return value is None or value in ("", {}, [])
+
+
+def _same_scalar(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
+    if type(wanted) is type(live) and wanted == live:
+        return True
+    is_quantity = path[-1] in _QUANTITY_FIELDS or (len(path) > 1 and path[-2] in _QUANTITY_PARENTS)
+    if is_quantity and wanted is not None and live is not None:
+        ours = parse_quantity(str(wanted))
+        return ours is not None and ours == parse_quantity(str(live))
+    return False
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
