@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from localcluster.binaries import ensure_binaries
 from localcluster.cluster import LocalCluster
 from localcluster.config import ImageSpec
 from stack.images import make_images
@@ -48,6 +49,12 @@ def namespace(cluster: LocalCluster, request: pytest.FixtureRequest) -> Generato
     if request.node.stash.get(FAILED, False):
         cluster.dump(DUMPS / re.sub(r"[^\w.-]+", "-", request.node.nodeid))
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the control plane's programs, if need be, before the first test's clock runs."""
+    if not session.config.getoption("collectonly"):
+        ensure_binaries()
 
 
 @pytest.hookimpl(wrapper=True)
