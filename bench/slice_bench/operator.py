@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
-from localcluster.cluster import LocalCluster
+from localcluster.access import ClusterAccess
 from stack.flotilla import SYSTEM_NAMESPACE, Stack, running_stack
 
 EXPERTS = 200
@@ -60,7 +60,7 @@ def measure(tick: Callable[[], None]) -> OperatorFigures:
     return OperatorFigures(seconds, writes, idle, acknowledged)
 
 
-def operator_writes(cluster: LocalCluster) -> int:
+def operator_writes(cluster: ClusterAccess) -> int:
     """Writes of every operator replica so far, its Lease aside."""
     return sum(_writes_of(address) for address in _pod_addresses(cluster, SYSTEM_NAMESPACE, "component=operator"))
 
@@ -70,16 +70,16 @@ def _writes_of(address: str) -> int:
     return sum(int(float(m["value"])) for m in _WRITES.finditer(text) if "leases" not in m["labels"])
 
 
-def _pod_addresses(cluster: LocalCluster, namespace: str, component: str) -> list[str]:
+def _pod_addresses(cluster: ClusterAccess, namespace: str, component: str) -> list[str]:
     pods = _items(cluster, f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/{component}")
     return [pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")]
 
 
-def _items(cluster: LocalCluster, path: str) -> list[Manifest]:
+def _items(cluster: ClusterAccess, path: str) -> list[Manifest]:
     return cluster.api.get(path).raise_for_status().json()["items"]
 
 
-def _apply_experts(cluster: LocalCluster) -> float:
+def _apply_experts(cluster: ClusterAccess) -> float:
     """Seconds from the first Expert's creation until all have their Deployment."""
     path = f"/apis/flotilla.dev/v1alpha1/namespaces/{NAMESPACE}/experts"
     started = time.monotonic()
@@ -90,7 +90,7 @@ def _apply_experts(cluster: LocalCluster) -> float:
     return time.monotonic() - started
 
 
-def _wait_until_quiet(cluster: LocalCluster) -> None:
+def _wait_until_quiet(cluster: ClusterAccess) -> None:
     """Return once nothing was written for a while: statuses have settled."""
     last, since = operator_writes(cluster), time.monotonic()
     while time.monotonic() - since < SETTLE_SECONDS:
@@ -108,7 +108,7 @@ def _policy_ack_seconds(stack: Stack) -> float:
     return max(_edit(cluster, weight) for weight in range(2, 2 + EDITS))
 
 
-def _edit(cluster: LocalCluster, weight: int) -> float:
+def _edit(cluster: ClusterAccess, weight: int) -> float:
     addresses = _pod_addresses(cluster, NAMESPACE, "component=router")
     before = [_served_digests(address) for address in addresses]
     patch = {"spec": {"experts": [{"name": "target", "weight": weight}]}}

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CLIENT_CPU = 1
 @contextmanager
 def running(
     command: Sequence[str], *, cpu: int, log: Path, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """The command runs on one processor until the block ends."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=out, stderr=out)

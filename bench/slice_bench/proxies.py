@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ def make_snapshot(upstream_port: int) -> RoutingSnapshot:
 
 
 @contextmanager
-def ours(upstream_port: int, scratch: Path) -> Iterator[Proxy]:
+def ours(upstream_port: int, scratch: Path) -> Generator[Proxy]:
     """Flotilla's router, as it runs in a gateway pod."""
     snapshot_dir = scratch / "snapshot"
     snapshot_dir.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def ours(upstream_port: int, scratch: Path) -> Iterator[Proxy]:
 
 
 @contextmanager
-def splice(upstream_port: int, scratch: Path) -> Iterator[Proxy]:
+def splice(upstream_port: int, scratch: Path) -> Generator[Proxy]:
     """The bare splice."""
     port = free_port()
     log = scratch / "splice.log"
@@ -116,7 +116,7 @@ def splice(upstream_port: int, scratch: Path) -> Iterator[Proxy]:
 
 
 @contextmanager
-def envoy(upstream_port: int, scratch: Path) -> Iterator[Proxy]:
+def envoy(upstream_port: int, scratch: Path) -> Generator[Proxy]:
     """Envoy with one worker, HTTP/1.1 on both sides, an access log and nothing else."""
     port = free_port()
     config = scratch / "envoy.json"

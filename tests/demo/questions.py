@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from openai import APIError, OpenAI
 
@@ -66,26 +65,32 @@ def ask(client: OpenAI, question: Question) -> Answer:
 
 
 def _whole(client: OpenAI, question: Question) -> tuple[Mapping[str, str], str]:
-    response = client.chat.completions.with_raw_response.create(**_request(question))
+    response = client.chat.completions.with_raw_response.create(
+        model="auto",
+        messages=[{"role": "user", "content": question.prompt}],
+        max_tokens=MAX_TOKENS,
+        temperature=0,
+        extra_headers=_headers(question),
+    )
     return response.headers, response.parse().choices[0].message.content or ""
 
 
 def _stream(client: OpenAI, question: Question) -> tuple[Mapping[str, str], str]:
-    with client.chat.completions.with_streaming_response.create(**_request(question), stream=True) as response:
+    with client.chat.completions.with_streaming_response.create(
+        model="auto",
+        messages=[{"role": "user", "content": question.prompt}],
+        max_tokens=MAX_TOKENS,
+        temperature=0,
+        extra_headers=_headers(question),
+        stream=True,
+    ) as response:
         chunks = response.parse()
         pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     return response.headers, "".join(pieces)
 
 
-def _request(question: Question) -> dict[str, Any]:
-    task = "arithmetic" if question.source == "gsm8k" else "general"
-    return {
-        "model": "auto",
-        "messages": [{"role": "user", "content": question.prompt}],
-        "max_tokens": MAX_TOKENS,
-        "temperature": 0,
-        "extra_headers": {"x-task": task},
-    }
+def _headers(question: Question) -> dict[str, str]:
+    return {"x-task": "arithmetic" if question.source == "gsm8k" else "general"}
 
 
 def _since(started: float) -> float:

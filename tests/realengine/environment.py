@@ -15,6 +15,7 @@ from localcluster.config import ImageSpec
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "vllm.txt"
 ENGINE_IMAGE = "vllm/vllm-openai-cpu"
 
+_INSIDE = Path(__file__).with_name("inside")  # programs that the vLLM environment's Python runs
 _SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -49,6 +50,6 @@ def _install(home: Path) -> None:
 def make_image() -> ImageSpec:
     """vLLM's image, for the pod runner: `vllm serve` with a model from `tiny_llama` in place of a download."""
     python = str(ensure_vllm())
-    download = [python, str(Path(__file__).with_name("tiny_llama.py"))]
-    serve = [python, str(Path(__file__).with_name("serve.py")), "serve"]
+    download = [python, str(_INSIDE / "tiny_llama.py")]
+    serve = [python, str(_INSIDE / "serve.py"), "serve"]
     return ImageSpec(serve, programs={"python3": [sys.executable], "hf": download}, env=dict(_SETTINGS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 from openai import OpenAI
 
+from localcluster.access import ClusterAccess
 from localcluster.cluster import LocalCluster
+from localcluster.config import ImageSpec
 from stack.images import OPERATOR_IMAGE, ROUTER_IMAGE, make_images
 from stack.provider import start_provider
 
@@ -29,7 +31,7 @@ Manifest = dict[str, Any]
 class Stack:
     """A local cluster with Flotilla on it."""
 
-    cluster: LocalCluster
+    cluster: ClusterAccess
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
         """The chart is installed from this tree and its operator is ready."""
@@ -72,7 +74,7 @@ class Stack:
         return f"{port['name']}://{service['clusterIP']}:{port['port']}/v1"
 
     @contextmanager
-    def client(self, namespace: str, policy: str, api_key: str) -> Iterator[OpenAI]:
+    def client(self, namespace: str, policy: str, api_key: str) -> Generator[OpenAI]:
         """The OpenAI SDK, pointed at a policy's gateway."""
         with OpenAI(
             base_url=self.gateway_address(namespace, policy), api_key=api_key, max_retries=0, timeout=60
@@ -82,10 +84,14 @@ class Stack:
 
 @contextmanager
 def running_stack(
-    *, name: str, directory: Path | None = None, engine_env: Mapping[str, str] | None = None
-) -> Iterator[Stack]:
+    *,
+    name: str,
+    engine_env: Mapping[str, str] | None = None,
+    more_images: Mapping[str, ImageSpec] | None = None,
+) -> Generator[Stack]:
     """A cluster that ends with the block; Flotilla is not installed yet."""
-    with LocalCluster.start(images=make_images(engine_env), name=name, directory=directory) as cluster:
+    images = {**make_images(engine_env), **(more_images or {})}
+    with LocalCluster.start(images=images, name=name) as cluster:
         yield Stack(cluster)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from localcluster.cluster import LocalCluster
+from localcluster.access import ClusterAccess
 from stack.certificates import make_serving_certificate
 from stack.images import PROVIDER_IMAGE
 
@@ -22,7 +22,7 @@ _TLS_DIR = "/etc/tls"
 Manifest = dict[str, Any]
 
 
-def start_provider(cluster: LocalCluster, api_key: str) -> str:
+def start_provider(cluster: ClusterAccess, api_key: str) -> str:
     """The provider answers at `URL` to requests that show `api_key`; the PEM of the authority that it is signed by."""
     certificate = make_serving_certificate(f"{_HOST}.cluster.local", _HOST)
     secret = {

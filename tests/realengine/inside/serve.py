@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from importlib.metadata import version
 
-from vllm.entrypoints.cli.main import main  # pyright: ignore
+from vllm.entrypoints.cli.main import main
 
 
 def _version(name: str) -> str:
