@@ -75,7 +75,7 @@ class ContainerProcess:
 
     @classmethod
     async def start(cls, spec: ContainerSpec) -> ContainerProcess:
-        """The process runs, or has just ended.
+        """The container's program runs, or has just ended.
 
         Raises:
             StartError: it could not be started.
@@ -91,22 +91,21 @@ class ContainerProcess:
                 pass_fds=[theirs.fileno()],
                 cwd="/",
             )
-        reports, writer = await asyncio.open_connection(sock=ours)
-        writer.write(json.dumps(_instructions(spec)).encode())
-        writer.write_eof()
-        first = (await reports.readline()).decode().split(" ", 1)
-        if first[0] != "pid":
-            writer.close()
+        try:
+            channel = await _instruct(spec, ours)
+            kind, _, rest = (await channel.reports.readline()).decode().partition(" ")
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                sandbox.kill()
+            raise
+        if kind != "pid":
+            channel.writer.close()
             await sandbox.wait()
-            raise StartError(first[1].strip() if len(first) > 1 else "the container's supervisor was killed")
-        return cls(spec, sandbox, int(first[1]), _Channel(reports, writer))
+            raise StartError(rest.strip() or "the container's supervisor was killed")
+        return cls(spec, sandbox, int(rest), channel)
 
     async def wait(self) -> Exit:
-        """How the process ended; nothing that it started is left then.
-
-        Raises:
-            StartError: its program never ran.
-        """
+        """How the process ended; nothing that it started is left then."""
         return await asyncio.shield(self._ended)
 
     async def _await_exit(self) -> Exit:
@@ -115,8 +114,6 @@ class ContainerProcess:
         await self._sandbox.wait()
         for line in lines:
             kind, _, rest = line.partition(" ")
-            if kind == "error":
-                raise StartError(rest)
             if kind == "exit":
                 code, number = map(int, rest.split())
                 return Exit(code, number, time.time())
@@ -187,6 +184,13 @@ def _read_setting(name: str) -> str | None:
         return Path("/proc/sys", name.replace(".", "/")).read_text().strip()
     except OSError:
         return None
+
+
+async def _instruct(spec: ContainerSpec, ours: socket.socket) -> _Channel:
+    reports, writer = await asyncio.open_connection(sock=ours)
+    writer.write(json.dumps(_instructions(spec)).encode())
+    writer.write_eof()
+    return _Channel(reports, writer)
 
 
 def _instructions(spec: ContainerSpec) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Runs one container's process under a private root: `python -I -S sandbox.py DESCRIPTOR`.
 
 The descriptor is a stream socket: this script reads its instructions from it (JSON, up to the end of the stream) and
-reports on it, a line each: `pid N` (the process id outside), `error TEXT`, `exit CODE SIGNAL`.
+reports on it, a line each: first `pid N` (the process id outside, once its program runs) or `error TEXT`, at the end
+`exit CODE SIGNAL`.
 
 The process is the first of a PID namespace, so that whatever it starts ends with it, and it ends with this script,
 which ends with the runner. Its root is an overlay over the host's: what it writes goes to the container's own
@@ -47,13 +48,18 @@ def main(descriptor: int) -> int:
         _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # unsharing clears it
         if os.getppid() != spec["parent"]:
             return 1
+        reader, writer = os.pipe()  # closed by the kernel when the child becomes the container's program
         child = os.fork()
     except OSError as error:
         _report(channel, f"error cannot make namespaces: {error.strerror}")
         return 1
     if child == 0:
-        _become(spec, channel)
-    _report(channel, f"pid {child}")
+        channel.close()
+        _become(spec, writer)
+    os.close(writer)
+    with os.fdopen(reader) as failure:
+        message = failure.read()
+    _report(channel, f"error {message}" if message else f"pid {child}")
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     _report(channel, f"exit {code} 0" if code >= 0 else f"exit {128 - code} {-code}")
@@ -79,13 +85,13 @@ def _unshare(*, user: bool) -> None:
         Path("/proc/self/gid_map").write_text(f"0 {outer[1]} 1")
 
 
-def _become(spec: dict[str, Any], channel: socket.socket) -> NoReturn:
+def _become(spec: dict[str, Any], failure: int) -> NoReturn:
     try:
         _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         _make_root(spec)
         _execute(spec)
     except OSError as error:
-        _report(channel, f"error {error.strerror}" + (f": {error.filename}" if error.filename else ""))
+        os.write(failure, (f"{error.strerror}" + (f": {error.filename}" if error.filename else "")).encode())
     finally:
         os._exit(128)
 
@@ -112,7 +118,9 @@ def _make_root(spec: dict[str, Any]) -> None:
     _call("umount2", OLD_ROOT.encode(), MNT_DETACH)
     Path(OLD_ROOT).rmdir()
     if spec["read_only_root"]:
-        _remount_read_only("/")
+        for mount in (*host_mounts, "/"):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # hidden behind a volume
+                _remount_read_only(mount)
 
 
 def _host_mounts() -> list[str]:
