@@ -26,6 +26,7 @@ __all__ = [
     "Span",
     "Spans",
     "Usage",
+    "decode_usage",
     "error_body",
     "parse_request",
     "plan_injection",
@@ -194,17 +195,27 @@ class _UsageWire(msgspec.Struct, gc=False):
     completion_tokens: int = 0
 
 
-class _Answer(msgspec.Struct, gc=False):
+class _Metered(msgspec.Struct, gc=False):
     usage: _UsageWire | None = None
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_usage = msgspec.json.Decoder(_UsageWire).decode
+_decode_metered = msgspec.json.Decoder(_Metered).decode
 
 
 def usage_of(body: bytes) -> Usage | None:
-    """Usage of a whole answer, or of a stream's chunk; None where it has none."""
+    """Usage of a whole answer; None where it has none."""
     try:
-        usage = _decode_answer(body).usage
+        usage = _decode_metered(body).usage
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     return None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens)
+
+
+def decode_usage(text: bytes | Raw) -> Usage | None:
+    """A usage object; None where it is none."""
+    try:
+        usage = _decode_usage(text)
+    except msgspec.DecodeError:
+        return None
+    return Usage(usage.prompt_tokens, usage.completion_tokens)

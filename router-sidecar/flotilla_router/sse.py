@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from .errors import EventTooLarge, error_body
 
-__all__ = ["DONE", "KEEP_ALIVE", "MAX_EVENT_BYTES", "EventSplitter", "EventTooLarge", "make_error_event"]
+__all__ = [
+    "DONE",
+    "KEEP_ALIVE",
+    "MAX_EVENT_BYTES",
+    "EventSplitter",
+    "EventTooLarge",
+    "data_offset",
+    "is_done",
+    "make_error_event",
+]
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -66,3 +75,16 @@ def _event_end(data: bytes, start: int) -> int:
 def make_error_event(message: str, type: str, code: str | None = None) -> bytes:  # noqa: A002 - the wire's name
     """An in-band error, as an event."""
     return b"data: %s\n\n" % error_body(message, type=type, code=code)
+
+
+def data_offset(event: bytes) -> int:
+    """Where the text of the event's first data line begins; -1 where it has none."""
+    if event.startswith(b"data:"):
+        return 5
+    line = event.find(b"\ndata:")
+    return -1 if line < 0 else line + 6
+
+
+def is_done(event: bytes) -> bool:
+    """Whether the event is [DONE], which ends a stream."""
+    return len(event) < 24 and event.startswith(b"data:") and event[5:].strip() == b"[DONE]"
