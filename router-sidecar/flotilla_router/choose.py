@@ -1,14 +1,39 @@
-"""Filter -> score -> pick: which model answers a request first, and which may answer after it."""
+"""Filter -> score -> pick: which model answers a request first, and which may answer after it.
+
+| asked for                         | who answers                                                                 |
+|-----------------------------------|-----------------------------------------------------------------------------|
+| an expert, or a pinnable fallback | that one only: rules, strategy and escalation are skipped, boundaries never |
+| an alias                          | an expert of the first rule that matches, else of the policy                |
+| anything else                     | 404                                                                         |
+
+| no expert is eligible because                        | then                                                     |
+|------------------------------------------------------|----------------------------------------------------------|
+| the route has none (weight 0 counts as none)         | the first eligible fallback                              |
+| none of them can do what is asked (api, tools, JSON) | the first eligible fallback                              |
+| those that could have no ready replica               | the first eligible fallback if NoReadyReplica is in `on` |
+| the prompt is clearly too long for those that could  | the first eligible fallback if ContextOverflow is in     |
+|                                                      | `on`; else the roomiest expert, whose own answer counts  |
+
+Fallbacks pass the same filters. A prompt's length is only estimated, +-30 %, so the context filter removes a model when
+even the low end of the estimate, with max_tokens, is over its limit; it never causes a refusal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from flotilla_api.policy import Boundary, Cause
-from flotilla_api.snapshot import Route, RoutingSnapshot, Target
+from flotilla_api.snapshot import Conditions, Route, RoutingSnapshot, Target
 
-from .openai import Api
+from .request import Api
+from .strategies import Candidate, static
+
+Filter = Literal["api", "tools", "jsonSchema", "boundary", "readiness", "context"]
+"""Why a model was left out, in the order in which it is asked."""
+LOWEST_ESTIMATE_RATIO = 0.7
+"""The true length of a prompt is hardly ever less than this part of the estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +50,7 @@ class Features:
     headers: Mapping[str, str]
     """Names in lower case."""
     boundary_header: str | None
-    """x-flotilla-boundary."""
+    """x-flotilla-boundary: LocalOnly or Any; it may only tighten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +63,17 @@ class Decision:
     pinned: bool
     """Asked for by name: nobody else may answer, so `fallbacks` is empty and the answer is not judged."""
     fallbacks: tuple[Target, ...]
-    """Eligible ones, in order."""
+    """Eligible ones, in order, without `first`."""
     boundary: Boundary
     """The strictest of policy, rule and header."""
     reason: str
-    """Static | Rule/NAME | Pinned | FallbackOnly | Rule/NAME for a rule without experts | NoReadyReplica |
-    ContextOverflow | Capability (no expert of the route can do what the request needs)."""
+    """One word of: Static, Rule/NAME, Pinned, FallbackOnly, Capability, NoReadyReplica, ContextOverflow.
+
+    Static: drawn by weight. Rule/NAME: the same within a rule, or a rule without experts. FallbackOnly: the policy has
+    no experts. Capability: no expert can do what is asked. The last two are `cause`.
+    """
     cause: Cause | None
-    """Set when the request leaves its experts at once: `first` is a fallback then."""
+    """Set when the request leaves its experts before any was asked: `first` is a fallback then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +87,275 @@ class Refusal:
     param: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A route with its names resolved."""
+
+    rule: str | None
+    when: Conditions | None
+    route: Route
+    experts: tuple[Candidate, ...]
+    """Sorted by name, so that the order in a spec does not matter to the draw."""
+    fallbacks: tuple[Target, ...]
+    boundary: Boundary
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingTable:
     """A snapshot, compiled for lookups; immutable."""
 
+    snapshot: RoutingSnapshot
+    aliases: frozenset[str]
+    pins: Mapping[str, Target]
+    """Experts and pinnable fallbacks by name; an expert goes before a fallback of the same name."""
+    rules: tuple[_Plan, ...]
+    default: _Plan
+
 
 def compile_table(snapshot: RoutingSnapshot) -> RoutingTable:
-    """Compile a snapshot once, when it is loaded."""
-    raise NotImplementedError
+    """Compile a snapshot once, when it is loaded. Names without a target, which do not exist yet, are left out."""
+    experts = {target.name: target for target in snapshot.targets if target.kind == "Expert"}
+    fallbacks = {target.name: target for target in snapshot.targets if target.kind == "Fallback"}
+    pinnable = {name: fallbacks[name] for name in snapshot.pinnable if name in fallbacks}
 
+    def plan(rule: str | None, when: Conditions | None, route: Route) -> _Plan:
+        named = sorted((w.name, w.weight) for w in route.experts if w.name in experts and w.weight > 0)
+        return _Plan(
+            rule=rule,
+            when=when,
+            route=route,
+            experts=tuple(Candidate(experts[name], weight) for name, weight in named),
+            fallbacks=tuple(fallbacks[name] for name in route.fallbacks if name in fallbacks),
+            boundary=_strictest(snapshot.route.boundary, route.boundary),
+        )
 
-def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bool], draw: float) -> Decision | Refusal:
-    """Decide for one request. draw: uniform in [0, 1)."""
-    raise NotImplementedError
+    return RoutingTable(
+        snapshot=snapshot,
+        aliases=frozenset(snapshot.models),
+        pins=pinnable | experts,
+        rules=tuple(plan(rule.name, rule.when, rule.route) for rule in snapshot.rules),
+        default=plan(None, None, snapshot.route),
+    )
 
 
 def visible_models(table: RoutingTable) -> list[str]:
     """Names for /v1/models: aliases, experts and pinnable fallbacks."""
-    raise NotImplementedError
+    return [*table.snapshot.models, *sorted(table.pins.keys() - table.aliases)]
+
+
+def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bool], draw: float) -> Decision | Refusal:
+    """Decide for one request. ready: whether a target can be called now. draw: uniform in [0, 1)."""
+    header = features.boundary_header
+    if header is not None and header not in ("Any", "LocalOnly"):
+        return Refusal(
+            400,
+            f'x-flotilla-boundary is "{header}"; it must be LocalOnly or Any.',
+            "invalid_request_error",
+            "invalid_boundary",
+        )
+    plan = _match(table, features)
+    boundary = _strictest(plan.boundary, "LocalOnly" if header == "LocalOnly" else "Any")
+    pin = table.pins.get(features.model)
+    if pin is not None:
+        return _choose_pinned(table, pin, _Filters(features, ready, boundary))
+    if features.model not in table.aliases:
+        known = ", ".join(visible_models(table))
+        return Refusal(
+            404,
+            f"The model `{features.model}` does not exist. Models here: {known}.",
+            "invalid_request_error",
+            "model_not_found",
+            "model",
+        )
+    return _choose_routed(plan, _Filters(features, ready, boundary), draw)
+
+
+def _match(table: RoutingTable, features: Features) -> _Plan:
+    """The first rule whose conditions hold, else the policy; also for a pin, whose boundary it is."""
+    for plan in table.rules:
+        if plan.when is not None and _holds(plan.when, features):
+            return plan
+    return table.default
+
+
+def _holds(when: Conditions, features: Features) -> bool:
+    tools, tokens = features.tool_count, features.prompt_tokens
+    return (
+        (when.models is None or features.model in when.models)
+        and (when.minTools is None or tools >= when.minTools)
+        and (when.maxTools is None or tools <= when.maxTools)
+        and (when.minPromptTokens is None or tokens >= when.minPromptTokens)
+        and (when.belowPromptTokens is None or tokens < when.belowPromptTokens)
+        and all(features.headers.get(header.name) in header.values for header in when.headers)
+    )
+
+
+def _strictest(*boundaries: Boundary) -> Boundary:
+    return "LocalOnly" if "LocalOnly" in boundaries else "Any"
+
+
+@dataclass(frozen=True, slots=True)
+class _Filters:
+    """What removes a model from the candidates of a request."""
+
+    features: Features
+    ready: Callable[[Target], bool]
+    boundary: Boundary
+
+    def lacks(self, target: Target) -> Filter | None:
+        """What the target cannot do or must not see; None: it may answer."""
+        features = self.features
+        if features.api not in target.apis:
+            return "api"
+        if features.tool_count and not target.tools:
+            return "tools"
+        if features.json_schema and not target.jsonSchema:
+            return "jsonSchema"
+        if self.boundary == "LocalOnly" and target.location == "External":
+            return "boundary"
+        return None
+
+    def removes(self, target: Target) -> Filter | None:
+        """The first filter that removes the target; None: it is eligible."""
+        lack = self.lacks(target)
+        if lack is not None:
+            return lack
+        if self.overflows(target):
+            return "context"
+        return None if self.ready(target) else "readiness"
+
+    def overflows(self, target: Target) -> bool:
+        """Whether the request is clearly too long."""
+        if target.maxContextTokens is None:
+            return False
+        least = self.features.prompt_tokens * LOWEST_ESTIMATE_RATIO + (self.features.max_tokens or 0)
+        return least > target.maxContextTokens
+
+
+def _choose_pinned(table: RoutingTable, target: Target, filters: _Filters) -> Decision | Refusal:
+    """The target, or why it may not answer; a prompt that is too long is the engine's to refuse."""
+    removed = filters.lacks(target)
+    if removed is None and not filters.ready(target):
+        removed = "readiness"
+    if removed is not None:
+        return _refuse([(target, removed)], filters)
+    return Decision(
+        route=table.snapshot.route,
+        rule=None,
+        first=target,
+        pinned=True,
+        fallbacks=(),
+        boundary=filters.boundary,
+        reason="Pinned",
+        cause=None,
+    )
+
+
+def _choose_routed(plan: _Plan, filters: _Filters, draw: float) -> Decision | Refusal:
+    removed = [filters.removes(candidate.target) for candidate in plan.experts]
+    eligible = [candidate for candidate, lack in zip(plan.experts, removed, strict=True) if lack is None]
+    fallbacks = tuple(target for target in plan.fallbacks if filters.removes(target) is None)
+    if eligible:
+        return _start_with(plan, filters, _draw(eligible, draw), fallbacks)
+    escalates = plan.route.escalation.on
+    cause = _cause_of_removals(removed)
+    if cause is Cause.CONTEXT_OVERFLOW and not (fallbacks and cause in escalates):
+        roomiest = _roomiest(plan, filters)
+        if roomiest is not None:
+            return _start_with(plan, filters, roomiest, fallbacks)
+    if fallbacks and (cause is None or cause in escalates):
+        return _start_beyond(plan, filters, fallbacks, cause)
+    candidates = [*(candidate.target for candidate in plan.experts), *plan.fallbacks]
+    return _refuse([(target, filters.removes(target)) for target in candidates], filters)
+
+
+def _draw(eligible: list[Candidate], draw: float) -> Target:
+    if len(eligible) == 1:
+        return eligible[0].target
+    return eligible[static.pick(static.score(eligible), draw)].target
+
+
+def _cause_of_removals(removed: Iterable[Filter | None]) -> Cause | None:
+    """Why no expert is eligible; None: what they are, not how they are, keeps them out."""
+    met = set(removed)
+    if "readiness" in met:
+        return Cause.NO_READY_REPLICA
+    return Cause.CONTEXT_OVERFLOW if "context" in met else None
+
+
+def _roomiest(plan: _Plan, filters: _Filters) -> Target | None:
+    """The ready expert with the largest context among those that are too small."""
+    small = [
+        candidate.target
+        for candidate in plan.experts
+        if filters.removes(candidate.target) == "context" and filters.ready(candidate.target)
+    ]
+    return max(small, key=lambda target: target.maxContextTokens or 0, default=None)
+
+
+def _start_with(plan: _Plan, filters: _Filters, expert: Target, fallbacks: tuple[Target, ...]) -> Decision:
+    return Decision(
+        route=plan.route,
+        rule=plan.rule,
+        first=expert,
+        pinned=False,
+        fallbacks=fallbacks,
+        boundary=filters.boundary,
+        reason=f"Rule/{plan.rule}" if plan.rule else "Static",
+        cause=None,
+    )
+
+
+def _start_beyond(plan: _Plan, filters: _Filters, fallbacks: tuple[Target, ...], cause: Cause | None) -> Decision:
+    """A fallback answers first: for a cause, for want of a capable expert, or because the route has no experts."""
+    if cause is not None:
+        reason = cause.value
+    elif plan.experts:
+        reason = "Capability"
+    else:
+        reason = f"Rule/{plan.rule}" if plan.rule else "FallbackOnly"
+    return Decision(
+        route=plan.route,
+        rule=plan.rule,
+        first=fallbacks[0],
+        pinned=False,
+        fallbacks=fallbacks[1:],
+        boundary=filters.boundary,
+        reason=reason,
+        cause=cause,
+    )
+
+
+_LACKS: dict[Filter, str] = {
+    "api": "does not serve this API",
+    "tools": "takes no tools",
+    "jsonSchema": "cannot constrain its answer to JSON or a grammar",
+    "boundary": "is outside the boundary LocalOnly",
+    "context": "has too small a context",
+    "readiness": "has no ready replica",
+}
+
+
+def _refuse(removed: list[tuple[Target, Filter | None]], filters: _Filters) -> Refusal:
+    """Nobody may answer: the message says what removed each; None: a fallback for which there is no cause in `on`.
+
+    | removed by          | status | code             |
+    |---------------------|--------|------------------|
+    | readiness, context  | 503    | no_ready_replica |
+    | boundary            | 403    | boundary         |
+    | only capabilities   | 400    | no_capable_model |
+    | no models there     | 503    | no_model         |
+    """
+    whys = [
+        f"{target.kind} {target.name} {_LACKS[lack] if lack else 'is not escalated to for this'}"
+        for target, lack in removed
+    ]
+    message = f"No model may answer this {filters.features.api} request: {'; '.join(whys)}."
+    met = {lack for _, lack in removed}
+    if not met:
+        return Refusal(503, "None of the policy's models exists yet.", "server_error", "no_model")
+    if met & {"readiness", "context"}:
+        return Refusal(503, message, "server_error", "no_ready_replica")
+    if "boundary" in met:
+        return Refusal(403, message, "invalid_request_error", "boundary")
+    return Refusal(400, message, "invalid_request_error", "no_capable_model", "model")
