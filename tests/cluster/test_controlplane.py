@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,6 +56,20 @@ WIDGETS: dict[str, Any] = {
         ],
     },
 }
+
+CRASHING = """
+import pathlib, sys, time
+from localcluster.cluster import LocalCluster
+from localcluster.config import ImageSpec, cpu_node
+toolbox = ImageSpec(["/bin/sh"], {"sh": ["/bin/sh"], "sleep": ["/bin/sleep"]})
+directory, seconds = pathlib.Path(sys.argv[1]), sys.argv[2]
+cluster = LocalCluster.start([cpu_node("cpu-0")], {"toolbox": toolbox}, name="crash", directory=directory)
+script = f"trap '' TERM; setsid sleep {seconds} & wait; sleep {seconds}"
+cluster.kubectl("run", "stubborn", "--image=toolbox", "--command", "--", "sh", "-c", script)
+cluster.kubectl("wait", "pod/stubborn", "--for=condition=Ready", "--timeout=60s")
+print("ready", flush=True)
+time.sleep(1000)
+"""
 
 
 def make_widget(minimum: int, maximum: int) -> str:
@@ -371,4 +386,26 @@ def test_cluster_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
     assert len(running) >= 4
     while commands_mentioning(str(tmp_path)) or not SubnetLock.is_free(number):
+        time.sleep(0.02)
+
+
+def test_pods_end_with_the_process_that_started_their_cluster(tmp_path: Path) -> None:
+    """After a SIGKILL of the parent neither the programs nor a pod that ignores SIGTERM and forks away are left."""
+    sleep = f"{uuid.uuid4().int % 10**9}.5"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", CRASHING, str(tmp_path / "cluster"), sleep],
+        env=python_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    ready = parent.stdout.readline()
+    running = commands_mentioning(f"sleep {sleep}")
+
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+
+    assert ready == "ready\n"
+    assert f"sleep {sleep}" in running
+    while commands_mentioning(f"sleep {sleep}") or commands_mentioning(str(tmp_path)):
         time.sleep(0.02)
