@@ -252,7 +252,7 @@ def _choose_pinned(table: RoutingTable, target: Target, filters: _Filters) -> De
 
 
 def _choose_routed(plan: _Plan, filters: _Filters, draw: float) -> Decision | Refusal:
-    removed = [filters.removes(candidate.target) for candidate in plan.experts]
+    removed: list[Filter | None] = [filters.removes(candidate.target) for candidate in plan.experts]
     eligible = [candidate for candidate, lack in zip(plan.experts, removed, strict=True) if lack is None]
     fallbacks = tuple(target for target in plan.fallbacks if filters.removes(target) is None)
     if eligible:
