@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import ssl
 import subprocess
 import sys
@@ -381,7 +379,7 @@ def test_cluster_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     number = int(parent.stdout.readline())
     running = commands_mentioning(str(tmp_path))
 
-    os.kill(parent.pid, signal.SIGKILL)
+    parent.kill()
     parent.communicate()
 
     assert len(running) >= 4
@@ -399,13 +397,12 @@ def test_pods_end_with_the_process_that_started_their_cluster(tmp_path: Path) ->
         text=True,
     )
     assert parent.stdout is not None
-    ready = parent.stdout.readline()
-    running = commands_mentioning(f"sleep {sleep}")
+    assert parent.stdout.readline() == "ready\n"
+    while not any(command.startswith(f"sleep {sleep}") for command in commands_mentioning(sleep)):
+        time.sleep(0.02)
 
-    parent.send_signal(signal.SIGKILL)
+    parent.kill()
     parent.communicate()
 
-    assert ready == "ready\n"
-    assert f"sleep {sleep}" in running
     while commands_mentioning(f"sleep {sleep}") or commands_mentioning(str(tmp_path)):
         time.sleep(0.02)
