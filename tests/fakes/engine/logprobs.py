@@ -83,9 +83,7 @@ def _ranked(token: Token, index: int, *, confident: bool, top: int) -> list[tupl
     ranked = [(token.text, math.log(chosen))]
     rest = 1 - chosen
     for rank in range(top - 1):
-        share = rest * (0.5 if confident else 0.18) * 0.8**rank
-        if not confident:
-            share = min(share, chosen * 0.97 ** (rank + 1))
+        share = rest * 0.5 ** (rank + 1) if confident else min(rest * 0.18 * 0.8**rank, chosen * 0.97 ** (rank + 1))
         ranked.append((_OTHER_TEXTS[(index + rank * 3) % len(_OTHER_TEXTS)], math.log(share)))
     return ranked
 

@@ -200,6 +200,8 @@ class Scheduler:
         budget = self.limits.max_batched_tokens
         free = self.limits.kv_tokens - self.kv_used_tokens
         for work in tuple(self.running):
+            if budget <= 0 or not work.running:  # preempted for an older one
+                break
             chunk = min(work.pending_tokens, budget)
             free += self._preempt_until(work, chunk - free)
             if not work.running:
