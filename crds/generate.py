@@ -29,10 +29,7 @@ def _dump(crd: dict[str, Any]) -> str:
 
 def render() -> dict[Path, str]:
     """Path -> text of every generated file."""
-    texts = {
-        name: HEADER + yaml.dump(crd, Dumper=_Dumper, sort_keys=False, width=120) for name, crd in make_crds().items()
-    }
-    return {folder / name: text for folder in TARGETS for name, text in texts.items()}
+    return {folder / name: HEADER + _dump(crd) for folder in TARGETS for name, crd in make_crds().items()}
 
 
 def main() -> int:

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     """The stored spec does not parse; it was written under another schema."""
     INVALID_POD_TEMPLATE = "InvalidPodTemplate"
     """The API server refused the workload; see podOverrides and engine."""
+    APPLY_REFUSED = "ApplyRefused"
+    """The API server refused another child than the workload; the message says why."""
     CONFLICT = "Conflict"
     """An object that is not ours has a child's name; rename one of them."""
 

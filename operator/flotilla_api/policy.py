@@ -133,9 +133,9 @@ class HeaderMatch(Model):
 class When(Model):
     """Conditions of a rule, joined with AND."""
 
-    models: list[ModelAlias] | None = Field(
+    models: list[Annotated[str, Field(max_length=128)]] | None = Field(
         None,
-        description="Aliases, one of which the client asked for.",
+        description="Aliases of the policy, one of which the client asked for.",
         min_length=1,
         max_length=16,
         json_schema_extra=AS_SET,
@@ -296,7 +296,7 @@ class RoutingPolicySpec(Model):
         max_length=32,
         json_schema_extra=AS_SET,
     )
-    pinnable: list[Name] | None = Field(
+    pinnable: list[Annotated[str, Field(max_length=63)]] | None = Field(
         None, description="Fallbacks that clients may ask for by name.", max_length=8, json_schema_extra=AS_SET
     )
     boundary: Boundary | None = Field(

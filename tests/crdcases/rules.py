@@ -1,0 +1,229 @@
+"""For each CEL rule, by its message: values of its node that it accepts and refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from crdcases.objects import EXTERNAL_BARE, POLICY, POLICY_ANONYMOUS, SERVED_FROM_CLAIM
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Values of the node that carries the rule. At the root they are the object's name."""
+
+    accepts: tuple[Any, ...]
+    refuses: tuple[Any, ...]
+    longest: str | None = None
+    """A string as long as the node's maxLength allows, for scalars; `{}` is filled up with 'a'."""
+
+
+_SECRET_KEY = {"name": "proxy", "key": "url"}
+_EXPERT = {"name": "invoice"}
+_BARE_POLICY = {"auth": {"anonymous": True}, "experts": [_EXPERT]}
+_LABEL_VALUE = (
+    "must be a label's value: letters, digits, '-', '_' and '.', quoted where YAML would read a number or true"
+)
+
+
+def _rule(**fields: Any) -> dict[str, Any]:
+    return {"name": "a", "when": {"tools": {"min": 1}}, **fields}
+
+
+RULES: dict[str, Examples] = {
+    # Names
+    "metadata.name must be a DNS label: it begins with a letter, then lower-case letters, digits and '-'": Examples(
+        ("a", "l4", "qwen-2"), ("4l", "a.b", "a-1.b")
+    ),
+    "metadata.name must be at most 50 characters, so that the names of its Deployment and Service fit": Examples(
+        ("a" * 50,), ("a" * 51,)
+    ),
+    "metadata.name must be at most 63 characters": Examples(("a" * 63,), ("a" * 64,)),
+    "must be a DNS label: lower-case letters, digits and '-'": Examples(
+        ("a", "4l", "qwen-2"), ("", "A", "a_b", "a.b", "-a", "a-"), longest="{}"
+    ),
+    "must be an object's name: lower-case letters, digits, '-' and '.'": Examples(
+        ("a", "4.l", "qwen-2.b"), ("", "A", "a_b", "-a", "a.", "a/b"), longest="{}"
+    ),
+    "must be a key: letters, digits, '-', '_' and '.'": Examples(
+        ("token", "ca.crt", "API_KEY", "-"), ("", "a b", "a/b"), longest="{}"
+    ),
+    "must be an environment variable's name": Examples(
+        ("A", "_a", "VLLM_LOGGING_LEVEL2"), ("", "2A", "A-B", "A=B", "A B"), longest="{}"
+    ),
+    "must be an extended resource's name, such as nvidia.com/gpu": Examples(
+        ("nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb"), ("", "nvidia.com/", "/gpu", "a b"), longest="a/{}"
+    ),
+    "must be a model's name as clients write it: letters, digits and . _ : / @ -": Examples(
+        ("auto", "x1", "acme/big:free@2.1_b-c"), ("", "-a", "a b", "a?"), longest="{}"
+    ),
+    "must be a header's name: letters, digits and '-'": Examples(
+        ("x-task", "X-Task-2"), ("", "x_task", "x:task", "x task"), longest="{}"
+    ),
+    _LABEL_VALUE: Examples(("", "4", "true", "NVIDIA-L4", "a_b.c"), ("-a", "a.", "a b", "a/b"), longest="{}"),
+    # Scalars with units
+    "must be a whole number with a unit, at most 24h, such as 500ms, 15s, 5m or 2h": Examples(
+        ("0s", "500ms", "1440m", "24h"), ("", "15", "1.5s", "-1s", "1d", "25h", "86401s", "15 s"), longest="86400000ms"
+    ),
+    "must be a whole number with a unit, above zero and at most 24h, such as 500ms, 15s, 5m or 2h": Examples(
+        ("1ms", "15s", "5m", "2h", "24h"), ("", "0s", "0h", "15", "1.5s", "1d", "25h", "1441m"), longest="86400000ms"
+    ),
+    'must be dollars as a quoted decimal, such as "0.80"': Examples(
+        ("0", "0.80", "10"), ("", "-1", "1e3", ".5", "1.", "$1", "1,5"), longest="999999999.999999999"
+    ),
+    'must be a quoted decimal from 0 to 1, such as "0.55"': Examples(
+        ("0", "0.5", "1", "1.0"), ("", "1.01", "2", "-0.1", ".5", "50%"), longest="0.999999999"
+    ),
+    'must be a whole number of bytes above zero and at most 1Gi, quoted, such as "65536", 64Ki or 8Mi': Examples(
+        ("1", "65536", "64Ki", "8Mi", "1Gi", "1024Mi"),
+        ("", "0", "1.5Mi", "8MB", "8M", "2Gi", "1025Mi"),
+        longest="1073741824",
+    ),
+    "must be a count of weights above zero, such as 500M, 1.5B or 1T": Examples(
+        ("500M", "1.5B", "0.5B", "1T"), ("", "1.5", "0B", "0.0B", "1b", "1K"), longest="999999.999B"
+    ),
+    'must be a quantity, quoted where it is a bare number, such as "4", 500m or 16Gi': Examples(
+        ("4", "0.5", "500m", "16Gi"), ("", "4 cores", "16GB", "a"), longest="0" * 30 + "1G"
+    ),
+    # Maps
+    "keys must have 1 to 317 characters": Examples(({"a" * 317: "1"},), ({"": "1"}, {"a" * 318: "1"})),
+    "keys must have 1 to 64 characters": Examples(({"a" * 64: "b"},), ({"": "b"}, {"a" * 65: "b"})),
+    # Served models
+    "must be hf://ORGANISATION/MODEL or pvc://CLAIM/PATH": Examples(
+        ("hf://Qwen/Qwen2.5-1.5B-Instruct", "pvc://models/qwen/1.5b"),
+        ("", "Qwen/Qwen2.5", "hf://Qwen", "hf://a/b/c", "s3://bucket/model", "pvc://models", "pvc://Models/a"),
+        longest="pvc://a/{}",
+    ),
+    "must not contain '..'": Examples(("pvc://models/a.b",), ("pvc://models/../b", "hf://a/..")),
+    "revision and tokenSecretRef belong to hf:// models only": Examples(
+        ({"uri": "hf://a/b", "revision": "main", "tokenSecretRef": {"name": "hf", "key": "token"}},),
+        (
+            {"uri": "pvc://claim/a", "revision": "main"},
+            {"uri": "pvc://claim/a", "tokenSecretRef": {"name": "hf", "key": "token"}},
+        ),
+    ),
+    "Flotilla sets --model --port --host --served-model-name --revision --tensor-parallel-size -tp --max-model-len "
+    "--max-num-seqs --api-key itself: use the fields of model, accelerator and engine": Examples(
+        ([], ["--quantization=awq", "--model-impl=vllm", "--kv-cache-dtype", "fp8"]),
+        (["--model", "x"], ["--port=1"], ["--quantization=awq", "-tp", "2"], ["--max_model_len=10"]),
+    ),
+    "must not set HF_HUB_OFFLINE or VLLM_API_KEY: engines run offline, and routers send no key": Examples(
+        ([], [{"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"}]),
+        (
+            [{"name": "VLLM_API_KEY", "value": "x"}],
+            [{"name": "A", "value": ""}, {"name": "HF_HUB_OFFLINE", "value": "0"}],
+        ),
+    ),
+    "set exactly one of value and valueFrom": Examples(
+        ({"name": "A", "value": ""}, {"name": "A", "valueFrom": {"secretKeyRef": _SECRET_KEY}}),
+        ({"name": "A"}, {"name": "A", "value": "b", "valueFrom": {"secretKeyRef": _SECRET_KEY}}),
+    ),
+    "set exactly one of secretKeyRef and configMapKeyRef": Examples(
+        ({"secretKeyRef": _SECRET_KEY}, {"configMapKeyRef": _SECRET_KEY}),
+        ({}, {"secretKeyRef": _SECRET_KEY, "configMapKeyRef": _SECRET_KEY}),
+    ),
+    "maxSurge and maxUnavailable must not both be 0: no replica could be replaced": Examples(
+        ({}, {"maxSurge": 0}, {"maxSurge": 1, "maxUnavailable": 0}),
+        ({"maxUnavailable": 0}, {"maxSurge": 0, "maxUnavailable": 0}),
+    ),
+    "without a key, operator must be Exists": Examples(
+        ({"operator": "Exists"}, {"key": "a"}), ({}, {"operator": "Equal", "value": "a"}, {"effect": "NoSchedule"})
+    ),
+    "value belongs to operator Equal only": Examples(
+        ({"key": "a", "value": "b"}, {"key": "a", "operator": "Equal", "value": "b"}),
+        ({"key": "a", "operator": "Exists", "value": "b"},),
+    ),
+    "tolerationSeconds belongs to effect NoExecute only": Examples(
+        ({"key": "a", "effect": "NoExecute", "tolerationSeconds": 0},),
+        ({"key": "a", "tolerationSeconds": 1}, {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}),
+    ),
+    # Fallbacks
+    "set exactly one of external and served": Examples(
+        ({"external": EXTERNAL_BARE}, {"served": SERVED_FROM_CLAIM}),
+        ({}, {"external": EXTERNAL_BARE, "served": SERVED_FROM_CLAIM}),
+    ),
+    "must be an http(s) URL with a host and an optional path, such as https://api.example.com/v1": Examples(
+        ("https://api.example.com/v1", "https://a", "https://10.0.0.1:8443/v1/", "http://a.svc:8000"),
+        (
+            "",
+            "api.example.com",
+            "ftp://a",
+            "https://",
+            "https://a b",
+            "https://user@a",
+            "https://a:0/v1",
+            "https://a?b",
+        ),
+        longest="https://a/{}",
+    ),
+    "url must be https:// unless boundary is Local": Examples(
+        ({**EXTERNAL_BARE, "url": "http://a", "boundary": "Local"}, EXTERNAL_BARE),
+        ({**EXTERNAL_BARE, "url": "http://a"}, {**EXTERNAL_BARE, "url": "http://a", "boundary": "External"}),
+    ),
+    "tls belongs to https:// only": Examples(
+        ({**EXTERNAL_BARE, "tls": {"caSecretRef": {"name": "ca", "key": "ca.crt"}}},),
+        (
+            {
+                "url": "http://a",
+                "model": "big",
+                "boundary": "Local",
+                "tls": {"caSecretRef": {"name": "ca", "key": "ca.crt"}},
+            },
+        ),
+    ),
+    "must not drop model, messages, prompt or stream": Examples(
+        ([], ["min_p", "top_k"]), (["model"], ["min_p", "messages"], ["prompt"], ["stream"])
+    ),
+    "must rename neither model, messages, prompt nor stream, and nothing to them": Examples(
+        ({}, {"max_tokens": "max_completion_tokens"}),
+        ({"model": "a"}, {"messages": "a"}, {"prompt": "a"}, {"stream": "a"}, {"a": "model"}),
+    ),
+    "must not give two fields the same name": Examples(({"a": "b", "c": "d"},), ({"a": "x", "b": "x"},)),
+    "must not set model, messages, prompt or stream: use external.model for the model": Examples(
+        ({"store": False, "stop": ["\n"], "metadata": {"a": {"b": 1}}, "temperature": 0.2, "user": "u"},),
+        ({"model": "a"}, {"messages": []}, {"messages": [{"role": "user"}]}, {"prompt": "a"}, {"stream": True}),
+    ),
+    # Policies
+    "name at least one expert or fallback": Examples(
+        (POLICY_ANONYMOUS, {**_BARE_POLICY, "experts": [], "fallbacks": [{"name": "big"}]}),
+        ({**_BARE_POLICY, "experts": []}, {**_BARE_POLICY, "experts": [], "fallbacks": []}),
+    ),
+    "pinnable may only name fallbacks of this policy": Examples(
+        (POLICY, {**_BARE_POLICY, "pinnable": []}),
+        ({**_BARE_POLICY, "pinnable": ["big"]}, {**POLICY, "pinnable": ["bigger"]}),
+    ),
+    "models must not hold an expert's name: that name pins it anyway (the default is [auto])": Examples(
+        ({**_BARE_POLICY, "models": ["any"], "experts": [{"name": "auto"}]},),
+        ({**_BARE_POLICY, "experts": [{"name": "auto"}]}, {**_BARE_POLICY, "models": ["auto", "invoice"]}),
+    ),
+    "when.models of a rule may only name aliases from models": Examples(
+        (POLICY, {**_BARE_POLICY, "rules": [_rule(when={"models": ["auto"]})]}),
+        (
+            {**_BARE_POLICY, "rules": [_rule(when={"models": ["any"]})]},
+            {**_BARE_POLICY, "models": ["any"], "rules": [_rule(), _rule(name="b", when={"models": ["any", "auto"]})]},
+        ),
+    ),
+    "every rule must leave at least one expert or fallback": Examples(
+        (
+            {**_BARE_POLICY, "fallbacks": [{"name": "big"}], "rules": [_rule(experts=[])]},
+            {**_BARE_POLICY, "rules": [_rule(experts=[], fallbacks=[{"name": "big"}])]},
+        ),
+        (
+            {**_BARE_POLICY, "rules": [_rule(), _rule(name="b", experts=[])]},
+            {**_BARE_POLICY, "fallbacks": [{"name": "big"}], "rules": [_rule(experts=[], fallbacks=[])]},
+        ),
+    ),
+    "set at least one condition": Examples(({"tools": {"min": 1}}, {"models": ["x0"]}), ({},)),
+    "set min, max or both": Examples(({"min": 0}, {"max": 0}, {"min": 1, "max": 1}), ({},)),
+    "min must not be above max": Examples(({"min": 1, "max": 1},), ({"min": 2, "max": 1},)),
+    "set gte, lt or both": Examples(({"gte": 0}, {"lt": 1}, {"gte": 1, "lt": 2}), ({},)),
+    "gte must be below lt": Examples(({"gte": 1, "lt": 2},), ({"gte": 1, "lt": 1}, {"gte": 2, "lt": 1})),
+    "set apiKeysSecretRef, or anonymous: true to let anyone call": Examples(
+        (
+            {"anonymous": True},
+            {"apiKeysSecretRef": {"name": "keys"}},
+            {"apiKeysSecretRef": {"name": "k"}, "anonymous": False},
+        ),
+        ({}, {"anonymous": False}, {"apiKeysSecretRef": {"name": "keys"}, "anonymous": True}),
+    ),
+}
