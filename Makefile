@@ -42,6 +42,7 @@ down: $(READY) ## end the cluster of `make up`
 	@$(BIN)/python -m demo down
 
 test: check ## checks, then unit, contract and real-cluster suites
+	@$(BIN)/python -m localcluster build
 	$(PYTEST) -n $(WORKERS) --dist loadfile tests
 
 unit: $(READY) ## the suites that need no cluster
