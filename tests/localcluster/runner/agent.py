@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM
 from typing import Any, assert_never
 
 from localcluster.config import ImageSpec, find_image
@@ -58,6 +58,7 @@ SMALL_LIMIT_BYTES = 512 << 20
 MEMORY_POLL_SECONDS = (0.2, 1.0)  # under small limits, which are soon exceeded, and others
 MAX_MESSAGE_BYTES, MAX_LOG_MESSAGE_BYTES = 4096, 2048
 RETRY_SECONDS = 1.0
+PARTING_SECONDS = 1.0  # from SIGTERM to SIGKILL when the runner itself is told to end
 
 
 @dataclass(slots=True)
@@ -87,6 +88,11 @@ class PodAgent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         self._wake_at: float | None = None
+        self._parting = False
+
+    def part(self) -> None:
+        """When cancelled, processes get SIGTERM and a moment before they are killed."""
+        self._parting = True
 
     def update(self, pod: Pod) -> None:
         """The API server has a new version of the pod."""
@@ -301,6 +307,10 @@ class PodAgent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         runs = list(self._runs.values())
+        if self._parting and runs:
+            for run in runs:
+                run.process.send(SIGTERM)
+            await asyncio.wait([asyncio.ensure_future(run.process.wait()) for run in runs], timeout=PARTING_SECONDS)
         for run in runs:
             run.process.send(SIGKILL)
         for run in runs:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from localcluster.runner.environment import Command
@@ -34,6 +34,7 @@ class ContainerSpec:
     binds: Sequence[Bind]
     links: Mapping[str, str]
     read_only_root: bool = False
+    user_namespace: bool = field(default_factory=lambda: os.geteuid() != 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,16 @@ class ContainerProcess:
         """Run a command in the container, with its root, its environment and its process tree."""
         script = 'cd -- "$1" && shift && exec "$@"'
         entered = await asyncio.create_subprocess_exec(
-            *("nsenter", f"--target={self.pid}", *_namespaces(), "--", "/bin/sh", "-c", script, "sh"),
+            *(
+                "nsenter",
+                f"--target={self.pid}",
+                *_namespaces(user=self.spec.user_namespace),
+                "--",
+                "/bin/sh",
+                "-c",
+                script,
+                "sh",
+            ),
             *(self.spec.command.cwd or "/", *argv),
             env=dict(self.spec.command.env),
             stdin=asyncio.subprocess.DEVNULL,
@@ -198,7 +208,7 @@ def _instructions(spec: ContainerSpec) -> dict[str, object]:
         "directory": str(spec.directory),
         "state_dir": str(spec.state_dir),
         "parent": os.getpid(),
-        "user_namespace": os.geteuid() != 0,
+        "user_namespace": spec.user_namespace,
         "read_only_root": spec.read_only_root,
         "hostname": spec.hostname,
         "binds": [asdict(bind) for bind in spec.binds],
@@ -209,9 +219,9 @@ def _instructions(spec: ContainerSpec) -> dict[str, object]:
     }
 
 
-def _namespaces() -> list[str]:
+def _namespaces(*, user: bool) -> list[str]:
     own = ["--mount", "--uts", "--pid"]
-    return own if os.geteuid() == 0 else ["--user", "--preserve-credentials", *own]
+    return ["--user", "--preserve-credentials", *own] if user else own
 
 
 def process_tree(pid: int) -> list[int]:

@@ -127,6 +127,8 @@ def _service_link(service: Service, namespace: str) -> dict[str, str]:
     address = service.spec.cluster_ip
     if service.metadata.namespace != namespace or address in {"", "None"} or not service.spec.ports:
         return {}
+    if service.key == ("default", "kubernetes"):
+        return {}  # pods talk to the API server itself
     ports = [(port.name, port.port, port.protocol) for port in service.spec.ports]
     return dict(_link(service.metadata.name, address, ports))
 

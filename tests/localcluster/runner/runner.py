@@ -58,7 +58,7 @@ class Runner:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Run pods until cancelled; then kill them. Any part that fails ends it all, with its exception."""
+        """Run pods until cancelled; then they get SIGTERM and a moment. Any part that fails ends it all, with its exception."""
         sources = (self._config_maps, self._secrets, self._services, self._claims, self._volumes, self._nodes)
         try:
             for source in sources:
@@ -72,6 +72,8 @@ class Runner:
             self._spawn(self._pods.run())
             await self._failed
         finally:
+            for agent in self._agents.values():
+                agent.part()
             for task in [*self._tasks, *self._running.values()]:
                 task.cancel()
             await asyncio.gather(*self._tasks, *self._running.values(), return_exceptions=True)

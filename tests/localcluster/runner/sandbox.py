@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x4000000, 0x10000000, 0x20000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
@@ -32,6 +32,7 @@ KERNEL_FILESYSTEMS = frozenset(
     | {"fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "sysfs", "tracefs"}
 )
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+FRESH = ("/proc", "/sys", "/dev")
 OLD_ROOT = "/.host"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -97,73 +98,117 @@ def _become(spec: dict[str, Any], failure: int) -> NoReturn:
 
 
 def _make_root(spec: dict[str, Any]) -> None:
-    root = spec["directory"] + "/root"
-    host_mounts = [mount for mount in _host_mounts() if not _is_below(mount, spec["state_dir"])]
+    root = Path(spec["directory"], "root")
+    root.mkdir(exist_ok=True)
+    mounts = [mount for mount in _mounts() if not _is_below(mount.point, spec["state_dir"])]
     _mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    Path(root).mkdir(exist_ok=True)
-    _overlay("/", root, spec, layer=0)
-    for layer, mount in enumerate(host_mounts, start=1):
-        _overlay_or_bind(mount, root + mount, spec, layer)
-    _mount("/sys", root + "/sys", flags=MS_BIND | MS_REC)
-    _make_devices(root + "/dev")
-    Path(root + OLD_ROOT).mkdir()
-    _pivot(root)
+    layers = _Layers(spec["directory"], user_namespace=spec["user_namespace"])
+    if spec["user_namespace"]:
+        _mount("tmpfs", str(root), kind="tmpfs", options="mode=755")
+        added = {os.path.realpath(path) for path in (*(bind["target"] for bind in spec["binds"]), *spec["links"])}
+        _compose("/", str(root), {mount.point for mount in mounts} | added, layers)
+    else:
+        layers.overlay("/", str(root))
+        for mount in mounts:
+            if not mount.is_kernels and mount.point != "/":
+                layers.overlay_or_bind(mount.point, f"{root}{mount.point}")
+    _mount("/sys", f"{root}/sys", flags=MS_BIND | MS_REC)
+    _make_devices(f"{root}/dev")
+    Path(f"{root}{OLD_ROOT}").mkdir()
+    _pivot(str(root))
+    _finish_root(spec)
+
+
+def _finish_root(spec: dict[str, Any]) -> None:
+    """In the new root: its processes, its volumes, its own files, and nothing of the old root."""
     _mount_proc()
     for bind in spec["binds"]:
         _bind(OLD_ROOT + bind["source"], bind["target"], read_only=bind["read_only"])
     for path, target in spec["links"].items():
-        with contextlib.suppress(FileNotFoundError):
-            Path(path).unlink()
+        Path(path).unlink(missing_ok=True)
         Path(path).symlink_to(target)
     _call("umount2", OLD_ROOT.encode(), MNT_DETACH)
     Path(OLD_ROOT).rmdir()
     if spec["read_only_root"]:
-        for mount in (*host_mounts, "/"):
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # hidden behind a volume
-                _remount_read_only(mount)
+        for mount in _mounts():
+            if mount.kind == "overlay" or mount.point == "/":
+                _remount_read_only(mount.point)
 
 
-def _host_mounts() -> list[str]:
-    """Where the host has file systems of its own besides its root, outer ones first; only the topmost at a place."""
-    mounts: dict[str, str] = {}
+class _Mount(NamedTuple):
+    point: str
+    kind: str
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether it shows the kernel's own data, or belongs to what every container gets afresh."""
+        return self.kind in KERNEL_FILESYSTEMS or any(_is_below(self.point, place) for place in FRESH)
+
+
+def _mounts() -> list[_Mount]:
+    """What is mounted in this namespace, outer places first; only the topmost of a place."""
+    kinds: dict[str, str] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
-        point = fields.split()[4].encode().decode("unicode_escape")
-        mounts[point] = rest.split()[0]
-    return sorted(
-        point
-        for point, kind in mounts.items()
-        if kind not in KERNEL_FILESYSTEMS
-        and point != "/"
-        and not any(_is_below(point, d) for d in ("/proc", "/sys", "/dev"))
-    )
+        kinds[fields.split()[4].encode().decode("unicode_escape")] = rest.split()[0]
+    return [_Mount(point, kinds[point]) for point in sorted(kinds)]
+
+
+def _compose(place: str, target: str, apart: set[str], layers: _Layers) -> None:
+    """`target` shows what `place` does. Directories above the paths in `apart` are made anew, files in it left out.
+
+    In a user namespace an overlay may not cover another mount, and nothing may be added to a directory of root's.
+    """
+    for entry in os.scandir(place):
+        copy = f"{target.rstrip('/')}/{entry.name}"
+        if entry.is_symlink():
+            Path(copy).symlink_to(Path(entry.path).readlink())
+        elif entry.is_dir():
+            Path(copy).mkdir()
+            if entry.path in FRESH:
+                continue
+            if any(point != entry.path and _is_below(point, entry.path) for point in apart):
+                _compose(entry.path, copy, apart, layers)
+            else:
+                layers.overlay_or_bind(entry.path, copy)
+        elif entry.path not in apart:
+            Path(copy).touch()
+            layers.overlay_or_bind(entry.path, copy)
 
 
 def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def _overlay(lower: str, target: str, spec: dict[str, Any], layer: int) -> None:
-    upper, work = (f"{spec['directory']}/{name}{layer}" for name in ("upper", "work"))
-    for directory in (upper, work):
-        Path(directory).mkdir()
-    options = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
-    _mount("overlay", target, kind="overlay", options=options + (",userxattr" if spec["user_namespace"] else ""))
+class _Layers:
+    """Overlays of one container; what is written to each goes to its own part of the container's directory."""
+
+    def __init__(self, directory: str, *, user_namespace: bool) -> None:
+        self._directory, self._user_namespace = directory, user_namespace
+        self._count = 0
+
+    def overlay(self, lower: str, target: str) -> None:
+        upper, work = (f"{self._directory}/{name}{self._count}" for name in ("upper", "work"))
+        self._count += 1
+        for directory in (upper, work):
+            Path(directory).mkdir()
+        options = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
+        _mount("overlay", target, kind="overlay", options=options + (",userxattr" if self._user_namespace else ""))
+
+    def overlay_or_bind(self, source: str, target: str) -> None:
+        """What cannot be overlaid is seen read-only; what cannot even be seen is not needed either."""
+        try:
+            if not Path(source).is_dir():
+                raise NotADirectoryError(source)
+            self.overlay(source, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _mount(source, target, flags=MS_BIND | MS_REC)
+                _remount_read_only(target)
 
 
 def _escape(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
-
-
-def _overlay_or_bind(source: str, target: str, spec: dict[str, Any], layer: int) -> None:
-    try:
-        if not Path(source).is_dir():
-            raise NotADirectoryError(source)
-        _overlay(source, target, spec, layer)
-    except OSError:
-        with contextlib.suppress(OSError):  # what cannot be seen is not needed either
-            _mount(source, target, flags=MS_BIND | MS_REC)
-            _remount_read_only(target)
 
 
 def _make_devices(target: str) -> None:
