@@ -1,4 +1,14 @@
-"""What the runtime needs from outside, as narrow protocols."""
+"""What the runtime needs from outside, as narrow protocols, and how the outside fails.
+
+OperatorError
+├── ApiError            the Kubernetes API answered with an error
+│   ├── NotFoundError        404
+│   ├── OutdatedError        409, or a uid that is no longer the object's: what was observed has changed
+│   ├── RefusedError         any other 4xx: the same request would be refused again
+│   └── UnavailableError     429 and 5xx
+├── UnreachableError         no answer from the Kubernetes API
+└── NotLeadingError          this replica may not write
+"""
 
 from __future__ import annotations
 
@@ -9,14 +19,55 @@ from typing import Protocol
 from .reconcile.types import Acknowledgement, Event, Key, Manifest, ObjectRef, Observed, Plan, StepFailure
 
 
+class OperatorError(Exception):
+    """Root of what the adapters raise."""
+
+
+class ApiError(OperatorError):
+    """The Kubernetes API answered with an error."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class NotFoundError(ApiError):
+    """The object, or its kind, does not exist."""
+
+
+class OutdatedError(ApiError):
+    """What was observed has changed; observe again."""
+
+
+class RefusedError(ApiError):
+    """The same request would be refused again."""
+
+
+class UnavailableError(ApiError):
+    """The API server is overloaded or broken for now."""
+
+
+class UnreachableError(OperatorError):
+    """No answer from the Kubernetes API."""
+
+
+class NotLeadingError(OperatorError):
+    """This replica does not hold the Lease, so it may not write."""
+
+    def __init__(self) -> None:
+        super().__init__("this replica does not hold the Lease, so it may not write")
+
+
 class Cluster(Protocol):
-    """The Kubernetes API as the runtime sees it."""
+    """The Kubernetes API as the runtime sees it. Every method may raise `OperatorError`: try again later."""
 
     async def observe(self, key: Key) -> Observed | None:
         """All inputs about `key`, or None when a live read says that it does not exist."""
         ...
 
-    async def execute(self, owner: Manifest, plan: Plan) -> Sequence[StepFailure]:
+    async def execute(self, plan: Plan) -> Sequence[StepFailure]:
         """Every step is carried out or reported; transient errors are raised for a retry."""
         ...
 
@@ -25,7 +76,7 @@ class Cluster(Protocol):
         ...
 
     async def emit(self, owner: ObjectRef, owner_uid: str, events: Sequence[Event]) -> None:
-        """The events are recorded about the owner."""
+        """The events are recorded about the owner; one that cannot be recorded is dropped."""
         ...
 
 
@@ -45,7 +96,11 @@ class Clock(Protocol):
     """Time."""
 
     def now(self) -> datetime:
-        """UTC now."""
+        """UTC now; it may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow; only differences mean something."""
         ...
 
     async def sleep(self, seconds: float) -> None:

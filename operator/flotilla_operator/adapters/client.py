@@ -1,0 +1,262 @@
+"""A raw client of the Kubernetes API: JSON over aiohttp, each answer an object or an error of the tree in `ports`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, cast
+
+import aiohttp
+import kubernetes.client
+import kubernetes.config
+
+from flotilla_operator.ports import (
+    ApiError,
+    NotFoundError,
+    OutdatedError,
+    RefusedError,
+    UnavailableError,
+    UnreachableError,
+)
+from flotilla_operator.reconcile.types import Manifest
+from flotilla_operator.telemetry import Telemetry
+
+from .kinds import Kind
+
+Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+APPLY = "application/apply-patch+yaml"
+JSON = "application/json"
+
+READ_TIMEOUT_SECONDS = 30.0
+WRITE_TIMEOUT_SECONDS = 4.0
+"""Shorter than what is left of a Lease when its holder stops writing: no write of a former holder lands late."""
+CONNECT_TIMEOUT_SECONDS = 3.0
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the API server is and how to show who we are."""
+
+    server: str
+    ca_path: str | None
+    verify: bool
+    server_name: str | None
+    client_certificate: tuple[str, str] | None
+    authorization: Callable[[], str | None]
+    """The value of the Authorization header now: tokens are rotated."""
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Trusts the API server's authority and holds the client's certificate where there is one."""
+        context = ssl.create_default_context(cafile=self.ca_path)
+        if not self.verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if self.client_certificate:
+            context.load_cert_chain(*self.client_certificate)
+        return context
+
+
+class _Configuration(Protocol):
+    """What we read of `kubernetes.client.Configuration`, which has no types."""
+
+    host: str
+    ssl_ca_cert: str | None
+    verify_ssl: bool
+    tls_server_name: str | None
+    cert_file: str | None
+    key_file: str | None
+
+    def get_api_key_with_prefix(self, identifier: str) -> str | None:
+        """The value of the Authorization header; rotated tokens are read again."""
+        ...
+
+
+def load_connection() -> Connection:
+    """In a pod, its ServiceAccount's; else what KUBECONFIG says.
+
+    Raises:
+        kubernetes.config.ConfigException: neither is there.
+    """
+    raw: Any = kubernetes.client.Configuration()  # pyright: ignore[reportUnknownMemberType]
+    loaders = cast("Any", kubernetes.config)
+    try:
+        loaders.load_incluster_config(client_configuration=raw)
+    except loaders.ConfigException:
+        loaders.load_kube_config(client_configuration=raw)
+    configuration = cast("_Configuration", raw)
+    certificate, private_key = configuration.cert_file, configuration.key_file
+    return Connection(
+        server=configuration.host.rstrip("/"),
+        ca_path=configuration.ssl_ca_cert,
+        verify=configuration.verify_ssl,
+        server_name=configuration.tls_server_name,
+        client_certificate=(certificate, private_key) if certificate and private_key else None,
+        authorization=lambda: (
+            configuration.get_api_key_with_prefix("BearerToken")
+            or configuration.get_api_key_with_prefix("authorization")
+        ),
+    )
+
+
+class Client:
+    """Requests to one API server over pooled connections. An async context manager."""
+
+    def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
+        self._connection = connection
+        self._telemetry = telemetry
+        self._session = aiohttp.ClientSession(
+            base_url=connection.server,
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS, ssl=connection.ssl_context() if connection.server.startswith("https:") else False
+            ),
+            timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS),
+            headers={"User-Agent": "flotilla-operator", "Accept": "application/json"},
+        )
+        self.outages = 0
+        """How many times the API server began to be unreachable."""
+        self._reachable = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last request got any answer."""
+        return self._reachable
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Manifest:
+        """The object at `path`.
+
+        Raises:
+            OperatorError: see the tree; NotFoundError where there is none.
+        """
+        return await self._request("GET", path, query=query)
+
+    async def list_objects(
+        self, kind: Kind, namespace: str, *, field_selector: str = ""
+    ) -> tuple[Sequence[Manifest], int]:
+        """A consistent list of `kind` in `namespace` ('': all), and the version at which it was taken."""
+        selectors = {"labelSelector": kind.selector, "fieldSelector": field_selector}
+        path = kind.collection_path(namespace if kind.namespaced else "")
+        answer = await self._request("GET", path, query={name: text for name, text in selectors.items() if text})
+        head = {"apiVersion": kind.api_version, "kind": kind.kind}
+        items = [{**head, **item} for item in cast("list[Manifest]", answer.get("items") or [])]
+        return items, int(answer["metadata"]["resourceVersion"])
+
+    async def create(self, kind: Kind, namespace: str, manifest: Manifest, *, counted: bool = True) -> Manifest:
+        """The object as created; `counted`: among the writes in the metrics, which reviews are not.
+
+        Raises:
+            OperatorError: see the tree; OutdatedError when it is there already.
+        """
+        answer = await self._request("POST", kind.collection_path(namespace), body=manifest)
+        if counted:
+            self._count(kind, "create")
+        return answer
+
+    async def update(self, kind: Kind, manifest: Manifest) -> Manifest:
+        """The object is `manifest`, whose resourceVersion must be the live one's."""
+        metadata = manifest["metadata"]
+        answer = await self._request("PUT", kind.path(metadata["namespace"], metadata["name"]), body=manifest)
+        self._count(kind, "update")
+        return answer
+
+    async def apply(self, kind: Kind, manifest: Manifest, *, manager: str, subresource: str = "") -> Manifest:
+        """`manifest` is applied server-side with force as `manager`.
+
+        Raises:
+            OperatorError: see the tree; OutdatedError when metadata.uid or resourceVersion is not the live object's.
+        """
+        metadata = manifest["metadata"]
+        path = kind.path(metadata.get("namespace", ""), metadata["name"])
+        path = f"{path}/{subresource}" if subresource else path
+        query = {"fieldManager": manager, "force": "true"}
+        answer = await self._request("PATCH", path, query=query, body=manifest, content_type=APPLY)
+        self._count(kind, "patch")
+        return answer
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        """The object with `uid` is gone or going."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self._request("DELETE", kind.path(namespace, name), body=body)
+        self._count(kind, "delete")
+
+    async def _request(
+        self,
+        verb: Verb,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = JSON,
+    ) -> Manifest:
+        try:
+            status, answer = await self._exchange(verb, path, query, body, content_type)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._failed(verb, "unreachable")
+            self.outages += self._reachable
+            self._reachable = False
+            raise UnreachableError(f"{verb} {path}: {error or type(error).__name__}") from error
+        self._reachable = True
+        if status < 400:
+            return answer
+        self._failed(verb, str(status))
+        raise api_error(status, answer)
+
+    async def _exchange(
+        self, verb: Verb, path: str, query: Mapping[str, str] | None, body: Manifest | None, content_type: str
+    ) -> tuple[int, Manifest]:
+        authorization = self._connection.authorization()
+        headers = {"Content-Type": content_type} if body is not None else {}
+        if authorization:
+            headers["Authorization"] = authorization
+        async with (
+            asyncio.timeout(READ_TIMEOUT_SECONDS if verb == "GET" else WRITE_TIMEOUT_SECONDS),
+            self._session.request(
+                verb,
+                path,
+                params=query,
+                data=json.dumps(body).encode() if body is not None else None,
+                headers=headers,
+                server_hostname=self._connection.server_name,
+            ) as response,
+        ):
+            return response.status, _decode(await response.read())
+
+    def _count(self, kind: Kind, verb: str) -> None:
+        self._telemetry.writes.labels(kind.plural, verb).inc()
+
+    def _failed(self, verb: Verb, code: str) -> None:
+        self._telemetry.errors.labels(verb, code).inc()
+
+
+def _decode(data: bytes) -> Manifest:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return {"message": data[:200].decode(errors="replace")}
+    return cast("Manifest", answer) if isinstance(answer, dict) else {"message": str(answer)[:200]}
+
+
+def api_error(status: int, answer: Manifest) -> ApiError:
+    """The error of the tree for a metav1.Status with code `status`."""
+    reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
+    return _error_class(status, message)(status, reason, message)
+
+
+def _error_class(status: int, message: str) -> type[ApiError]:
+    if status == 404:
+        return NotFoundError
+    # An apply whose metadata.uid is not the live object's is refused as if it tried to change the uid.
+    if status == 409 or (status == 422 and "metadata.uid: Invalid value" in message):
+        return OutdatedError
+    if status == 429 or status >= 500:
+        return UnavailableError
+    # A token that was just rotated, or an authorizer that has not caught up, passes by itself.
+    return UnavailableError if status == 401 else RefusedError

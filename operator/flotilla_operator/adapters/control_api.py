@@ -1,0 +1,197 @@
+"""The control API: routers poll it for snapshots, and their polls say what they serve.
+
+`GET /v1/snapshots/{namespace}/{policy}?digest=&rejected=&error=&problem=` waits until the policy's snapshot has another
+digest than `digest` (what the router serves) and `rejected` (what it refused, for the reason `error`); `problem`, which
+may be repeated, is what it misses. 200: the snapshot, its digest in `x-flotilla-digest`. 204: no news for 30 s, ask
+again. A replica that does not hold the Lease passes the request on to the one that does.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+
+from flotilla_operator.ports import OperatorError
+from flotilla_operator.reconcile.types import Acknowledgement, Key
+from flotilla_operator.telemetry import LOGGER, fields
+
+from .access import Access, Caller, Denied
+from .certificates import Certificates
+from .routers import POLL_SECONDS, Report, RouterRegistry
+
+DIGEST_HEADER = "x-flotilla-digest"
+FORWARDED_HEADER = "x-flotilla-forwarded"
+"""On a request that a standby passed on: it is never passed on again."""
+SNAPSHOT_PATH = "/v1/snapshots/{namespace}/{policy}"
+
+NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+DIGEST = re.compile(r"^(sha256:[0-9a-f]{64})?$")
+TEXT_MAX_CHARACTERS = 1024
+PROBLEMS_MAX = 16
+LINE_MAX_BYTES = 32_768
+"""Of the request line: all query parameters at their bounds."""
+CONNECT_TIMEOUT_SECONDS = 2.0
+DRAIN_SECONDS = 2.0
+
+logger = logging.getLogger(LOGGER)
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """What the control API needs to know about the Lease."""
+
+    leading: Callable[[], bool]
+    leader_address: Callable[[], str]
+    """host:port of the holder's control API; '' when nobody holds the Lease."""
+
+
+class ControlApi:
+    """The control API's server."""
+
+    def __init__(
+        self,
+        access: Access,
+        registry: RouterRegistry,
+        certificates: Certificates,
+        leadership: Leadership,
+        *,
+        exists: Callable[[Key], bool],
+    ) -> None:
+        self._access = access
+        self._registry = registry
+        self._certificates = certificates
+        self._leadership = leadership
+        self._exists = exists
+        self._runner: web.AppRunner | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self.port = 0
+        """The port that it listens on, once it does."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether it serves."""
+        return self.port > 0
+
+    async def start(self, host: str, port: int) -> None:
+        """It listens on `host`:`port` (0: any free one). The certificates must have been loaded."""
+        app = web.Application()
+        app.router.add_get(SNAPSHOT_PATH, self._snapshot)
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=POLL_SECONDS + 15, sock_connect=CONNECT_TIMEOUT_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            max_line_size=LINE_MAX_BYTES,
+            shutdown_timeout=DRAIN_SECONDS,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, ssl_context=self._certificates.server_context)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """It no longer listens; polls that are under way were cut."""
+        self.port = 0
+        if self._runner:
+            await self._runner.cleanup()
+        if self._session:
+            await self._session.close()
+
+    async def _snapshot(self, request: web.Request) -> web.StreamResponse:
+        key, invalid = _parse_key(request), _invalid_query(request)
+        if key is None:
+            return problem(404, "NotFound", "the path is /v1/snapshots/NAMESPACE/POLICY")
+        if invalid:
+            return problem(400, "BadRequest", invalid)
+        try:
+            if not self._leadership.leading():
+                return await self._pass_on(request)
+            return await self._answer(request, key)
+        except OperatorError as error:
+            logger.warning("control request not answered", extra=fields(policy=str(key), reason=str(error)))
+            return unavailable("the Kubernetes API does not answer; try again")
+
+    async def _answer(self, request: web.Request, key: Key) -> web.StreamResponse:
+        caller = await self._access.admit(request.headers.get("Authorization", ""), key.namespace, key.name)
+        if isinstance(caller, Denied):
+            return problem(caller.status, "Unauthorized" if caller.status == 401 else "Forbidden", caller.message)
+        if not self._registry.published(key) and not self._exists(key):
+            return problem(404, "NotFound", f"{key} does not exist")
+        publication = await self._registry.poll(key, _report(request, caller))
+        if publication is None:
+            return web.Response(status=204)
+        headers = {DIGEST_HEADER: publication.digest}
+        return web.Response(body=publication.data, content_type="application/json", headers=headers)
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        """The leader's answer to `request`."""
+        address = self._leadership.leader_address()
+        if FORWARDED_HEADER in request.headers:
+            return unavailable("this replica does not hold the Lease any more; try again")
+        if not address or self._session is None:
+            return unavailable("no replica holds the Lease; try again")
+        headers = {"Authorization": request.headers.get("Authorization", ""), FORWARDED_HEADER: "1"}
+        try:
+            async with self._session.get(
+                f"https://{address}{request.raw_path}", headers=headers, ssl=self._certificates.client_context
+            ) as answer:
+                passed = {
+                    name: answer.headers[name] for name in (DIGEST_HEADER, "Retry-After") if name in answer.headers
+                }
+                body = await answer.read()
+                return web.Response(
+                    status=answer.status, body=body or None, headers=passed, content_type=answer.content_type
+                )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            logger.warning(
+                "leader not reached", extra=fields(leader=address, reason=str(error) or type(error).__name__)
+            )
+            return unavailable("the replica that holds the Lease does not answer; try again")
+
+
+def problem(status: int, reason: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    """An error as JSON: {"error": {"reason", "message"}}."""
+    return web.json_response({"error": {"reason": reason, "message": message}}, status=status, headers=headers)
+
+
+def unavailable(message: str) -> web.Response:
+    """A 503 that asks to come back."""
+    return problem(503, "Unavailable", message, {"Retry-After": "1"})
+
+
+def _parse_key(request: web.Request) -> Key | None:
+    namespace, policy = request.match_info["namespace"], request.match_info["policy"]
+    return Key("RoutingPolicy", namespace, policy) if NAME.match(namespace) and NAME.match(policy) else None
+
+
+def _invalid_query(request: web.Request) -> str:
+    """What is wrong with the query; '' when nothing is."""
+    query = request.query
+    for name in ("digest", "rejected"):
+        if not DIGEST.match(query.get(name, "")):
+            return f"{name} must be sha256: and 64 hex digits"
+    texts = [*query.getall("problem", []), query.get("error", "")]
+    if len(texts) > PROBLEMS_MAX + 1 or any(len(text) > TEXT_MAX_CHARACTERS for text in texts):
+        return f"at most {PROBLEMS_MAX} problems, and at most {TEXT_MAX_CHARACTERS} characters in each text"
+    return ""
+
+
+def _report(request: web.Request, caller: Caller) -> Report:
+    query = request.query
+    rejected = query.get("rejected", "")
+    acknowledgement = Acknowledgement(
+        pod=caller.pod,
+        pod_uid=caller.pod_uid,
+        digest=query.get("digest", ""),
+        rejected=(query.get("error", "") or "the router gave no reason") if rejected else "",
+        problems=tuple(query.getall("problem", [])),
+    )
+    return Report(acknowledgement, rejected)

@@ -1,0 +1,268 @@
+"""The `Cluster` port on a real Kubernetes API: reads from the store, writes that can never touch what is not ours."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from flotilla_api.conditions import Reason
+from flotilla_api.meta import API_VERSION
+from flotilla_api.names import FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL
+from flotilla_operator.ports import (
+    Clock,
+    NotFoundError,
+    NotLeadingError,
+    OperatorError,
+    OutdatedError,
+    RefusedError,
+)
+from flotilla_operator.reconcile.dispatch import desired, resolve_references
+from flotilla_operator.reconcile.types import (
+    Acknowledgement,
+    Event,
+    Key,
+    Manifest,
+    ObjectRef,
+    Observed,
+    Plan,
+    Step,
+    StepFailure,
+)
+from flotilla_operator.resources.settings import OperatorSettings
+from flotilla_operator.telemetry import LOGGER, fields
+
+from .client import Client
+from .feed import Feed, complete
+from .kinds import CORE_EVENT, EVENT, KINDS, Kind, controller_of, key_of, ref_of
+from .store import Store
+
+CREATE_ONLY = "1"
+"""A server-side apply with this resourceVersion creates; where anything exists, its version is another: a conflict."""
+WARNINGS_PER_OBJECT = 20
+NOTE_MAX_CHARACTERS = 1024
+"""The API server's bound on an event's note."""
+
+logger = logging.getLogger(LOGGER)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an observation needs beside the Kubernetes API."""
+
+    settings: OperatorSettings
+    acknowledgements: Callable[[Key], tuple[Acknowledgement, ...]]
+    control_ca: Callable[[], str]
+    leading: Callable[[], bool]
+    """Checked before every write."""
+    wake: Callable[[Key], None]
+    instance: str
+    """Name of this replica, shown in events."""
+
+
+class KubernetesCluster:
+    """The `Cluster` port."""
+
+    def __init__(self, client: Client, store: Store, feed: Feed, clock: Clock, surroundings: Surroundings) -> None:
+        self._client = client
+        self._store = store
+        self._feed = feed
+        self._clock = clock
+        self._around = surroundings
+
+    async def observe(self, key: Key) -> Observed | None:
+        """All inputs about `key`, or None when a live read says that it does not exist."""
+        owner = await self._live_unless_stored(ref_of(key))
+        if owner is None:
+            return None
+        references = await self._references(owner)
+        pods = self._pods(key)
+        policy = key.kind == "RoutingPolicy"
+        observed = Observed(
+            owner=owner,
+            settings=self._around.settings,
+            now=self._clock.now(),
+            children=tuple(self._store.controlled_by(owner["metadata"]["uid"])),
+            pods=pods,
+            warnings=await self._warnings(key, pods),
+            references=references,
+            reference_pods=self._reference_pods(references) if policy else {},
+            acknowledgements=self._around.acknowledgements(key) if policy else (),
+            control_ca=self._around.control_ca() if policy else "",
+        )
+        return await self._with_unseen(observed)
+
+    async def execute(self, plan: Plan) -> Sequence[StepFailure]:
+        """Every step is carried out or reported; transient errors are raised for a retry."""
+        failures: list[StepFailure] = []
+        for step in plan.steps:
+            try:
+                await self._carry_out(step)
+            except RefusedError as error:
+                failures.append(StepFailure(step, _refusal(step), error.message))
+            except NotFoundError as error:
+                if step.verb != "delete":
+                    failures.append(StepFailure(step, Reason.APPLY_REFUSED, error.message))
+        return failures
+
+    async def write_status(self, owner: Manifest, status: Manifest) -> None:
+        """The status subresource of `owner` is `status`; who names the owner is woken."""
+        ref = ObjectRef.of(owner)
+        kind = KINDS[ref.kind]
+        identity = {"name": ref.name, "namespace": ref.namespace, "uid": owner["metadata"]["uid"]}
+        manifest: Manifest = {"apiVersion": API_VERSION, "kind": ref.kind, "metadata": identity, "status": status}
+        self._require_lease()
+        self._feed.learn(kind, await self._apply(kind, manifest, subresource="status"))
+        for key in self._store.namers(ref):
+            self._around.wake(key)
+
+    async def emit(self, owner: ObjectRef, owner_uid: str, events: Sequence[Event]) -> None:
+        """The events are recorded about the owner; one that cannot be recorded is logged and dropped."""
+        for event in events:
+            try:
+                self._require_lease()
+                await self._client.create(EVENT, owner.namespace, self._event(owner, owner_uid, event))
+            except OperatorError as error:
+                logger.warning("event dropped", extra=fields(object=str(owner), event=event.reason, reason=str(error)))
+
+    async def _carry_out(self, step: Step) -> None:
+        self._require_lease()
+        ref = ObjectRef.of(step.manifest)
+        kind = KINDS[ref.kind]
+        if step.verb == "delete":
+            await self._client.delete(kind, ref.namespace, ref.name, uid=step.uid)
+            return
+        guard = {"resourceVersion": CREATE_ONLY} if step.verb == "create" else {"uid": step.uid}
+        manifest = {**step.manifest, "metadata": {**step.manifest["metadata"], **guard}}
+        self._feed.learn(kind, await self._apply(kind, manifest))
+
+    async def _apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
+        """The applied object. After a conflict the store is told the truth, so that a retry does not meet it again."""
+        try:
+            return await self._client.apply(kind, manifest, manager=FIELD_MANAGER, subresource=subresource)
+        except (OutdatedError, NotFoundError):
+            await self._refresh(kind, ObjectRef.of(manifest))
+            raise
+
+    async def _refresh(self, kind: Kind, ref: ObjectRef) -> None:
+        live = await self._live(ref)
+        if live is None or (kind.managed and not _is_managed(live)):
+            self._store.forget(ref)
+        else:
+            self._feed.learn(kind, live)
+
+    def _require_lease(self) -> None:
+        if not self._around.leading():
+            raise NotLeadingError
+
+    async def _live_unless_stored(self, ref: ObjectRef) -> Manifest | None:
+        """The object from the store, else by a live read; None only when that says 404."""
+        stored = self._store.get(ref)
+        return stored if stored is not None else await self._live(ref)
+
+    async def _live(self, ref: ObjectRef) -> Manifest | None:
+        kind = KINDS[ref.kind]
+        try:
+            return complete(kind, await self._client.get(kind.path(ref.namespace, ref.name)))
+        except NotFoundError:
+            return None
+
+    async def _references(self, owner: Manifest) -> Mapping[ObjectRef, Manifest | None]:
+        """What the owner names, and what these name. What the store lacks is read live, until nothing new turns up."""
+        live: dict[ObjectRef, Manifest | None] = {}
+        while True:
+            found = resolve_references(owner, lambda ref: self._store.get(ref) or live.get(ref))
+            unknown = [ref for ref, manifest in found.items() if manifest is None and ref not in live]
+            if not unknown:
+                return found
+            for ref in unknown:
+                live[ref] = await self._live(ref)
+
+    def _pods(self, key: Key) -> tuple[Manifest, ...]:
+        """Pods that bear the owner's labels and were made by its Deployment: a label alone makes no pod ours."""
+        sets = {replicas["metadata"]["uid"] for replicas in self._replica_sets(key)}
+        return tuple(pod for pod in self._store.labelled(key, "Pod") if _controller_uid(pod) in sets)
+
+    def _replica_sets(self, key: Key) -> list[Manifest]:
+        owner = self._store.get(ref_of(key))
+        children = self._store.controlled_by(owner["metadata"]["uid"]) if owner else []
+        deployments = [child for child in children if child["kind"] == "Deployment"]
+        controlled = (self._store.controlled_by(deployment["metadata"]["uid"]) for deployment in deployments)
+        return [manifest for manifests in controlled for manifest in manifests if manifest["kind"] == "ReplicaSet"]
+
+    def _reference_pods(self, references: Mapping[ObjectRef, Manifest | None]) -> dict[ObjectRef, tuple[Manifest, ...]]:
+        keys = ((ref, key_of(ref)) for ref, manifest in references.items() if manifest)
+        return {ref: self._pods(key) for ref, key in keys if key}
+
+    async def _warnings(self, key: Key, pods: Sequence[Manifest]) -> tuple[Manifest, ...]:
+        """Warning events about pods that are not ready, and about ReplicaSets that lack pods."""
+        unready = [pod for pod in pods if not _is_ready(pod)]
+        lacking = [replicas for replicas in self._replica_sets(key) if _lacks_pods(replicas)]
+        found: list[Manifest] = []
+        for manifest in (*unready, *lacking):
+            metadata = manifest["metadata"]
+            selector = f"involvedObject.uid={metadata['uid']},type=Warning"
+            events, _ = await self._client.list_objects(CORE_EVENT, metadata["namespace"], field_selector=selector)
+            found.extend(events[-WARNINGS_PER_OBJECT:])
+        return tuple(found)
+
+    async def _with_unseen(self, observed: Observed) -> Observed:
+        """`observed` with what live reads say about desired children that are not among its children."""
+        uid = observed.owner["metadata"]["uid"]
+        ours = {ObjectRef.of(child): child for child in observed.children}
+        strangers: set[ObjectRef] = set()
+        for ref in (ObjectRef.of(manifest) for manifest in desired(observed)):
+            if ref in ours:
+                continue
+            live = await self._live(ref)
+            if live is not None and _controller_uid(live) == uid:
+                ours[ref] = live
+            elif live is not None:
+                strangers.add(ref)
+        return replace(observed, children=tuple(ours[ref] for ref in sorted(ours)), strangers=frozenset(strangers))
+
+    def _event(self, owner: ObjectRef, owner_uid: str, event: Event) -> Manifest:
+        return {
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.kind,
+            "metadata": {"name": f"{owner.name}.{uuid.uuid4().hex[:16]}", "namespace": owner.namespace},
+            "eventTime": self._clock.now().isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": "flotilla.dev/operator",
+            "reportingInstance": self._around.instance[:128],
+            "action": "Reconcile",
+            "reason": event.reason,
+            "note": event.message[:NOTE_MAX_CHARACTERS],
+            "type": event.type,
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": owner.kind,
+                "namespace": owner.namespace,
+                "name": owner.name,
+                "uid": owner_uid,
+            },
+        }
+
+
+def _refusal(step: Step) -> Reason:
+    return Reason.INVALID_POD_TEMPLATE if step.manifest["kind"] == "Deployment" else Reason.APPLY_REFUSED
+
+
+def _is_managed(manifest: Manifest) -> bool:
+    labels: Manifest = manifest["metadata"].get("labels") or {}
+    return labels.get(MANAGED_BY_LABEL) == MANAGED_BY
+
+
+def _controller_uid(manifest: Manifest) -> str:
+    controller = controller_of(manifest)
+    return controller["uid"] if controller else ""
+
+
+def _is_ready(pod: Manifest) -> bool:
+    conditions: list[Manifest] = pod.get("status", {}).get("conditions") or []
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _lacks_pods(replica_set: Manifest) -> bool:
+    wanted: int = replica_set.get("spec", {}).get("replicas") or 0
+    return wanted > (replica_set.get("status", {}).get("replicas") or 0)

@@ -1,0 +1,293 @@
+"""The runtime: a queue of keys, and workers that observe, plan and execute one key at a time each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .ports import Clock, Cluster, NotLeadingError, OperatorError, OutdatedError, Routers
+from .reconcile.dispatch import desired, snapshot_of, verdict
+from .reconcile.plan import conflicts, plan
+from .reconcile.types import Key, Manifest, ObjectRef, Observed, Plan, StepFailure, Verdict
+from .telemetry import LOGGER, Telemetry, fields
+
+BACKOFF_FIRST_SECONDS = 0.2
+BACKOFF_MAX_SECONDS = 60.0
+REFUSED_RETRY_SECONDS = 60.0
+"""After a write that was refused for good, or a stranger in the way: nobody tells us when that ends."""
+
+logger = logging.getLogger(LOGGER)
+
+
+class WorkQueue:
+    """Keys that wait for a worker: each at most once, none while a worker has it, none while the gate is closed."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Key] = deque()
+        self._queued: set[Key] = set()
+        self._working: set[Key] = set()
+        self._again: set[Key] = set()
+        self._open = False
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._again)
+
+    def wake(self, key: Key) -> None:
+        """`key` will be taken once more, after all that is known now."""
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._waiting.append(key)
+            self._changed.set()
+
+    def open(self) -> None:
+        """Keys are handed out."""
+        self._open = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """No key is handed out until the gate opens again."""
+        self._open = False
+
+    async def take(self) -> Key:
+        """The key that has waited longest; it is the caller's until `done`."""
+        while not (self._open and self._waiting):
+            self._changed.clear()
+            await self._changed.wait()
+        key = self._waiting.popleft()
+        self._queued.discard(key)
+        self._working.add(key)
+        return key
+
+    async def idle(self) -> None:
+        """Returns once no worker has a key."""
+        while self._working:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def done(self, key: Key) -> None:
+        """The caller is finished with `key`; when it was woken meanwhile it waits again."""
+        self._working.discard(key)
+        self._idle.set()
+        if key in self._again:
+            self._again.discard(key)
+            self.wake(key)
+
+
+def backoff_seconds(attempt: int, jitter: float) -> float:
+    """The wait after failure number `attempt`, from 1: doubled each time up to a cap, less up to half.
+
+    `jitter` in [0, 1) is how much of that half is taken off.
+    """
+    return min(BACKOFF_FIRST_SECONDS * 2 ** min(attempt - 1, 16), BACKOFF_MAX_SECONDS) * (1 - jitter / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reconciliation did."""
+
+    steps: Sequence[str] = ()
+    """The reasons of the steps that were carried out."""
+    failures: Sequence[StepFailure] = ()
+    status_written: bool = False
+    events: Sequence[str] = ()
+    requeue_after_seconds: float | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return bool(self.steps) or self.status_written
+
+    def describe(self) -> dict[str, object]:
+        """What the log says."""
+        described = {
+            "steps": list(self.steps),
+            "failures": [f"{failure.reason}: {failure.message}" for failure in self.failures],
+            "status": self.status_written,
+            "events": list(self.events),
+        }
+        return {name: value for name, value in described.items() if value}
+
+
+class Runtime:
+    """Reconciles the keys that are woken, while its gate is open."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        routers: Routers,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        jitter: Callable[[], float],
+        workers: int = 8,
+    ) -> None:
+        self._cluster = cluster
+        self._routers = routers
+        self._clock = clock
+        self._telemetry = telemetry
+        self._jitter = jitter
+        self._workers = workers
+        self._queue = WorkQueue()
+        self._attempts: dict[Key, int] = {}
+        """Reconciliations in a row that failed, or that wrote what should have been there already."""
+        self._timers: dict[Key, asyncio.Task[None]] = {}
+        telemetry.queue_depth.set_function(lambda: float(len(self._queue)))
+
+    def wake(self, key: Key) -> None:
+        """`key` is reconciled soon."""
+        self._queue.wake(key)
+
+    def open(self, keys: Sequence[Key]) -> None:
+        """This replica leads: `keys`, and what is woken from now on, are reconciled."""
+        for key in keys:
+            self._queue.wake(key)
+        self._queue.open()
+
+    def close(self) -> None:
+        """This replica leads no more: nothing is begun until it does again."""
+        self._queue.close()
+        self._attempts.clear()
+        for key in list(self._timers):
+            self._cancel_timer(key)
+
+    async def drain(self, seconds: float) -> None:
+        """The gate is closed, and what was begun has ended, or `seconds` have passed."""
+        self.close()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._queue.idle()
+        except TimeoutError:
+            logger.warning("reconciles cut short", extra=fields(seconds=seconds))
+
+    async def run(self) -> None:
+        """Workers for ever; nobody waits for another's object."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._workers):
+                    group.create_task(self._work())
+        finally:
+            self.close()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.take()
+            try:
+                await self._attempt(key)
+            finally:
+                self._queue.done(key)
+
+    async def _attempt(self, key: Key) -> None:
+        started = self._clock.monotonic()
+        self._cancel_timer(key)
+        try:
+            outcome = await self._reconcile(key)
+        except NotLeadingError:
+            return
+        except OperatorError as error:
+            self._retry(key, error)
+        except Exception as error:  # a defect that one object provokes must not stop the others
+            logger.exception("reconcile crashed", extra=_about(key))
+            self._retry(key, error)
+        else:
+            self._settle(key, outcome, self._clock.monotonic() - started)
+
+    async def _reconcile(self, key: Key) -> Outcome:
+        observed = await self._cluster.observe(key)
+        if observed is None:
+            return self._gone(key)
+        if observed.owner["metadata"].get("deletionTimestamp"):
+            return Outcome()
+        wanted = desired(observed)
+        self._publish(key, wanted)
+        planned = plan(wanted, observed)
+        failures = (*conflicts(wanted, observed), *await self._cluster.execute(planned))
+        return await self._report(observed, planned, failures)
+
+    def _gone(self, key: Key) -> Outcome:
+        if key.kind == "RoutingPolicy":
+            self._routers.publish(key, None)
+        return Outcome()
+
+    def _publish(self, key: Key, wanted: Sequence[Manifest]) -> None:
+        """Routers hear of a policy before anything is written; while a spec cannot be read they keep the last one."""
+        snapshot = snapshot_of(wanted) if key.kind == "RoutingPolicy" else None
+        if snapshot is not None:
+            self._routers.publish(key, snapshot)
+
+    async def _report(self, observed: Observed, planned: Plan, failures: Sequence[StepFailure]) -> Outcome:
+        result: Verdict = verdict(observed, failures)
+        owner = observed.owner
+        differs = result.status != (owner.get("status") or {})
+        if differs:
+            await self._cluster.write_status(owner, result.status)
+        await self._cluster.emit(ObjectRef.of(owner), owner["metadata"]["uid"], result.events)
+        refused = {id(failure.step) for failure in failures}
+        return Outcome(
+            steps=[step.reason for step in planned.steps if id(step) not in refused],
+            failures=failures,
+            status_written=differs,
+            events=[event.reason for event in result.events],
+            requeue_after_seconds=result.requeue_after_seconds,
+        )
+
+    def _settle(self, key: Key, outcome: Outcome, seconds: float) -> None:
+        self._count(key, "changed" if outcome.changed else "unchanged", seconds)
+        if outcome.changed:
+            logger.info("reconciled", extra=_about(key, seconds=round(seconds, 3), **outcome.describe()))
+        if not outcome.steps:
+            self._attempts.pop(key, None)
+            self._wake_later(key, _next_look(outcome))
+            return
+        # What was written is looked at once more: the plan must now be empty. Where it never is, that must not spin.
+        attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
+        self._wake_later(key, 0.0 if attempt == 1 else backoff_seconds(attempt, self._jitter()))
+
+    def _retry(self, key: Key, error: Exception) -> None:
+        attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
+        delay = backoff_seconds(attempt, self._jitter())
+        self._count(key, "error", 0.0)
+        level = logging.DEBUG if isinstance(error, OutdatedError) and attempt < 4 else logging.WARNING
+        logger.log(
+            level, "reconcile failed", extra=_about(key, reason=str(error), attempt=attempt, retry_in=round(delay, 1))
+        )
+        self._wake_later(key, delay)
+
+    def _count(self, key: Key, result: str, seconds: float) -> None:
+        self._telemetry.reconciles.labels(key.kind, result).inc()
+        self._telemetry.reconcile_seconds.labels(key.kind).observe(seconds)
+
+    def _wake_later(self, key: Key, seconds: float | None) -> None:
+        if seconds is None:
+            return
+        if seconds <= 0:
+            self._queue.wake(key)
+            return
+        self._cancel_timer(key)
+        self._timers[key] = asyncio.create_task(self._sleep_and_wake(key, seconds))
+
+    async def _sleep_and_wake(self, key: Key, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._timers.pop(key, None)
+        self._queue.wake(key)
+
+    def _cancel_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def _next_look(outcome: Outcome) -> float | None:
+    """When to look again though nothing happens; None: only when something does."""
+    looks = [outcome.requeue_after_seconds, REFUSED_RETRY_SECONDS if outcome.failures else None]
+    return min((seconds for seconds in looks if seconds is not None), default=None)
+
+
+def _about(key: Key, **values: object) -> dict[str, object]:
+    return fields(kind=key.kind, namespace=key.namespace, name=key.name, **values)

@@ -1,0 +1,133 @@
+"""The operator's settings: environment variables FLOTILLA_*, one for each field below."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT
+
+from .resources.settings import OperatorSettings
+
+PREFIX = "FLOTILLA_"
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names the variable."""
+
+
+class Settings(BaseModel):
+    """What an environment says. A field `engine_image` is the variable FLOTILLA_ENGINE_IMAGE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine_image: str = Field(min_length=1)
+    """Image of vLLM for Experts and served Fallbacks that name none. No default: the chart pins it with its release."""
+
+    router_image: str = Field(min_length=1)
+    """Image of the router. No default, as above: routers and operator must be of one release."""
+
+    namespace: str = Field(min_length=1)
+    """Namespace of the operator itself: its Lease and its certificate Secret live there."""
+
+    pod_name: str = Field(default_factory=socket.gethostname, min_length=1)
+    """Name of this replica, shown in the Lease and in events. Default: the host's name, which is the pod's."""
+
+    pod_ip: str = Field("127.0.0.1", min_length=1)
+    """Address that both listeners bind to and that other replicas dial. Default: loopback, for a run outside a pod."""
+
+    control_service: str = Field("flotilla-control", min_length=1)
+    """Name of the Service in front of the control API: routers dial it, so the certificate is valid for it."""
+
+    control_port: int = Field(CONTROL_PORT, ge=1, le=65535)
+    """Port of the control API, on pods and on the Service."""
+
+    admin_port: int = Field(OPERATOR_ADMIN_PORT, ge=1, le=65535)
+    """Port of /healthz, /readyz and /metrics."""
+
+    watch_namespaces: tuple[str, ...] = ()
+    """Namespaces whose objects are served, with commas between. Default: none named, which means all; naming some is
+    for teams that may not grant cluster-wide permissions."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Of every child's containers. Default IfNotPresent: engine images are large."""
+
+    router_cpu_request: str = "250m"
+    """CPU that a gateway pod asks for. Default: a quarter core, about 3,000 requests a second."""
+
+    router_memory_request: str = "128Mi"
+    """Memory that a gateway pod asks for."""
+
+    router_memory_limit: str = "512Mi"
+    """Memory at which a gateway pod is killed. Default: some 10,000 open streams with buffers."""
+
+    router_image_pull_secrets: tuple[str, ...] = ()
+    """Secrets for pulling the router's image, with commas between; they must exist in each policy's namespace."""
+
+    lease_name: str = Field("flotilla-operator", min_length=1)
+    """Name of the Lease that makes one replica the writer."""
+
+    workers: int = Field(8, ge=1, le=128)
+    """Objects that are reconciled at a time. Default 8: each spends most of its time waiting for the API server."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is logged."""
+
+    @property
+    def control_names(self) -> tuple[str, ...]:
+        """DNS names of the control API's Service, the one that routers use first."""
+        qualified = f"{self.control_service}.{self.namespace}"
+        return (f"{qualified}.svc", f"{qualified}.svc.cluster.local", qualified, self.control_service)
+
+    @property
+    def control_address(self) -> str:
+        """host:port under which other replicas reach this one's control API."""
+        return join_address(self.pod_ip, self.control_port)
+
+    def for_children(self) -> OperatorSettings:
+        """The part that the pure core reads."""
+        return OperatorSettings(
+            engine_image=self.engine_image,
+            router_image=self.router_image,
+            control_url=f"https://{self.control_names[0]}:{self.control_port}",
+            image_pull_policy=self.image_pull_policy,
+            router_cpu_request=self.router_cpu_request,
+            router_memory_request=self.router_memory_request,
+            router_memory_limit=self.router_memory_limit,
+            router_image_pull_secrets=self.router_image_pull_secrets,
+        )
+
+
+def join_address(host: str, port: int) -> str:
+    """host:port; an IPv6 host is put in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings that `environment` holds; an empty variable counts as not set, other variables are ignored.
+
+    Raises:
+        SettingsError: a variable is missing or its value is wrong.
+    """
+    given = {name: environment.get(PREFIX + name.upper(), "").strip() for name in Settings.model_fields}
+    values = {name: _parse(name, text) for name, text in given.items() if text}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(
+            "; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())
+        ) from error
+
+
+def _parse(name: str, text: str) -> str | tuple[str, ...]:
+    if name in {"watch_namespaces", "router_image_pull_secrets"}:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return text
+
+
+def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    variable = PREFIX + str(location[0]).upper() if location else PREFIX.rstrip("_")
+    return f"{variable}: {message}"
