@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json")
@@ -25,7 +25,11 @@ class HubError(Exception):
     """The hub refused; the text is what the command prints."""
 
 
-def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    env: Mapping[str, str] = os.environ,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
     """Run the command; return the exit code."""
     args = _parser().parse_args(argv)
     if args.local_dir and args.cache_dir:
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ)
     except HubError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    time.sleep(float(env.get("SIM_DOWNLOAD_SECONDS") or 0))
+    sleep(float(env.get("SIM_DOWNLOAD_SECONDS") or 0))
     wanted = [name for name in FILES if _is_wanted(name, args.filenames, args.include, args.exclude)]
     folder = Path(args.local_dir) if args.local_dir else cache_folder(repo, revision, args.cache_dir, env)
     write_files(folder, repo, wanted)

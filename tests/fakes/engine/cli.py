@@ -108,6 +108,15 @@ _HONOURED_SWITCHES = [
 ]
 
 
+_SHORT = {
+    "compilation-config": ("-O",),
+    "data-parallel-size": ("-dp",),
+    "pipeline-parallel-size": ("-pp",),
+    "quantization": ("-q",),
+    "tensor-parallel-size": ("-tp",),
+}
+
+
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> EngineSettings:
     """Return the engine that `argv` and the environment describe; wrong input exits with code 2 and usage on stderr."""
     parser = _parser()
@@ -176,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in _HONOURED_SWITCHES + _SWITCHES:
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
     for name in _WITH_VALUE:
-        parser.add_argument(f"--{name}")
+        parser.add_argument(*_SHORT.get(name, ()), f"--{name}")
     return parser
 
 
