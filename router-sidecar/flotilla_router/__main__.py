@@ -1,0 +1,260 @@
+"""`flotilla-router`: puts the parts together, runs until SIGTERM, drains and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvloop
+
+from .control import Answer, Poll, SnapshotSource
+from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, Wanted, client_context, stamp_of
+from .endpoints import Router
+from .exchange import Dispatcher
+from .reach import Reach
+from .registry import Live, Registry, SnapshotError
+from .server import Listener, Patience
+from .settings import RouterSettings, SettingsError
+from .telemetry import Log, Telemetry, open_log
+from .upstream import Origin, Upstreams, fetch
+
+FILES_SECONDS = 2.0
+"""How often keys, credentials and certificates are looked at."""
+LOG_FLUSH_SECONDS = 0.1
+EXPIRE_SECONDS = 1.0
+DRAIN_CHECK_SECONDS = 0.05
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
+
+
+class SnapshotStore:
+    """Applies snapshots to everything that depends on them. Implements control.Store."""
+
+    def __init__(
+        self, registry: Registry, credentials: UpstreamCredentials, reach: Reach, telemetry: Telemetry
+    ) -> None:
+        self._registry = registry
+        self._credentials = credentials
+        self._reach = reach
+        self._telemetry = telemetry
+        self._error: str | None = ""
+
+    @property
+    def digest(self) -> str:
+        """Of the snapshot in use; empty: there is none."""
+        live = self._registry.live
+        return live.digest if live is not None else ""
+
+    def offer(self, data: bytes) -> str | None:
+        """Use a snapshot from now on, or say why not."""
+        try:
+            live = self._registry.load(data)
+        except SnapshotError as error:
+            self._telemetry.snapshot_rejected(error.digest, str(error))
+            return str(error)
+        self._credentials.want(_wanted(live))
+        self._reach.keep({replica.address for state in live.states.values() for replica in state.everyone()})
+        self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
+        return None
+
+    def problems(self) -> Sequence[str]:
+        """Credentials that cannot be used."""
+        return self._credentials.problems()
+
+    def connected(self, error: str | None) -> None:
+        """Note whether the control API answers; only changes are logged."""
+        self._telemetry.control_connected = error is None
+        if error != self._error:
+            self._error = error
+            self._telemetry.say("control API connected" if error is None else "control API lost", error=error)
+
+
+def _wanted(live: Live) -> tuple[Wanted, ...]:
+    return tuple(
+        Wanted(
+            target.name,
+            tls=target.external.url.startswith("https://"),
+            has_key=target.external.hasCredentials,
+            has_ca=target.external.hasCa,
+        )
+        for target in live.snapshot.targets
+        if target.external is not None
+    )
+
+
+class ControlClient:
+    """Asks the control API over our own transport. Implements control.Fetch."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._key: object = None
+        self._origin: Origin | None = None
+
+    async def __call__(self, poll: Poll) -> Answer:
+        """The answer to one poll.
+
+        Raises:
+            OSError: there is no answer, or the authority's certificate cannot be read.
+        """
+        url = urlsplit(poll.url)
+        request = (
+            f"GET {url.path}?{url.query} HTTP/1.1\r\nhost: {url.netloc}\r\n"
+            f"authorization: Bearer {poll.token}\r\naccept: application/json\r\n\r\n"
+        )
+        origin = self._origin_of(url.scheme, url.hostname or "", url.port, poll.ca)
+        head, body = await fetch(
+            self._upstreams, origin, request.encode(), seconds=poll.seconds, limit=MAX_SNAPSHOT_BYTES
+        )
+        return Answer(head.status, body)
+
+    def _origin_of(self, scheme: str, host: str, port: int | None, ca: Path) -> Origin:
+        """The same origin, and its connection, for as long as the authority stays the same."""
+        key = (scheme, host, port, stamp_of((ca,)))
+        if self._origin is None or key != self._key:
+            tls = client_context(ca) if scheme == "https" else None
+            self._origin = Origin(host, port or (443 if tls else 80), tls)
+            self._key = key
+        return self._origin
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a running router listens."""
+
+    data: int
+    admin: int
+
+
+class RouterProcess:
+    """A whole router, to be started once."""
+
+    def __init__(self, settings: RouterSettings, log: Log) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._log = log
+        self._certificate = ServerCertificate(settings.tls_dir)
+        self._keys = ApiKeys(settings.api_keys_dir)
+        self._credentials = UpstreamCredentials(settings.credentials_dir)
+        self._upstreams = Upstreams(loop)
+        self.telemetry = Telemetry(settings.namespace, settings.policy, log)
+        reach = Reach(self._credentials)
+        self.registry = Registry(settings.namespace, settings.policy)
+        self.store = SnapshotStore(self.registry, self._credentials, reach, self.telemetry)
+        self.dispatcher = Dispatcher(
+            loop=loop, upstreams=self._upstreams, reach=reach, telemetry=self.telemetry, draw=random.random
+        )
+        self.router = Router(self.registry, self.dispatcher, self._keys)
+        self.source = SnapshotSource(
+            self.store, ControlClient(self._upstreams), settings.snapshot_dir, settings.control_token_dir
+        )
+        patience = Patience(settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds)
+        self._data = Listener(loop, self.router.data_surface(), patience)
+        self._admin = Listener(loop, self.router.admin_surface(), patience)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> Ports:
+        """Serve: first health, then requests; a snapshot that is mounted is in use from the first request on."""
+        settings = self._settings
+        admin = await self._admin.start(settings.admin_host, settings.admin_port)
+        self.source.read_file()
+        data = await self._data.start(settings.data_host, settings.data_port, self._certificate.context)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._housekeeping()), loop.create_task(self.source.watch_file())]
+        if settings.control_url is not None:
+            follow = self.source.follow(settings.control_url, settings.namespace, settings.policy, random.random)
+            self._tasks.append(loop.create_task(follow))
+        self.telemetry.say(
+            "router started", data_port=data, admin_port=admin, tls=self._certificate.context is not None
+        )
+        return Ports(data, admin)
+
+    async def drain(self) -> None:
+        """Not ready, settle, accept no more, finish what is under way up to the grace, end the rest with an error."""
+        self.router.draining = True
+        self.telemetry.say("draining", requests=len(self.dispatcher.under_way))
+        await asyncio.sleep(self._settings.settle_seconds)
+        self._data.stop_accepting()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_seconds):
+                while self.dispatcher.under_way or self._data.busy:  # noqa: ASYNC110 - many small things end
+                    await asyncio.sleep(DRAIN_CHECK_SECONDS)
+        for exchange in tuple(self.dispatcher.under_way):
+            exchange.stop("the router is shutting down")
+
+    async def close(self) -> None:
+        """Nothing is left open or running."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._data.close()
+        await self._admin.close()
+        self._upstreams.close()
+        self.telemetry.say("router ended")
+        self._log.flush()
+
+    async def _housekeeping(self) -> None:
+        """Everything that is done every now and then; none of it takes long."""
+        files_at = expire_at = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            if now >= files_at:
+                self._look_at_files()
+                files_at = now + FILES_SECONDS
+            if now >= expire_at:
+                self._upstreams.expire(now)
+                expire_at = now + EXPIRE_SECONDS
+            self._log.flush()
+            await asyncio.sleep(LOG_FLUSH_SECONDS)
+
+    def _look_at_files(self) -> None:
+        self._keys.refresh()
+        before = self._credentials.problems()
+        self._credentials.refresh()
+        for problem in self._credentials.problems():
+            if problem not in before:
+                self.telemetry.say("credential missing", error=problem)
+        error = self._certificate.refresh()
+        if error is not None:
+            self.telemetry.say("certificate refused", error=error)
+
+
+async def run(settings: RouterSettings, log: Log) -> None:
+    """Run until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    process = RouterProcess(settings, log)
+    try:
+        await process.start()
+        await ended.wait()
+        await process.drain()
+    finally:
+        await process.close()
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        settings = RouterSettings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"flotilla-router: {error}\n")
+        sys.exit(2)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings, open_log()))
+    except OSError as error:
+        sys.stderr.write(f"flotilla-router: cannot listen: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,463 @@
+"""One call of one request to one replica: reads the answer, judges it, and says what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from enum import Enum
+from math import inf
+from typing import Protocol, assert_never
+
+import msgspec
+
+from flotilla_api.policy import CAUSE_GROUPS, Cause, CauseGroup
+from flotilla_api.snapshot import EscalationConfig, Target, TimeoutConfig, TimePrice, TokenPrice
+
+from .cascade import Commit, Escalate, Pending, StreamJudge, StreamMeter, Verdict, cause_of_response, judge_whole
+from .openai import Injection, ParsedRequest, Usage, usage_of
+from .registry import Replica
+from .settings import MAX_ANSWER_BYTES
+from .sse import EventSplitter, EventTooLarge
+from .telemetry import AttemptRecord
+from .upstream import Call, Failure, Origin, ResponseHead, Upstreams
+
+CLIENT_GONE = "ClientGone"
+"""Result of an attempt that ended because nobody waits for it any more."""
+QUALITY_CAUSES = frozenset(cause for cause, group in CAUSE_GROUPS.items() if group is CauseGroup.QUALITY)
+_EVENT_STREAM = b"text/event-stream"
+_ERROR_EVENT = b'data: {"error"'
+_OURS_TO_SOLVE = frozenset((401, 402, 403, 404, 405, 407))
+"""Client errors that are about our credentials or address, never about the client's request."""
+
+
+class State(Enum):
+    """Where an attempt stands."""
+
+    WAITING = 1
+    """Nothing is decided; nothing of it has been sent on."""
+    HELD = 2
+    """Below the bar: paused, its answer kept."""
+    PASSING = 3
+    """It is the answer."""
+    OVER = 4
+
+
+class Owner(Protocol):
+    """The request that the attempt is made for."""
+
+    def committed(self, attempt: Attempt) -> None:
+        """The attempt's stream is the answer; `passed_on` follows."""
+        ...
+
+    def passed_on(self, data: bytes) -> None:
+        """Whole events of the committed stream."""
+        ...
+
+    def ended(self, attempt: Attempt, problem: str | None) -> None:
+        """The committed stream is over; problem: why it is not whole."""
+        ...
+
+    def answered(self, attempt: Attempt) -> None:
+        """A whole answer is there, in `attempt.head` and `attempt.body`."""
+        ...
+
+    def escalates(self, attempt: Attempt, cause: Cause) -> None:
+        """The answer is below the bar: `hold` it or `release` it."""
+        ...
+
+    def failed(self, attempt: Attempt, cause: Cause, message: str) -> None:
+        """There is no usable answer."""
+        ...
+
+
+class Attempt:
+    """One call. Its owner hears of at most one of committed, answered, escalates and failed before it acts."""
+
+    __slots__ = (
+        "_backlog",
+        "_call",
+        "_chunks",
+        "_config",
+        "_end",
+        "_follower",
+        "_injection",
+        "_last",
+        "_loop",
+        "_owner",
+        "_request",
+        "_size",
+        "_splitter",
+        "_started",
+        "_stream",
+        "_timer",
+        "_usage",
+        "body",
+        "failure",
+        "head",
+        "record",
+        "replica",
+        "score",
+        "state",
+        "target",
+    )
+
+    def __init__(  # noqa: PLR0917 - one place builds it
+        self,
+        owner: Owner,
+        target: Target,
+        replica: Replica,
+        request: ParsedRequest,
+        injection: Injection,
+        config: EscalationConfig | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """config: how the answer is judged; None: it is not."""
+        self._owner = owner
+        self.target = target
+        self.replica = replica
+        self._request: ParsedRequest | None = request
+        self._stream = request.stream
+        self._injection = injection
+        self._config = config
+        self._loop = loop
+        self._call: Call | None = None
+        self._follower: StreamJudge | StreamMeter | None = None
+        self._splitter: EventSplitter | None = None
+        self._backlog: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._usage: Usage | None = None
+        self._started = self._last = loop.time()
+        self._end: str | None = None
+        self.state = State.WAITING
+        self.head: ResponseHead | None = None
+        self.body = b""
+        self.score: float | None = None
+        self.failure: Failure | None = None
+        self.record = AttemptRecord(target=target.name, endpoint=replica.pod)
+        replica.in_flight += 1
+
+    def send(self, upstreams: Upstreams, origin: Origin, parts: Sequence[bytes], connect_seconds: float) -> None:
+        """Make the call."""
+        self._call = upstreams.call(origin, parts, self, connect_seconds=connect_seconds)
+
+    # What the owner may do
+
+    def due(self, timeouts: TimeoutConfig) -> float:
+        """Monotonic seconds at which the stream has been silent for too long; whole answers have no such time."""
+        if not self._stream or self.state is State.HELD:
+            return inf
+        follower = self._follower
+        if follower is None or not follower.first_token_seen:
+            return self._started + timeouts.firstTokenSeconds
+        return self._last + timeouts.idleSeconds
+
+    def hold(self) -> None:
+        """Keep what is there and read no more for now."""
+        self.state = State.HELD
+        self._stop_timer()
+        if self._call is not None:
+            self._call.pause()
+
+    def release(self) -> None:
+        """The held answer is the answer after all."""
+        self._last = self._loop.time()
+        if self._follower is None:
+            self._owner.answered(self)
+            return
+        self._commit(self.score)
+        if self._call is not None:
+            self._call.resume()
+
+    def pause(self) -> None:
+        """The client reads too slowly."""
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """The client reads on."""
+        self._last = self._loop.time()
+        if self._call is not None:
+            self._call.resume()
+
+    def cancel(self) -> None:
+        """End the call; the server sees its connection close."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+            self._settle()
+
+    def timed_out(self) -> None:
+        """The replica took too long."""
+        self.replica.failed(self._loop.time())
+        self.cancel()
+
+    def close(self, result: str) -> AttemptRecord:
+        """The record, complete; the attempt is over."""
+        self.cancel()
+        self._stop_timer()
+        self.state = State.OVER
+        self._request = None
+        self.record.result = result
+        self.record.score = self.score
+        return self.record
+
+    # upstream.Receiver
+
+    def on_head(self, response: ResponseHead) -> None:
+        """Decide how the body is read, and note how the replica does."""
+        self.head = response
+        now = self._last = self._loop.time()
+        if response.status in (429, 503):
+            self.replica.overloaded(now, response.retry_after)
+        elif response.status >= 500:
+            self.replica.failed(now)
+        else:
+            self.replica.succeeded()
+        if response.status == 200 and self._stream and response.content_type.startswith(_EVENT_STREAM):
+            self._follow()
+
+    def on_body(self, chunk: bytes) -> None:
+        """Pass on, judge or keep."""
+        if self._splitter is None:
+            self._keep(chunk)
+            return
+        self._last = self._loop.time()
+        try:
+            events = self._splitter.feed(chunk)
+        except EventTooLarge:
+            self._break("the model server sent an event that is too large")
+            return
+        if self.state is State.PASSING:
+            self._pass_on(events)
+        elif self.state is State.HELD:
+            self._backlog += events
+        else:
+            self._weigh(events)
+
+    def on_complete(self) -> None:
+        """The response is whole."""
+        self._call = None
+        self._settle()
+        if self._follower is None:
+            self._judge_whole()
+        elif self.state is State.PASSING:
+            self._tell_end()
+        elif self.state is State.WAITING:
+            self._judge_end()
+
+    def on_failed(self, failure: Failure) -> None:
+        """The response is not whole, or there is none."""
+        self._call = None
+        self.failure = failure
+        self.replica.failed(self._loop.time(), refused=failure.before_sending)
+        self._settle()
+        self._end = f"the model server failed: {failure.value}"
+        if self.state is State.PASSING:
+            self._owner.ended(self, self._end)
+        elif self.state is State.WAITING:
+            cause = Cause.TIMEOUT if failure is Failure.CONNECT_TIMEOUT else Cause.UPSTREAM_ERROR
+            self._owner.failed(self, cause, self._end)
+
+    # Streams
+
+    def _follow(self) -> None:
+        """Read events. Their follower needs no body, which may be large and outlive its use."""
+        assert self._request is not None
+        request = msgspec.structs.replace(self._request, body=b"")
+        self._splitter = EventSplitter()
+        if self._config is not None:
+            self._follower = StreamJudge(request, self._config, self._injection)
+        else:
+            self._follower = StreamMeter(request, self._injection)
+
+    def _weigh(self, events: list[bytes]) -> None:
+        """Feed events until there is a verdict; the rest waits in the backlog."""
+        for index, event in enumerate(events):
+            if not isinstance(self._follower, StreamJudge):
+                if not event.startswith(b":"):
+                    self._backlog = events[index:]
+                    self._begin_passing(event)
+                    return
+                continue
+            verdict = self._follower.feed(event, self._last)
+            if not isinstance(verdict, Pending):
+                self._backlog = events[index + 1 :]
+                self._decide(verdict)
+                return
+        self._start_timer()
+
+    def _begin_passing(self, first: bytes) -> None:
+        """A stream that is not judged is the answer from its first event on, unless that is an error."""
+        if first.startswith(_ERROR_EVENT):
+            self._break("the model server ended its stream with an error")
+        else:
+            self._commit(None)
+
+    def _decide(self, verdict: Verdict) -> None:
+        self._stop_timer()
+        match verdict:
+            case Pending():
+                self._start_timer()
+            case Commit(score):
+                self._commit(score)
+            case Escalate(cause, score):
+                self.score = score
+                self._escalate(cause)
+            case _:
+                assert_never(verdict)
+
+    def _escalate(self, cause: Cause) -> None:
+        """Below the bar is an answer all the same; an error is none."""
+        if cause in QUALITY_CAUSES:
+            self._owner.escalates(self, cause)
+            return
+        self.replica.failed(self._loop.time())
+        self.cancel()
+        self._owner.failed(self, cause, "the model server's answer is an error")
+
+    def _commit(self, score: float | None) -> None:
+        self.state = State.PASSING
+        self.score = score
+        self._request = None
+        follower, backlog = self._follower, self._backlog
+        assert follower is not None
+        self._backlog = []
+        held = follower.take_held() if isinstance(follower, StreamJudge) else []
+        self._owner.committed(self)
+        first = b"".join([*held, *map(follower.pass_on, backlog)])
+        if first:
+            self._owner.passed_on(first)
+        if self.state is State.PASSING and (self._end is not None or self._call is None):
+            self._tell_end()
+
+    def _pass_on(self, events: list[bytes]) -> None:
+        follower = self._follower
+        assert follower is not None
+        data = follower.pass_on(events[0]) if len(events) == 1 else b"".join(map(follower.pass_on, events))
+        if data:
+            self._owner.passed_on(data)
+
+    def _judge_end(self) -> None:
+        """A stream has ended before its verdict."""
+        follower = self._follower
+        if isinstance(follower, StreamJudge) and follower.finished:
+            verdict = follower.expire(inf)
+            if not isinstance(verdict, Pending):
+                self._decide(verdict)
+                return
+        self._end = "the model server ended its stream early"
+        self._owner.failed(self, Cause.UPSTREAM_ERROR, self._end)
+
+    def _tell_end(self) -> None:
+        assert self._follower is not None
+        if self._end is None and not self._follower.finished:
+            self._end = "the model server ended its stream early"
+        self._owner.ended(self, self._end)
+
+    def _break(self, message: str) -> None:
+        """The stream cannot be used any further."""
+        passing = self.state is State.PASSING
+        self.replica.failed(self._loop.time())
+        self.cancel()
+        self._end = message
+        if passing:
+            self._owner.ended(self, message)
+        elif self.state is State.WAITING:
+            self._owner.failed(self, Cause.UPSTREAM_ERROR, message)
+
+    def _start_timer(self) -> None:
+        judge = self._follower
+        if self._timer is None and isinstance(judge, StreamJudge) and judge.deadline is not None:
+            self._timer = self._loop.call_at(judge.deadline, self._expire)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self.state is State.WAITING and isinstance(self._follower, StreamJudge):
+            self._decide(self._follower.expire(self._loop.time()))
+
+    # Whole answers
+
+    def _keep(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            self._break(f"the model server's answer is larger than {MAX_ANSWER_BYTES} bytes")
+            return
+        self._chunks.append(chunk)
+
+    def _judge_whole(self) -> None:
+        self.body = b"".join(self._chunks)
+        self._chunks = []
+        assert self.head is not None
+        status = self.head.status
+        if status >= 300:
+            self._judge_error(status)
+        elif self._config is None or self._request is None:
+            self._count(usage_of(self.body))
+            self._owner.answered(self)
+        else:
+            self._judge_answer(self._request, self._config)
+
+    def _judge_answer(self, request: ParsedRequest, config: EscalationConfig) -> None:
+        judged = judge_whole(request, self.body, config, self._injection)
+        self.body = judged.body
+        self.score = judged.verdict.score
+        self._count(judged.usage)
+        match judged.verdict:
+            case Commit():
+                self._owner.answered(self)
+            case Escalate(cause):
+                self._escalate(cause)
+            case _:
+                assert_never(judged.verdict)
+
+    def _judge_error(self, status: int) -> None:
+        ours = status < 400 or status in _OURS_TO_SOLVE
+        cause = Cause.UPSTREAM_ERROR if ours else cause_of_response(status, self.body)
+        if cause is None:
+            self._owner.answered(self)
+            return
+        if ours:
+            self.body = b""
+        self._owner.failed(self, cause, f"the model server answered with status {status}")
+
+    # Accounts
+
+    def _settle(self) -> None:
+        """The call is over: the replica is free and the price is known."""
+        self.replica.in_flight -= 1
+        seconds = self._loop.time() - self._started
+        self.record.milliseconds = seconds * 1000
+        if self._follower is not None:
+            self._usage = self._follower.usage
+        price = self.target.price
+        if isinstance(price, TimePrice):
+            sent = self.failure is None or not self.failure.before_sending
+            self.record.cost_usd = price.perSecondUSD * seconds if sent else 0.0
+        self._count(self._usage)
+
+    def _count(self, usage: Usage | None) -> None:
+        record, price = self.record, self.target.price
+        if usage is not None:
+            record.input_tokens = usage.prompt_tokens
+            record.output_tokens = usage.completion_tokens
+        if isinstance(price, TimePrice):
+            return
+        if self.head is None or self.head.status >= 400:
+            record.cost_usd = 0.0
+        elif price is None or usage is None:
+            record.cost_usd = None
+        else:
+            record.cost_usd = token_cost_usd(price, usage)
+
+
+def token_cost_usd(price: TokenPrice, usage: Usage) -> float:
+    """Dollars for an answer."""
+    inputs = usage.prompt_tokens * price.inputPerMillionUSD
+    return (inputs + usage.completion_tokens * price.outputPerMillionUSD) / 1e6

@@ -1,0 +1,391 @@
+"""What a router answers: completions, models, explanations, health and metrics."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+from urllib.parse import unquote
+
+import msgspec
+
+from flotilla_api.snapshot import Target
+
+from .choose import Decision, Features, Refusal, choose, visible_models
+from .credentials import ApiKeys, bearer_token
+from .exchange import Dispatcher, Exchange
+from .openai import Api, BadRequest, ParsedRequest, parse_request
+from .registry import Live, Registry
+from .server import ClientConnection, Incoming, Problem, too_large
+from .telemetry import METRICS_CONTENT_TYPE, RequestRecord
+
+BOUNDARY_HEADER = b"x-flotilla-boundary"
+_PASSED_HEADERS = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate")
+"""A client's headers that go upstream, beside its request id."""
+_SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+="
+_MOST_ID_BYTES = 128
+_SMALL_BODY_BYTES = 1024 * 1024
+"""Most that is read while no snapshot says how much."""
+_JSON_LINE = b"content-type: application/json\r\n"
+_TEXT_LINE = b"content-type: text/plain; charset=utf-8\r\n"
+
+Handler = Callable[[Incoming, ClientConnection], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path and what may be done with it."""
+
+    methods: tuple[bytes, ...]
+    handler: Handler
+    needs_key: bool = True
+    key_even_if_anonymous: bool = False
+
+    @property
+    def allow(self) -> bytes:
+        """The Allow header's line."""
+        return b"allow: " + b", ".join((*self.methods, b"OPTIONS")) + b"\r\n"
+
+
+class _RefusedError(Exception):
+    """Carries a problem from where it is found to the connection."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class Surface:
+    """Paths of one listener. Implements server.Service."""
+
+    def __init__(self, router: Router, endpoints: Mapping[bytes, Endpoint]) -> None:
+        self._router = router
+        self._endpoints = endpoints
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections end with their current request."""
+        return self._router.draining
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest body, by the snapshot in use."""
+        live = self._router.registry.live
+        return live.snapshot.maxBodyBytes if live is not None else _SMALL_BODY_BYTES
+
+    def admit(self, incoming: Incoming) -> Problem | None:
+        """Whether the body should be read, by the headers."""
+        endpoint = self._find(incoming.url)
+        if endpoint is None:
+            path = _path(incoming.url).decode("latin-1")
+            return Problem(status=404, message=f"there is nothing at {path}", code="not_found")
+        if incoming.method == b"OPTIONS":
+            return None
+        if incoming.method not in endpoint.methods:
+            method = incoming.method.decode("latin-1")
+            message = f"{method} is not allowed here"
+            return Problem(status=405, message=message, code="method_not_allowed", headers=endpoint.allow)
+        if endpoint.needs_key and (problem := self._router.authenticate(incoming, endpoint)) is not None:
+            return problem
+        return self._check_body(incoming) if incoming.method == b"POST" else None
+
+    def serve(self, incoming: Incoming, connection: ClientConnection) -> None:
+        """Answer an admitted request."""
+        endpoint = self._find(incoming.url)
+        assert endpoint is not None
+        if incoming.method == b"OPTIONS":
+            connection.respond(204, endpoint.allow, b"")
+            return
+        try:
+            endpoint.handler(incoming, connection)
+        except _RefusedError as refused:
+            connection.refuse(refused.problem)
+
+    def refused(self, problem: Problem, incoming: Incoming | None) -> None:
+        """Count and log."""
+        given = incoming.headers.get(b"x-request-id", b"") if incoming is not None else b""
+        self._router.dispatcher.telemetry.refused(
+            problem.code, status=problem.status, request_id=request_id(given), message=problem.message
+        )
+
+    def _find(self, url: bytes) -> Endpoint | None:
+        endpoint = self._endpoints.get(url)
+        if endpoint is not None:
+            return endpoint
+        path = _path(url)
+        folder, slash, _ = path.rpartition(b"/")
+        while slash and path not in self._endpoints:
+            if folder + b"/*" in self._endpoints:
+                return self._endpoints[folder + b"/*"]
+            folder, slash, _ = folder.rpartition(b"/")
+        return self._endpoints.get(path)
+
+    def _check_body(self, incoming: Incoming) -> Problem | None:
+        media_type = incoming.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if media_type != b"application/json":
+            message = "Unsupported Media Type: Only 'application/json' is allowed"
+            return Problem(status=415, message=message, code="unsupported_media_type")
+        length = incoming.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.max_body_bytes:
+            return too_large(self.max_body_bytes)
+        return None
+
+
+class Router:
+    """The state behind both listeners."""
+
+    def __init__(self, registry: Registry, dispatcher: Dispatcher, keys: ApiKeys) -> None:
+        self.registry = registry
+        self.dispatcher = dispatcher
+        self.draining = False
+        self._keys = keys
+
+    def data_surface(self) -> Surface:
+        """What clients reach."""
+        return Surface(
+            self,
+            {
+                b"/v1/chat/completions": Endpoint((b"POST",), self._chat),
+                b"/v1/completions": Endpoint((b"POST",), self._completions),
+                b"/v1/models": Endpoint((b"GET", b"HEAD"), self._models),
+                b"/v1/models/*": Endpoint((b"GET", b"HEAD"), self._model),
+                b"/v1/route:explain": Endpoint((b"POST",), self._explain),
+                b"/healthz": Endpoint((b"GET", b"HEAD"), self._healthy, needs_key=False),
+                b"/readyz": Endpoint((b"GET", b"HEAD"), self._ready, needs_key=False),
+                b"/metrics": Endpoint((b"GET", b"HEAD"), self._metrics, key_even_if_anonymous=True),
+            },
+        )
+
+    def admin_surface(self) -> Surface:
+        """What the kubelet and Prometheus reach."""
+        return Surface(
+            self,
+            {
+                b"/healthz": Endpoint((b"GET", b"HEAD"), self._healthy, needs_key=False),
+                b"/readyz": Endpoint((b"GET", b"HEAD"), self._ready, needs_key=False),
+                b"/metrics": Endpoint((b"GET", b"HEAD"), self._metrics, needs_key=False),
+            },
+        )
+
+    def authenticate(self, incoming: Incoming, endpoint: Endpoint) -> Problem | None:
+        """Whether the request may not pass, by its key."""
+        live = self.registry.live
+        if live is None:
+            message = "no snapshot of the policy has been loaded yet"
+            return Problem(status=503, message=message, code="not_ready", type="server_error")
+        if live.snapshot.anonymous and not endpoint.key_even_if_anonymous:
+            return None
+        key = bearer_token(incoming.headers.get(b"authorization", b""))
+        incoming.client = self._keys.client_of(key) if key else None
+        if incoming.client is not None:
+            return None
+        message = "Incorrect API key provided." if key else "No API key provided: send it as a bearer token."
+        return Problem(status=401, message=message, code="invalid_api_key", headers=b"www-authenticate: Bearer\r\n")
+
+    # Completions
+
+    def _chat(self, incoming: Incoming, connection: ClientConnection) -> None:
+        self._complete("chat", incoming, connection)
+
+    def _completions(self, incoming: Incoming, connection: ClientConnection) -> None:
+        self._complete("completions", incoming, connection)
+
+    def _complete(self, api: Api, incoming: Incoming, connection: ClientConnection) -> None:
+        live, dispatcher = self._live(), self.dispatcher
+        request = _parse(api, incoming.body())
+        decision = self._decide(live, request, incoming)
+        headers = incoming.headers
+        name = request_id(headers.get(b"x-request-id", b""))
+        record = RequestRecord(
+            request_id=name,
+            api=api,
+            client=incoming.client,
+            alias=request.model,
+            stream=request.stream,
+            rule=decision.rule,
+            reason=decision.reason,
+            snapshot=live.digest,
+        )
+        exchange = Exchange(
+            dispatcher,
+            connection,
+            live=live,
+            request=request,
+            decision=decision,
+            passed_headers=_passed_headers(headers, name),
+            record=record,
+            arrived=dispatcher.loop.time(),
+        )
+        connection.exchange = exchange
+        incoming.release()
+        dispatcher.begin(exchange)
+
+    def _live(self) -> Live:
+        live = self.registry.live
+        if live is None:
+            raise _RefusedError(Problem(status=503, message="no snapshot", code="not_ready", type="server_error"))
+        return live
+
+    def _decide(self, live: Live, request: ParsedRequest, incoming: Incoming) -> Decision:
+        """Decide; a replica that is left out for now is better than no answer.
+
+        Raises:
+            _RefusedError: nobody may answer.
+        """
+        now = self.dispatcher.loop.time()
+        features = _features(live, request, incoming.headers)
+
+        def ready(target: Target) -> bool:
+            return self.dispatcher.ready(live, target, now)
+
+        def present(target: Target) -> bool:
+            return self.dispatcher.present(live, target)
+
+        decision = choose(live.table, features, ready, self.dispatcher.draw())
+        if isinstance(decision, Refusal) and decision.status == 503:
+            decision = choose(live.table, features, present, self.dispatcher.draw())
+        match decision:
+            case Refusal():
+                raise _RefusedError(_problem_of(decision))
+            case Decision():
+                return decision
+            case _:
+                assert_never(decision)
+
+    # Everything else
+
+    def _explain(self, incoming: Incoming, connection: ClientConnection) -> None:
+        live = self._live()
+        body = incoming.body()
+        request = _parse(_api_of(body), body)
+        decision = self._decide(live, request, incoming)
+        now = self.dispatcher.loop.time()
+        connection.respond(
+            200,
+            _JSON_LINE,
+            msgspec.json.encode(
+                {
+                    "policy": live.snapshot.policy,
+                    "snapshot": live.digest,
+                    "model": decision.first.name,
+                    "kind": decision.first.kind,
+                    "reason": decision.reason,
+                    "rule": decision.rule,
+                    "pinned": decision.pinned,
+                    "boundary": decision.boundary,
+                    "cause": decision.cause,
+                    "fallbacks": [target.name for target in decision.fallbacks],
+                    "targets": [
+                        {"kind": target.kind, "name": target.name, "ready": self.dispatcher.ready(live, target, now)}
+                        for target in live.snapshot.targets
+                    ],
+                    "features": {
+                        "api": request.api,
+                        "alias": request.model,
+                        "stream": request.stream,
+                        "tools": request.tool_count,
+                        "jsonSchema": request.json_schema,
+                        "promptTokens": request.prompt_tokens,
+                        "maxTokens": request.max_tokens,
+                    },
+                }
+            ),
+        )
+
+    def _models(self, _incoming: Incoming, connection: ClientConnection) -> None:
+        data = [_model_object(name) for name in visible_models(self._live().table)]
+        connection.respond(200, _JSON_LINE, msgspec.json.encode({"object": "list", "data": data}))
+
+    def _model(self, incoming: Incoming, connection: ClientConnection) -> None:
+        name = unquote(_path(incoming.url).removeprefix(b"/v1/models/").decode("latin-1"))
+        if name not in visible_models(self._live().table):
+            message = f"The model `{name}` does not exist."
+            raise _RefusedError(Problem(status=404, message=message, code="model_not_found", param="model"))
+        connection.respond(200, _JSON_LINE, msgspec.json.encode(_model_object(name)))
+
+    def _healthy(self, _incoming: Incoming, connection: ClientConnection) -> None:
+        connection.respond(200, _TEXT_LINE, b"ok\n")
+
+    def _ready(self, _incoming: Incoming, connection: ClientConnection) -> None:
+        if self.draining:
+            connection.respond(503, _TEXT_LINE, b"draining\n")
+        elif self.registry.live is None:
+            connection.respond(503, _TEXT_LINE, b"no snapshot\n")
+        else:
+            connection.respond(200, _TEXT_LINE, b"ok\n")
+
+    def _metrics(self, _incoming: Incoming, connection: ClientConnection) -> None:
+        exposition = self.dispatcher.telemetry.exposition()
+        connection.respond(200, b"content-type: %b\r\n" % METRICS_CONTENT_TYPE, exposition)
+
+
+def request_id(given: bytes) -> str:
+    """The client's own id where it is harmless, else a new one."""
+    if given and len(given) <= _MOST_ID_BYTES and not given.translate(None, _SAFE_IN_ID):
+        return given.decode("ascii")
+    return f"{random.getrandbits(64):016x}"
+
+
+def _path(url: bytes) -> bytes:
+    return url.partition(b"?")[0]
+
+
+def _parse(api: Api, body: bytes) -> ParsedRequest:
+    try:
+        return parse_request(api, body)
+    except BadRequest as error:
+        raise _RefusedError(
+            Problem(
+                status=error.status,
+                message=error.message,
+                code=error.code or "invalid_request",
+                type=error.type,
+                param=error.param,
+            )
+        ) from error
+
+
+class _Prompted(msgspec.Struct):
+    prompt: msgspec.Raw | None = None
+
+
+def _api_of(body: bytes) -> Api:
+    """An explained request is of the API whose field it has; broken bodies are found out later."""
+    try:
+        return "chat" if msgspec.json.decode(body, type=_Prompted).prompt is None else "completions"
+    except (msgspec.DecodeError, RecursionError):
+        return "chat"
+
+
+def _features(live: Live, request: ParsedRequest, headers: Mapping[bytes, bytes]) -> Features:
+    boundary = headers.get(BOUNDARY_HEADER)
+    return Features(
+        api=request.api,
+        model=request.model,
+        tool_count=request.tool_count,
+        json_schema=request.json_schema,
+        prompt_tokens=request.prompt_tokens,
+        max_tokens=request.max_tokens,
+        headers={name: headers[key].decode("latin-1") for name, key in live.header_names if key in headers},
+        boundary_header=None if boundary is None else boundary.decode("latin-1"),
+    )
+
+
+def _passed_headers(headers: Mapping[bytes, bytes], name: str) -> bytes:
+    lines = [b"x-request-id: %b\r\n" % name.encode()]
+    for passed in _PASSED_HEADERS:
+        value = headers.get(passed)
+        if value is not None:
+            lines.append(b"%b: %b\r\n" % (passed, value))
+    return b"".join(lines)
+
+
+def _problem_of(refusal: Refusal) -> Problem:
+    return Problem(
+        status=refusal.status, message=refusal.message, code=refusal.code, type=refusal.type, param=refusal.param
+    )
+
+
+def _model_object(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "flotilla"}

@@ -1,0 +1,563 @@
+"""One request's life: attempts, the cascade between them, what the client is sent, and the outcome.
+
+    attempt -> (another replica)* -> commit -> pass on -> finished
+       |                                ^
+       +- escalate: the expert is paused, its answer kept -> fallbacks, in order
+                                        |                        |
+                                        +-- UseExpert <-- all failed -> the error
+
+Everything runs in callbacks of connections and of one clock: a request has no task of its own. Until `committed`
+nothing but keep-alive comments is sent; after it a failure can only end the stream with an in-band error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+from flotilla_api.policy import Cause
+from flotilla_api.snapshot import EscalationConfig, Target
+
+from .attempt import CLIENT_GONE, QUALITY_CAUSES, Attempt
+from .choose import Decision
+from .credentials import Missing
+from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewrite
+from .reach import Reach
+from .registry import Live, Replica, TargetState, pick
+from .sse import KEEP_ALIVE, make_error_event
+from .telemetry import RequestRecord, Telemetry
+from .upstream import Failure, Upstreams
+
+ATTEMPTS_PER_TARGET = 2
+"""Calls to replicas of one target that may have seen the request; refused connections are not counted."""
+TICK_SECONDS = 0.1
+"""How exact timeouts are; a commit's maxWait has a timer of its own."""
+CLIENT_GONE_STATUS = 499
+_STATUS_OF: dict[Cause, int] = {
+    Cause.OVERLOADED: 503,
+    Cause.NO_READY_REPLICA: 503,
+    Cause.TIMEOUT: 504,
+    Cause.UPSTREAM_ERROR: 502,
+    Cause.CONTEXT_OVERFLOW: 400,
+}
+_JSON = b"content-type: application/json\r\n"
+_EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+
+
+class Client(Protocol):
+    """Whoever waits for the answer. Header lines end in CRLF; framing is the client's own business."""
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """Send a whole answer; the exchange is over."""
+        ...
+
+    def begin_stream(self, status: int, headers: bytes) -> None:
+        """Send the head of a stream."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Send more of the stream."""
+        ...
+
+    def end(self) -> None:
+        """End the stream; the exchange is over."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Dispatcher:
+    """What exchanges share: the outside world, the clock, and each other's list."""
+
+    loop: asyncio.AbstractEventLoop
+    upstreams: Upstreams
+    reach: Reach
+    telemetry: Telemetry
+    draw: Callable[[], float]
+    """Uniform in [0, 1)."""
+    under_way: set[Exchange] = field(default_factory=set["Exchange"])
+    _ticking: bool = False
+
+    def ready(self, live: Live, target: Target, now: float) -> bool:
+        """Whether a call to `target` is worth trying."""
+        if target.external is not None and not self.reach.has_credentials(target.name):
+            return False
+        return any(replica.open_at <= now for replica in live.state(target).replicas)
+
+    def present(self, live: Live, target: Target) -> bool:
+        """Whether `target` has a replica at all, if only one that is left out for now."""
+        return bool(live.state(target).replicas) and (
+            target.external is None or self.reach.has_credentials(target.name)
+        )
+
+    def begin(self, exchange: Exchange) -> None:
+        """Run an exchange."""
+        self.under_way.add(exchange)
+        self.telemetry.in_flight += 1
+        exchange.begin()
+        if not self._ticking and self.under_way:
+            self._ticking = True
+            self.loop.call_later(TICK_SECONDS, self._tick)
+
+    def finished(self, exchange: Exchange) -> None:
+        """Forget an exchange."""
+        self.under_way.discard(exchange)
+        self.telemetry.in_flight -= 1
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
+            exchange.tick(now)
+        self._ticking = bool(self.under_way)
+        if self._ticking:
+            self.loop.call_later(TICK_SECONDS, self._tick)
+
+
+class Exchange:
+    """One request that has been routed, until its last byte."""
+
+    __slots__ = (
+        "_arrived",
+        "_cause",
+        "_client",
+        "_committed",
+        "_current",
+        "_decision",
+        "_dispatcher",
+        "_failed",
+        "_fallbacks",
+        "_first",
+        "_head_sent",
+        "_held",
+        "_last_sent",
+        "_lines",
+        "_live",
+        "_paused",
+        "_reached",
+        "_record",
+        "_request",
+        "_sent",
+        "_stream",
+        "_target",
+        "_tried",
+        "due",
+    )
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        client: Client,
+        *,
+        live: Live,
+        request: ParsedRequest,
+        decision: Decision,
+        passed_headers: bytes,
+        record: RequestRecord,
+        arrived: float,
+    ) -> None:
+        """passed_headers: the client's header lines that go upstream. arrived: monotonic seconds."""
+        self._dispatcher = dispatcher
+        self._client = client
+        self._live = live
+        self._request: ParsedRequest | None = request
+        self._stream = request.stream
+        self._decision = decision
+        self._lines = passed_headers
+        self._record = record
+        self._arrived = arrived
+        self._fallbacks = list(decision.fallbacks)
+        self._target = decision.first
+        self._first = True
+        self._tried: list[Replica] = []
+        self._sent = 0
+        self._reached = False
+        self._current: Attempt | None = None
+        self._failed: Attempt | None = None
+        self._held: Attempt | None = None
+        self._cause: Cause | None = decision.cause
+        self._committed = False
+        self._head_sent = False
+        self._paused = False
+        self._last_sent = arrived
+        self.due = inf
+        """Monotonic seconds when `tick` has something to look at."""
+
+    # What the dispatcher and the client's connection call
+
+    def begin(self) -> None:
+        """Make the first attempt."""
+        if self._decision.cause is not None:
+            self._dispatcher.telemetry.escalated(_expert_left(self._decision), self._decision.cause)
+        self._open(self._decision.first)
+
+    def tick(self, now: float) -> None:
+        """Look after timeouts and silence."""
+        if self._record.status:
+            return
+        timeouts = self._live.snapshot.timeouts
+        if now >= self._arrived + timeouts.totalSeconds:
+            self._out_of_time()
+            return
+        current = self._current
+        if current is not None and now >= current.due(timeouts) and not self._paused:
+            current.timed_out()
+            self._attempt_timed_out(current)
+            if self._record.status:
+                return
+        if self._stream and not self._paused and now >= self._last_sent + timeouts.keepAliveAfterSeconds:
+            self._keep_alive()
+        self._set_due()
+
+    def client_gone(self) -> None:
+        """Nobody waits any more: close what is open upstream."""
+        self._record.client_gone = True
+        self._close(self._held, self._cause or CLIENT_GONE)
+        self._close(self._current, CLIENT_GONE)
+        self._finish(CLIENT_GONE_STATUS)
+
+    def pause(self) -> None:
+        """The client reads too slowly."""
+        self._paused = True
+        if self._committed and self._current is not None:
+            self._current.pause()
+
+    def resume(self) -> None:
+        """The client reads on."""
+        self._paused = False
+        if self._committed and self._current is not None:
+            self._current.resume()
+
+    def stop(self, message: str) -> None:
+        """The router ends: so does the request, with an error."""
+        self._close(self._held, self._cause or CLIENT_GONE)
+        self._close(self._current, Cause.UPSTREAM_ERROR)
+        self._send_error(503, message, "service_unavailable")
+
+    # Choosing who is called
+
+    def _open(self, target: Target) -> None:
+        """Call `target`, from its first replica on."""
+        self._target = target
+        self._tried = []
+        self._sent = 0
+        self._reached = False
+        replica = self._next_replica()
+        if replica is None:
+            self._leave(Cause.NO_READY_REPLICA, f"{target.kind} {target.name} has no ready replica")
+        else:
+            self._call(replica)
+
+    def _next_replica(self) -> Replica | None:
+        """The replica to call next; the Service where no replica could be connected to."""
+        state: TargetState = self._live.state(self._target)
+        now = self._dispatcher.loop.time()
+        candidates = state.candidates(now, self._tried)
+        if not candidates and not self._tried:
+            candidates = state.candidates(now, healthy=False)
+        if candidates and self._sent < ATTEMPTS_PER_TARGET:
+            return pick(candidates, self._dispatcher.draw())
+        if self._tried and not self._reached and state.service not in self._tried:
+            return state.service
+        return None
+
+    def _call(self, replica: Replica) -> None:
+        request, target = self._request, self._target
+        assert request is not None
+        dispatcher = self._dispatcher
+        self._tried.append(replica)
+        reached = dispatcher.reach.of(target, replica, request.api)
+        if isinstance(reached, Missing):
+            self._leave(Cause.UPSTREAM_ERROR, reached.problem)
+            return
+        config = self._judgement()
+        external = target.external
+        injection = plan_injection(request, judged=config is not None, external=external is not None)
+        try:
+            body = rewrite(
+                request,
+                model=target.model,
+                injection=injection,
+                edits=external.edits if external else None,
+                strict=external is not None,
+            )
+        except BadRequest as error:
+            self._refuse(error)
+            return
+        attempt = Attempt(self, target, replica, request, injection, config, dispatcher.loop)
+        self._record.attempts.append(attempt.record)
+        self._current = attempt
+        self._sent += 1
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (reached.beginning, self._lines, sum(map(len, body)))
+        connect_seconds = self._live.snapshot.timeouts.connectSeconds
+        attempt.send(dispatcher.upstreams, reached.origin, [head, *body], connect_seconds)
+        self._set_due()
+
+    def _judgement(self) -> EscalationConfig | None:
+        """How an attempt is judged: experts that were not asked for by name, while a fallback is left to go to."""
+        decision = self._decision
+        config = decision.route.escalation
+        if not self._first or decision.pinned or self._target.kind != "Expert" or not self._target.logprobs:
+            return None
+        if QUALITY_CAUSES.isdisjoint(config.on):
+            return None
+        now = self._dispatcher.loop.time()
+        if not any(self._dispatcher.ready(self._live, fallback, now) for fallback in self._fallbacks):
+            return None
+        return config
+
+    def _next_fallback(self, cause: Cause) -> Target | None:
+        """The next fallback that may be called; it is taken from the list."""
+        config = self._decision.route.escalation
+        now = self._dispatcher.loop.time()
+        if now > self._arrived + config.deadlineSeconds or (self._first and cause not in config.on):
+            return None
+        while self._fallbacks:
+            fallback = self._fallbacks.pop(0)
+            if self._dispatcher.ready(self._live, fallback, now):
+                return fallback
+        return None
+
+    def _escalate_to(self, fallback: Target, cause: Cause) -> None:
+        if self._first and self._target.kind == "Expert":
+            self._cause = cause
+            self._dispatcher.telemetry.escalated(self._target.name, cause)
+        self._first = False
+        self._open(fallback)
+
+    def _leave(self, cause: Cause, message: str) -> None:
+        """The target has no usable answer: go to the next fallback, back to the held expert, or give up."""
+        fallback = self._next_fallback(cause)
+        if fallback is not None:
+            self._escalate_to(fallback, cause)
+        elif self._held is not None and self._decision.route.escalation.onFallbackFailure == "UseExpert":
+            self._use_held(self._held)
+        else:
+            self._give_up(cause, message)
+
+    def _use_held(self, held: Attempt) -> None:
+        self._held = None
+        self._current = held
+        held.release()
+        self._set_due()
+
+    def _give_up(self, cause: Cause, message: str) -> None:
+        """Send the last model server's own error, or ours."""
+        failed = self._failed
+        self._close(self._held, self._cause or cause)
+        self._held = None
+        self._record.error = message
+        status = failed.head.status if failed is not None and failed.head is not None else 0
+        if failed is not None and status >= 400 and failed.body and not self._head_sent:
+            self._send_whole(failed, status)
+        else:
+            self._send_error(_STATUS_OF.get(cause, 502), message, cause.value)
+
+    # attempt.Owner
+
+    def committed(self, attempt: Attempt) -> None:
+        """The stream of `attempt` is the answer."""
+        self._drop_held()
+        self._committed = True
+        self._request = self._failed = None
+        self._lines = b""
+        self._record.model = attempt.target.name
+        assert attempt.head is not None
+        if not self._head_sent:
+            self._begin_stream(b"".join(attempt.head.lines) + self._headers(attempt))
+        self._set_due()
+
+    def passed_on(self, data: bytes) -> None:
+        """More of the answer."""
+        now = self._last_sent = self._dispatcher.loop.time()
+        record = self._record
+        if record.first_byte_seconds is None:
+            record.first_byte_seconds = now - self._arrived
+        record.sent_bytes += len(data)
+        self._client.send(data)
+
+    def ended(self, attempt: Attempt, problem: str | None) -> None:
+        """The answer is over."""
+        self._close(attempt, "ok" if problem is None else Cause.UPSTREAM_ERROR)
+        if problem is None:
+            self._client.end()
+            self._finish(200)
+        else:
+            self._send_error(502, problem, "upstream_error")
+
+    def answered(self, attempt: Attempt) -> None:
+        """A whole answer."""
+        assert attempt.head is not None
+        status = attempt.head.status
+        if status >= 400 and self._held is not None:
+            self._close(attempt, Cause.UPSTREAM_ERROR)
+            self._leave(Cause.UPSTREAM_ERROR, f"the fallback answered with status {status}")
+            return
+        self._close(attempt, "ok")
+        self._drop_held()
+        if status < 400:
+            self._record.model = attempt.target.name
+        if self._head_sent:
+            self._send_error(status, "the model server answered a stream with a whole answer", "upstream_error")
+        else:
+            self._send_whole(attempt, status)
+
+    def escalates(self, attempt: Attempt, cause: Cause) -> None:
+        """The expert is below the bar."""
+        fallback = self._next_fallback(cause)
+        if fallback is None:
+            attempt.release()
+            return
+        attempt.hold()
+        self._held = attempt
+        self._current = None
+        self._escalate_to(fallback, cause)
+
+    def failed(self, attempt: Attempt, cause: Cause, message: str) -> None:
+        """An attempt has no usable answer: another replica may have one."""
+        self._close(attempt, cause)
+        self._failed = attempt
+        if attempt.failure is None or not attempt.failure.before_sending:
+            self._reached = True
+        elif attempt.failure is not Failure.CONNECT_TIMEOUT:
+            self._sent -= 1
+        if cause is not Cause.CONTEXT_OVERFLOW:
+            replica = self._next_replica()
+            if replica is not None:
+                self._call(replica)
+                return
+        self._leave(cause, message)
+
+    # Time
+
+    def _attempt_timed_out(self, attempt: Attempt) -> None:
+        message = f"{attempt.target.kind} {attempt.target.name} took too long"
+        if self._committed:
+            self._close(attempt, Cause.TIMEOUT)
+            self._send_error(504, message, Cause.TIMEOUT.value)
+        else:
+            self.failed(attempt, Cause.TIMEOUT, message)
+
+    def _out_of_time(self) -> None:
+        """Every request is bounded; a whole answer that is held is better than none."""
+        held, use = self._held, self._decision.route.escalation.onFallbackFailure == "UseExpert"
+        self._close(self._current, Cause.TIMEOUT)
+        if held is not None and use and not self._stream:
+            self._use_held(held)
+            return
+        self._close(held, self._cause or Cause.TIMEOUT)
+        self._send_error(504, "the request took longer than timeouts.total", Cause.TIMEOUT.value)
+
+    def _keep_alive(self) -> None:
+        if not self._head_sent:
+            self._begin_stream(_EVENTS + self._headers(None))
+        self._last_sent = self._dispatcher.loop.time()
+        self._client.send(KEEP_ALIVE)
+
+    def _set_due(self) -> None:
+        """Times only move back while data flows, so `tick` may find that there is nothing to do yet."""
+        timeouts = self._live.snapshot.timeouts
+        due = self._arrived + timeouts.totalSeconds
+        if self._current is not None:
+            due = min(due, self._current.due(timeouts))
+        if self._stream:
+            due = min(due, self._last_sent + timeouts.keepAliveAfterSeconds)
+        self.due = due
+
+    # What the client is sent
+
+    def _begin_stream(self, headers: bytes) -> None:
+        self._head_sent = True
+        self._client.begin_stream(200, headers)
+
+    def _send_whole(self, attempt: Attempt, status: int) -> None:
+        assert attempt.head is not None
+        headers = b"".join(attempt.head.lines) + self._headers(attempt) + self._cost_header()
+        record = self._record
+        record.first_byte_seconds = self._dispatcher.loop.time() - self._arrived
+        record.sent_bytes = len(attempt.body)
+        self._client.respond(status, headers, attempt.body)
+        self._finish(status)
+
+    def _send_error(self, status: int, message: str, code: str) -> None:
+        """Our own error: whole, or in band where the head is out already."""
+        kind = "server_error"
+        self._record.error = message
+        if self._head_sent:
+            event = make_error_event(message, kind, code)
+            self._record.sent_bytes += len(event)
+            self._client.send(event)
+            self._client.end()
+            self._finish(200)
+            return
+        body = error_body(message, type=kind, code=code)
+        self._record.sent_bytes = len(body)
+        self._client.respond(status, _JSON + self._headers(None), body)
+        self._finish(status)
+
+    def _refuse(self, error: BadRequest) -> None:
+        """The request cannot be sent to this target as it is; that is the client's mistake."""
+        self._close(self._held, self._cause or CLIENT_GONE)
+        self._record.error = error.message
+        if self._head_sent:
+            self._send_error(error.status, error.message, error.code or "invalid_request")
+            return
+        body = error_body(error.message, type=error.type, param=error.param, code=error.code)
+        self._client.respond(error.status, _JSON + self._headers(None), body)
+        self._finish(error.status)
+
+    def _headers(self, attempt: Attempt | None) -> bytes:
+        """Our own header lines; attempt: who answers."""
+        record = self._record
+        lines = f"x-flotilla-policy: {self._live.snapshot.policy}\r\nx-flotilla-request-id: {record.request_id}\r\n"
+        if attempt is None:
+            return lines.encode()
+        reason = self._cause.value if self._cause is not None and not self._held_answers(attempt) else record.reason
+        lines += f"x-flotilla-model: {attempt.target.name}\r\nx-flotilla-reason: {reason}\r\n"
+        lines += f"x-flotilla-attempts: {len(record.attempts)}\r\n"
+        if attempt.score is not None:
+            lines += f"x-flotilla-score: {attempt.score:.4f}\r\n"
+        return lines.encode()
+
+    def _held_answers(self, attempt: Attempt) -> bool:
+        """Whether the expert answers after all."""
+        return attempt.target is self._decision.first
+
+    def _cost_header(self) -> bytes:
+        attempts = self._record.attempts
+        if any(attempt.cost_usd is None for attempt in attempts):
+            return b""
+        return b"x-flotilla-cost-usd: %b\r\n" % dollars(self._record.cost_usd).encode()
+
+    # The end
+
+    def _drop_held(self) -> None:
+        self._close(self._held, self._cause or Cause.LOW_CONFIDENCE)
+        self._held = None
+
+    def _close(self, attempt: Attempt | None, result: str) -> None:
+        if attempt is not None:
+            self._dispatcher.telemetry.attempted(attempt.close(result))
+        if attempt is self._current:
+            self._current = None
+
+    def _finish(self, status: int) -> None:
+        record = self._record
+        record.status = status
+        record.seconds = self._dispatcher.loop.time() - self._arrived
+        self._held = self._current = self._failed = self._request = None
+        self.due = inf
+        self._dispatcher.finished(self)
+        self._dispatcher.telemetry.finished(record)
+
+
+def dollars(amount: float) -> str:
+    """A decimal without an exponent, down to a billionth of a dollar."""
+    return f"{amount:.9f}".rstrip("0").rstrip(".")
+
+
+def _expert_left(decision: Decision) -> str:
+    """The expert that would most likely have answered a request that left its experts at once."""
+    experts = decision.route.experts
+    return max(experts, key=lambda expert: expert.weight).name if experts else "none"

@@ -1,0 +1,497 @@
+"""Clients' connections: HTTP/1.1 with keep-alive and pipelining, bounds on everything, one request at a time.
+
+A request is admitted when its headers are there and served when its body is; what is refused early is answered at once,
+and the connection is then closed without losing the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from http import HTTPStatus
+from math import inf
+from typing import Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from .exchange import Exchange
+from .openai import error_body
+from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+
+LINGER_SECONDS = 2.0
+"""How long what a client still sends is read and dropped after an early answer, so that the answer is not lost."""
+SWEEP_SECONDS = 1.0
+_SMALL = 16 * 1024
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
+_JSON = b"content-type: application/json\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a request is refused, in OpenAI's shape."""
+
+    status: int
+    message: str
+    code: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    headers: bytes = b""
+    """Lines that end in CRLF."""
+
+    def body(self) -> bytes:
+        """The error envelope."""
+        return error_body(self.message, type=self.type, param=self.param, code=self.code)
+
+
+class Incoming:
+    """A request as it arrives."""
+
+    __slots__ = ("chunks", "client", "has_body", "headers", "http_1_0", "keep_alive", "method", "size", "url")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.url = b""
+        self.headers: dict[bytes, bytes] = {}
+        """Names in lower case; values of repeated ones are joined with ", "."""
+        self.chunks: list[bytes] = []
+        self.size = 0
+        """Bytes of the body so far."""
+        self.has_body = False
+        self.client: str | None = None
+        """Name of the API key that was shown."""
+        self.http_1_0 = False
+        self.keep_alive = True
+
+    def body(self) -> bytes:
+        """The whole body."""
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+
+    def release(self) -> None:
+        """Forget what is no longer needed while the answer is awaited."""
+        self.chunks = []
+        self.headers = {}
+
+
+class Service(Protocol):
+    """What a listener serves."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections end with their current request."""
+        ...
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest body."""
+        ...
+
+    def admit(self, incoming: Incoming) -> Problem | None:
+        """Whether the body should be read, by the headers."""
+        ...
+
+    def serve(self, incoming: Incoming, connection: ClientConnection) -> None:
+        """Answer: `respond`, now or later through an exchange that is given to `connection.exchange` first."""
+        ...
+
+    def refused(self, problem: Problem, incoming: Incoming | None) -> None:
+        """A request was refused; the answer is on its way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a client is waited for."""
+
+    head: float
+    body: float
+    keep_alive: float
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection. It is the Client of its exchange."""
+
+    __slots__ = (
+        "_broken",
+        "_chunked",
+        "_current",
+        "_discarding",
+        "_head_bytes",
+        "_headers",
+        "_in_head",
+        "_incoming",
+        "_listener",
+        "_loop",
+        "_parser",
+        "_queue",
+        "_transport",
+        "_write_paused",
+        "due",
+        "exchange",
+    )
+    _transport: asyncio.Transport
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._loop = listener.loop
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._incoming: Incoming | None = None
+        self._current: Incoming | None = None
+        self._queue: deque[tuple[Incoming, Problem | None]] | None = None
+        self._in_head = True
+        self._head_bytes = 0
+        self._headers = 0
+        self._broken = False
+        self._discarding = False
+        self._chunked = False
+        self._write_paused = False
+        self.exchange: Exchange | None = None
+        """The request under way, if a model is called for it."""
+        self.due = inf
+        """Monotonic seconds when patience ends."""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._listener.connections.add(self)
+        self.due = self._loop.time() + self._listener.patience.keep_alive
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        """The client is gone."""
+        self._listener.connections.discard(self)
+        self._parser = None
+        self._incoming = self._current = self._queue = None
+        self._broken = True
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what follows a refused request is dropped."""
+        parser = self._parser
+        if self._broken or parser is None:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade:
+            self._broken = True
+        except HttpParserError:
+            self._refuse(_problem(400, "the request is not valid HTTP/1.1", "invalid_http"))
+        else:
+            if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
+                self._refuse(_TOO_LARGE_HEAD)
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        self._write_paused = True
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        """The client reads on."""
+        self._write_paused = False
+        if self.exchange is not None:
+            self.exchange.resume()
+        elif self._current is None:
+            self._serve_next()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._incoming = Incoming()
+        self._headers = 0
+        if self._current is None:
+            self.due = self._loop.time() + self._listener.patience.head
+
+    def on_url(self, url: bytes) -> None:
+        """The request's target, or more of it."""
+        incoming = self._incoming
+        if incoming is None or self._broken:
+            return
+        incoming.url += url
+        if len(incoming.url) > MAX_URL_BYTES:
+            self._refuse(_problem(414, f"the URL is longer than {MAX_URL_BYTES} bytes", "uri_too_long"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; trailers are dropped."""
+        incoming = self._incoming
+        if incoming is None or self._broken or not self._in_head:
+            return
+        self._headers += 1
+        if self._headers > MAX_HEADERS:
+            self._refuse(_TOO_LARGE_HEAD)
+            return
+        name = name.lower()
+        known = incoming.headers.get(name)
+        incoming.headers[name] = value if known is None else b"%b, %b" % (known, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: refuse, or ask for the body."""
+        incoming, parser = self._incoming, self._parser
+        if incoming is None or parser is None or self._broken:
+            return
+        if self._head_bytes > MAX_HEADER_BYTES and _head_size(incoming) > MAX_HEADER_BYTES:
+            self._refuse(_TOO_LARGE_HEAD)
+            return
+        self._in_head = False
+        incoming.method = parser.get_method()
+        incoming.http_1_0 = parser.get_http_version() == "1.0"
+        incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and not parser.should_upgrade()
+        headers = incoming.headers
+        incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        problem = self._listener.service.admit(incoming)
+        if problem is None:
+            if incoming.has_body:
+                self._await_body(incoming)
+        elif incoming.has_body:
+            self._refuse(problem)
+        else:
+            self._submit(incoming, problem)
+
+    def on_body(self, body: bytes) -> None:
+        """More of the body."""
+        incoming = self._incoming
+        if incoming is None or self._broken:
+            return
+        incoming.size += len(body)
+        if incoming.size > self._listener.service.max_body_bytes:
+            self._refuse(too_large(self._listener.service.max_body_bytes))
+            return
+        incoming.chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        incoming, self._incoming = self._incoming, None
+        self._in_head = True
+        self._head_bytes = 0
+        if incoming is not None and not self._broken:
+            self._submit(incoming, None)
+
+    # exchange.Client
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """Send a whole answer."""
+        current = self._current
+        if current is None or self._transport.is_closing():
+            return
+        sent = b"" if current.method == b"HEAD" else body
+        length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+        head = b"%b%b%b%b\r\n" % (_STATUS_LINES.get(status) or _status_line(status), headers, length, self._closing())
+        if len(sent) < _SMALL:
+            self._transport.write(head + sent)
+        else:
+            self._transport.writelines((head, sent))
+        self._done()
+
+    def begin_stream(self, status: int, headers: bytes) -> None:
+        """Send the head of a stream."""
+        current = self._current
+        if current is None or self._transport.is_closing():
+            return
+        self._chunked = not current.http_1_0
+        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._transport.write(
+            b"%b%b%b%b\r\n" % (_STATUS_LINES.get(status) or _status_line(status), headers, framing, self._closing())
+        )
+
+    def send(self, data: bytes) -> None:
+        """Send more of a stream."""
+        if self._transport.is_closing():
+            return
+        if not self._chunked:
+            self._transport.write(data)
+        elif len(data) < _SMALL:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+
+    def end(self) -> None:
+        """End a stream."""
+        if self._current is None or self._transport.is_closing():
+            return
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+        self._done()
+
+    # What the listener does
+
+    def expire(self) -> None:
+        """Patience has ended."""
+        if self._discarding or self._write_paused:
+            self._transport.abort()
+        elif self._incoming is None:
+            self._transport.close()
+        else:
+            self._refuse(_problem(408, "the request did not arrive in time", "request_timeout"))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is arriving or under way."""
+        return self._current is not None or self._incoming is not None
+
+    def close_if_idle(self) -> None:
+        """Close between requests."""
+        if self._current is None and self._incoming is None and not self._discarding:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    # One request after the other
+
+    def _await_body(self, incoming: Incoming) -> None:
+        self.due = self._loop.time() + self._listener.patience.body if self._current is None else inf
+        expected = incoming.headers.get(b"expect")
+        if expected is not None and expected.lower() == b"100-continue" and self._current is None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer before the request is whole; nothing that follows is looked at."""
+        if self._broken:
+            return
+        incoming, self._incoming = self._incoming, None
+        self._broken = True
+        incoming = incoming or Incoming()
+        incoming.keep_alive = False
+        self._submit(incoming, problem)
+
+    def _submit(self, incoming: Incoming, problem: Problem | None) -> None:
+        self._incoming = None
+        if self._current is None and not self._queue:
+            self._serve(incoming, problem)
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((incoming, problem))
+        self._transport.pause_reading()
+
+    def _serve(self, incoming: Incoming, problem: Problem | None) -> None:
+        self._current = incoming
+        self.due = inf
+        if problem is None:
+            self._listener.service.serve(incoming, self)
+            return
+        self.refuse(problem)
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer the current request with an error."""
+        self._listener.service.refused(problem, self._current)
+        self.respond(problem.status, _JSON + problem.headers, problem.body())
+
+    def _serve_next(self) -> None:
+        """Serve a pipelined request, if there is one and the client reads."""
+        if self._current is not None or not self._queue or self._write_paused:
+            return
+        incoming, problem = self._queue.popleft()
+        if not self._queue:
+            self._transport.resume_reading()
+        self._serve(incoming, problem)
+
+    def _closing(self) -> bytes:
+        current = self._current
+        if self._listener.service.draining and current is not None:
+            current.keep_alive = False
+        return b"" if current is not None and current.keep_alive else b"connection: close\r\n"
+
+    def _done(self) -> None:
+        """The current request is answered."""
+        current, self._current = self._current, None
+        self.exchange = None
+        if current is not None and not current.keep_alive:
+            self._close()
+            return
+        patience = self._listener.patience
+        self.due = self._loop.time() + (patience.head if self._incoming is not None else patience.keep_alive)
+        if self._queue:
+            self._loop.call_soon(self._serve_next)
+
+    def _close(self) -> None:
+        """Close; if the client may still be sending, only after it has had time to read the answer."""
+        if self._broken and self._transport.can_write_eof():
+            self._discarding = True
+            self.due = self._loop.time() + LINGER_SECONDS
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._broken = True
+            self._transport.close()
+
+
+def _status_line(status: int) -> bytes:
+    return b"HTTP/1.1 %d Unknown\r\n" % status
+
+
+def _head_size(incoming: Incoming) -> int:
+    return len(incoming.url) + sum(len(name) + len(value) + 4 for name, value in incoming.headers.items())
+
+
+def _problem(status: int, message: str, code: str) -> Problem:
+    return Problem(status=status, message=message, code=code)
+
+
+def too_large(limit: int) -> Problem:
+    """The body is over the policy's bound."""
+    return _problem(413, f"the request body is larger than {limit} bytes", "request_too_large")
+
+
+_TOO_LARGE_HEAD = _problem(
+    431, f"the request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them", "headers_too_large"
+)
+
+
+class Listener:
+    """A listening socket and its connections."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, service: Service, patience: Patience) -> None:
+        self.loop = loop
+        self.service = service
+        self.patience = patience
+        self.connections: set[ClientConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen; the port that was bound (the kernel's choice for 0)."""
+        self._server = await self.loop.create_server(
+            lambda: ClientConnection(self), host, port, ssl=tls, backlog=1024, reuse_address=True
+        )
+        self._sweep_timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is arriving or under way."""
+        return any(connection.busy for connection in self.connections)
+
+    def stop_accepting(self) -> None:
+        """New connections are refused; idle ones are closed."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+
+    async def close(self) -> None:
+        """Nothing is left open; answers that are being sent get a moment to arrive."""
+        self.stop_accepting()
+        for _ in range(20):
+            if not self.connections:
+                break
+            await asyncio.sleep(0.01)
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        for connection in tuple(self.connections):
+            connection.abort()
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in [connection for connection in self.connections if connection.due <= now]:
+            connection.expire()
+        self._sweep_timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -1,0 +1,321 @@
+"""Metrics and log lines. Counting is a dictionary update; text is only made when Prometheus asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import msgspec
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from flotilla_api import metrics as m
+from flotilla_api.policy import CAUSE_GROUPS, Cause
+
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds."""
+METRICS_CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+NOBODY = "none"
+"""The label `model` of a request that no model answered."""
+_FLUSH_BYTES = 32 * 1024
+
+Labels = tuple[str, ...]
+Amount = TypeVar("Amount")
+
+
+class _Counter:
+    """Sums by label values."""
+
+    def __init__(self, name: str, text: str, labels: Labels) -> None:
+        self._name = name
+        self._text = text
+        self._labels = labels
+        self._sums: dict[Labels, float] = {}
+
+    def add(self, values: Labels, amount: float = 1.0) -> None:
+        self._sums[values] = self._sums.get(values, 0.0) + amount
+
+    def collect(self) -> Metric:
+        family = CounterMetricFamily(self._name.removesuffix("_total"), self._text, labels=self._labels)
+        for values, amount in self._sums.items():
+            family.add_metric(values, amount)
+        return family
+
+
+class _Histogram:
+    """Counts by bucket and label values."""
+
+    def __init__(self, name: str, text: str, labels: Labels) -> None:
+        self._name = name
+        self._text = text
+        self._labels = labels
+        self._counts: dict[Labels, list[float]] = {}
+
+    def observe(self, values: Labels, amount: float) -> None:
+        """Count `amount`; the last cell holds the sum."""
+        counts = self._counts.get(values)
+        if counts is None:
+            counts = self._counts[values] = [0.0] * (len(DURATION_BUCKETS) + 2)
+        counts[bisect_left(DURATION_BUCKETS, amount)] += 1
+        counts[-1] += amount
+
+    def collect(self) -> Metric:
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for values, counts in self._counts.items():
+            total = 0.0
+            buckets: list[tuple[str, float]] = []
+            for bound, count in zip((*map(str, DURATION_BUCKETS), "+Inf"), counts, strict=False):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric(values, buckets, counts[-1])
+        return family
+
+
+class Log(Protocol):
+    """Where log lines go."""
+
+    def write(self, event: str, fields: Mapping[str, object]) -> None:
+        """Write one line: a constant event and its fields."""
+        ...
+
+    def flush(self) -> None:
+        """Everything written is out."""
+        ...
+
+
+class JsonLog:
+    """One JSON object a line; lines go out together, in one write."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._encoder = msgspec.json.Encoder()
+        self._pending = bytearray()
+
+    def write(self, event: str, fields: Mapping[str, object]) -> None:
+        """Add a line."""
+        self._pending += self._encoder.encode({"time": time.time(), "event": event, **fields})
+        self._pending += b"\n"
+        if len(self._pending) >= _FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been added; lines that nobody can take any more are dropped."""
+        pending, self._pending = self._pending, bytearray()
+        try:
+            while pending:
+                del pending[: os.write(self._descriptor, pending)]
+        except OSError:
+            return
+
+
+class TerminalLog:
+    """Key-values for people."""
+
+    def write(self, event: str, fields: Mapping[str, object]) -> None:
+        """Print a line."""
+        shown = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {event:<18} {shown}\n")
+
+    def flush(self) -> None:
+        """Nothing waits."""
+        sys.stdout.flush()
+
+
+def open_log() -> Log:
+    """Key-values on a terminal, JSON elsewhere."""
+    return TerminalLog() if sys.stdout.isatty() else JsonLog(sys.stdout.fileno())
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptRecord:
+    """One call to an endpoint, as it is logged."""
+
+    target: str
+    endpoint: str | None
+    milliseconds: float = 0.0
+    result: str = "ok"
+    """`ok`, a cause, or `ClientGone`."""
+    score: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = 0.0
+    """None: the price is unknown."""
+
+    def fields(self) -> dict[str, object]:
+        """What is logged of it."""
+        return {
+            "target": self.target,
+            "endpoint": self.endpoint,
+            "ms": round(self.milliseconds, 1),
+            "result": self.result,
+            "score": self.score if self.score is None else round(self.score, 4),
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "usd": self.cost_usd,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """One request, as it is logged and counted."""
+
+    request_id: str
+    api: str
+    client: str | None = None
+    """Name of the API key."""
+    alias: str = ""
+    stream: bool = False
+    rule: str | None = None
+    reason: str | None = None
+    model: str | None = None
+    """Who answered."""
+    snapshot: str = ""
+    attempts: list[AttemptRecord] = field(default_factory=list[AttemptRecord])
+    status: int = 0
+    sent_bytes: int = 0
+    first_byte_seconds: float | None = None
+    seconds: float = 0.0
+    client_gone: bool = False
+    error: str | None = None
+
+    @property
+    def cost_usd(self) -> float:
+        """Dollars of all attempts whose price is known."""
+        return sum(attempt.cost_usd or 0.0 for attempt in self.attempts)
+
+    def fields(self, policy: str) -> dict[str, object]:
+        """What is logged of it."""
+        first = self.first_byte_seconds
+        return {
+            "request_id": self.request_id,
+            "policy": policy,
+            "client": self.client,
+            "alias": self.alias,
+            "api": self.api,
+            "stream": self.stream,
+            "rule": self.rule,
+            "reason": self.reason,
+            "model": self.model,
+            "attempts": [attempt.fields() for attempt in self.attempts],
+            "status": self.status,
+            "bytes": self.sent_bytes,
+            "ttft_ms": None if first is None else round(first * 1000, 1),
+            "duration_ms": round(self.seconds * 1000, 1),
+            "cost_usd": round(self.cost_usd, 9),
+            "client_gone": self.client_gone,
+            "snapshot": self.snapshot,
+            "error": self.error,
+        }
+
+
+class Telemetry(Collector):
+    """Everything that is counted and logged in one router."""
+
+    def __init__(self, namespace: str, policy: str, log: Log) -> None:
+        self.policy = policy
+        self.log = log
+        self._namespace = namespace
+        self.in_flight = 0
+        self.control_connected = False
+        self.snapshot_digest = ""
+        self._requests = _Counter(m.ROUTER_REQUESTS, "Finished requests.", ("policy", "api", "model", "code"))
+        self._attempts = _Counter(m.ROUTER_ATTEMPTS, "Calls to endpoints.", ("policy", "target", "result"))
+        self._escalations = _Counter(
+            m.ROUTER_ESCALATIONS, "Requests that left an expert.", ("policy", "expert", "cause", "group")
+        )
+        self._tokens = _Counter(m.ROUTER_TOKENS, "Tokens of all attempts.", ("policy", "target", "type"))
+        self._cost = _Counter(m.ROUTER_COST_USD, "Dollars of all attempts.", ("policy", "target"))
+        self._unpriced = _Counter(m.ROUTER_UNPRICED, "Attempts without a known price.", ("policy", "target"))
+        self._refused = _Counter(m.ROUTER_REFUSED, "Requests refused before a call.", ("policy", "code"))
+        self._rejected = _Counter(m.ROUTER_SNAPSHOT_REJECTED, "Snapshots that did not validate.", ("policy",))
+        self._rejected.add((policy,), 0)
+        self._seconds = _Histogram(m.ROUTER_REQUEST_SECONDS, "Arrival to last byte.", ("policy", "model"))
+        self._first_byte = _Histogram(m.ROUTER_TTFT_SECONDS, "Arrival to first byte.", ("policy", "model"))
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def attempted(self, attempt: AttemptRecord) -> None:
+        """Count one attempt."""
+        target = (self.policy, attempt.target)
+        self._attempts.add((*target, attempt.result))
+        if attempt.input_tokens is not None:
+            self._tokens.add((*target, "input"), attempt.input_tokens)
+            self._tokens.add((*target, "output"), attempt.output_tokens or 0)
+        if attempt.cost_usd is None:
+            self._unpriced.add(target)
+        elif attempt.cost_usd:
+            self._cost.add(target, attempt.cost_usd)
+
+    def escalated(self, expert: str, cause: Cause) -> None:
+        """Count a request that left `expert`."""
+        self._escalations.add((self.policy, expert, cause.value, CAUSE_GROUPS[cause].value))
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count and log a request."""
+        model = record.model or NOBODY
+        self._requests.add((self.policy, record.api, model, str(record.status)))
+        self._seconds.observe((self.policy, model), record.seconds)
+        if record.first_byte_seconds is not None:
+            self._first_byte.observe((self.policy, model), record.first_byte_seconds)
+        self.log.write("request", record.fields(self.policy))
+
+    def refused(self, code: str, *, status: int, request_id: str, message: str) -> None:
+        """Count and log a request that no model was called for."""
+        self._refused.add((self.policy, code))
+        fields = {"request_id": request_id, "policy": self.policy, "status": status, "code": code, "error": message}
+        self.log.write("refused", fields)
+
+    def snapshot_applied(self, digest: str, generation: int) -> None:
+        """Say which snapshot is in use."""
+        self.snapshot_digest = digest
+        self.say("snapshot applied", digest=digest, generation=generation)
+
+    def snapshot_rejected(self, digest: str, error: str) -> None:
+        """Say that a snapshot was refused and the last good one stays."""
+        self._rejected.add((self.policy,))
+        self.say("snapshot rejected", digest=digest, error=error, stays=self.snapshot_digest or None)
+
+    def say(self, event: str, **fields: object) -> None:
+        """Write one log line."""
+        self.log.write(event, {"policy": self.policy, "namespace": self._namespace, **fields})
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """All of our own metrics."""
+        for each in (
+            self._requests,
+            self._attempts,
+            self._escalations,
+            self._tokens,
+            self._cost,
+            self._unpriced,
+            self._refused,
+            self._rejected,
+            self._seconds,
+            self._first_byte,
+        ):
+            yield each.collect()
+        yield self._gauge(m.ROUTER_IN_FLIGHT, "Requests under way.", self.in_flight)
+        yield self._gauge(m.ROUTER_CONTROL_CONNECTED, "1 while the control API answers.", int(self.control_connected))
+        if self.snapshot_digest:
+            info = GaugeMetricFamily(m.ROUTER_SNAPSHOT_INFO, "The snapshot in use.", labels=("policy", "digest"))
+            info.add_metric((self.policy, self.snapshot_digest), 1)
+            yield info
+
+    def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(name, text, labels=("policy",))
+        family.add_metric((self.policy,), value)
+        return family

@@ -1,0 +1,497 @@
+"""Calls to model servers: HTTP/1.1 over pooled connections, with callbacks instead of tasks.
+
+A call ends in exactly one of `on_complete` and `on_failed`, or in silence after `cancel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol, cast
+
+from httptools import HttpParserError, HttpResponseParser
+
+MAX_IDLE_PER_ORIGIN = 256
+"""Idle connections that are kept to one origin."""
+IDLE_SECONDS = 4.0
+"""How long a connection to a model server stays idle; below the 5 s after which uvicorn closes it."""
+EXTERNAL_IDLE_SECONDS = 30.0
+"""The same for TLS origins, where a new connection is dear."""
+MAX_RESPONSE_HEADER_BYTES = 64 * 1024
+_READ_LIMIT = 256 * 1024
+
+_NOT_PASSED = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_OURS = b"x-flotilla-"
+
+
+class Failure(Enum):
+    """Why a call ended without a whole response."""
+
+    REFUSED = "connection refused"
+    CONNECT_TIMEOUT = "no connection in time"
+    TLS = "TLS handshake failed"
+    CLOSED = "closed before a response"
+    CUT = "closed within a response"
+    MALFORMED = "not an HTTP response"
+
+    @property
+    def before_sending(self) -> bool:
+        """Whether the server cannot have seen the request."""
+        return self in (Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS)
+
+
+class Receiver(Protocol):
+    """Who made a call."""
+
+    def on_head(self, response: ResponseHead) -> None:
+        """The status and headers are there."""
+        ...
+
+    def on_body(self, chunk: bytes) -> None:
+        """More of the body is there: all that one read brought."""
+        ...
+
+    def on_complete(self) -> None:
+        """The response is whole."""
+        ...
+
+    def on_failed(self, failure: Failure) -> None:
+        """There will be no more."""
+        ...
+
+
+class ResponseHead:
+    """Status and headers of a response."""
+
+    __slots__ = ("content_type", "lines", "retry_after", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.lines: list[bytes] = []
+        """`name: value CRLF` of every end-to-end header, but for content-length and ours."""
+        self.content_type = b""
+        self.retry_after: float | None = None
+        """Seconds."""
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Take one header."""
+        lower = name.lower()
+        if lower in _NOT_PASSED or lower.startswith(_OURS):
+            return
+        if lower == b"content-type":
+            self.content_type = value
+        elif lower == b"retry-after":
+            self.retry_after = float(value) if value.isdigit() else None
+        self.lines.append(b"%b: %b\r\n" % (name, value))
+
+
+class Origin:
+    """A server, how it is reached, and its idle connections."""
+
+    __slots__ = ("host", "idle", "idle_seconds", "open", "port", "server_hostname", "tls")
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.host = host
+        self.port = port
+        self.tls = tls
+        self.server_hostname = host if tls else None
+        self.idle: deque[Connection] = deque()
+        self.idle_seconds = EXTERNAL_IDLE_SECONDS if tls else IDLE_SECONDS
+        self.open = 0
+        """Connections that exist, idle or busy."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host without brackets and port of `host:port`.
+
+    Raises:
+        ValueError: there is no port in it.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise ValueError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+class Upstreams:
+    """Makes calls and keeps connections."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._pooled: set[Origin] = set()
+        self._connects: set[asyncio.Task[None]] = set()
+
+    def call(self, origin: Origin, parts: Sequence[bytes], receiver: Receiver, *, connect_seconds: float) -> Call:
+        """Send `parts`, one whole request, to `origin`; `receiver` hears of the response."""
+        call = Call(self, origin, parts, receiver, connect_seconds)
+        self.start(call)
+        return call
+
+    def start(self, call: Call) -> None:
+        """Send `call` over an idle connection, or over a new one."""
+        idle = call.origin.idle
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                call.reused = True
+                connection.send(call)
+                return
+        self.connect(call)
+
+    def connect(self, call: Call) -> None:
+        """Send `call` over a new connection."""
+        call.reused = False
+        task = self.loop.create_task(self._connect(call))
+        self._connects.add(task)
+        task.add_done_callback(self._connects.discard)
+        call.connecting = task
+
+    async def _connect(self, call: Call) -> None:
+        failure = Failure.REFUSED
+        origin = call.origin
+        try:
+            async with asyncio.timeout(call.connect_seconds):
+                _, connection = await self.loop.create_connection(
+                    lambda: Connection(self, origin),
+                    origin.host,
+                    origin.port,
+                    ssl=origin.tls,
+                    server_hostname=origin.server_hostname,
+                )
+        except TimeoutError:
+            failure = Failure.CONNECT_TIMEOUT
+        except ssl.SSLError:
+            failure = Failure.TLS
+        except OSError:
+            failure = Failure.REFUSED
+        else:
+            call.connecting = None
+            if call.receiver is None:
+                connection.close()
+            else:
+                connection.send(call)
+            return
+        call.connecting = None
+        call.fail(failure)
+
+    def keep(self, connection: Connection) -> None:
+        """Keep a connection for the next call to its origin."""
+        idle = connection.origin.idle
+        if len(idle) >= MAX_IDLE_PER_ORIGIN:
+            connection.close()
+            return
+        connection.idle_since = self.loop.time()
+        idle.append(connection)
+        self._pooled.add(connection.origin)
+
+    def expire(self, now: float) -> None:
+        """Close connections that have been idle for too long."""
+        for origin in tuple(self._pooled):
+            idle = origin.idle
+            while idle and (idle[0].idle_since + origin.idle_seconds <= now or not idle[0].usable):
+                idle.popleft().close()
+            if not idle:
+                self._pooled.discard(origin)
+
+    def close(self) -> None:
+        """Close idle connections and end attempts to connect."""
+        for origin in self._pooled:
+            for connection in origin.idle:
+                connection.close()
+            origin.idle.clear()
+        self._pooled.clear()
+        for task in self._connects:
+            task.cancel()
+
+
+class Call:
+    """One request to one origin."""
+
+    __slots__ = ("_upstreams", "connect_seconds", "connecting", "connection", "origin", "parts", "receiver", "reused")
+
+    def __init__(
+        self, upstreams: Upstreams, origin: Origin, parts: Sequence[bytes], receiver: Receiver, connect_seconds: float
+    ) -> None:
+        self._upstreams = upstreams
+        self.origin = origin
+        self.parts: Sequence[bytes] = parts
+        self.receiver: Receiver | None = receiver
+        self.connect_seconds = connect_seconds
+        self.connecting: asyncio.Task[None] | None = None
+        self.connection: Connection | None = None
+        self.reused = False
+
+    def cancel(self) -> None:
+        """End the call at once: the server sees its connection close; the receiver hears no more."""
+        self.receiver = None
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        elif self.connection is not None:
+            self.connection.abort()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if self.connection is not None:
+            self.connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.connection is not None:
+            self.connection.transport.resume_reading()
+
+    def fail(self, failure: Failure) -> None:
+        """Tell the receiver, or try once more where a kept connection was closed by the server in the meantime."""
+        self.connection = None
+        if self.receiver is None:
+            return
+        if failure is Failure.CLOSED and self.reused:
+            self._upstreams.connect(self)
+            return
+        receiver, self.receiver = self.receiver, None
+        receiver.on_failed(failure)
+
+    def complete(self) -> None:
+        """Tell the receiver."""
+        self.connection = None
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.on_complete()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an origin; at most one call at a time."""
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_complete",
+        "_head",
+        "_head_bytes",
+        "_head_told",
+        "_parser",
+        "_sized",
+        "_upstreams",
+        "idle_since",
+        "origin",
+        "transport",
+        "usable",
+    )
+    transport: asyncio.Transport
+
+    def __init__(self, upstreams: Upstreams, origin: Origin) -> None:
+        self._upstreams = upstreams
+        self.origin = origin
+        self.usable = True
+        self.idle_since = 0.0
+        self._call: Call | None = None
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._head: ResponseHead | None = None
+        self._head_bytes = 0
+        self._head_told = False
+        self._sized = False
+        self._body: list[bytes] = []
+        self._complete = False
+
+    def send(self, call: Call) -> None:
+        """Send a call whose response is the next that arrives."""
+        self._call = call
+        call.connection = self
+        self._head = None
+        self._head_bytes = 0
+        self._head_told = self._sized = self._complete = False
+        self.transport.writelines(call.parts)
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self.usable = False
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self.usable = False
+        self._call = None
+        self.transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.origin.open += 1
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what was read and tell the receiver once."""
+        if self._call is None or self._parser is None:
+            self.close()
+            return
+        failure = None
+        if not self._head_told:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            failure = Failure.MALFORMED
+        self._tell(failure)
+
+    def eof_received(self) -> None:
+        """A response without a length ends here."""
+        self.usable = False
+        if self._call is not None and self._head_told and not self._sized:
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The call, if any, has failed."""
+        self.usable = False
+        self.origin.open -= 1
+        self._parser = None
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if exc is None and self._head_told and not self._sized:
+            call.complete()
+            return
+        call.fail(Failure.CUT if self._head_bytes else Failure.CLOSED)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """A response begins."""
+        if self._complete:
+            self.usable = False
+            return
+        self._head = ResponseHead()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; trailers are dropped."""
+        if self._head is None or self._head_told or self._complete:
+            return
+        lower = name.lower()
+        if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+            self._sized = True
+        self._head.add(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole; an interim response is passed over."""
+        if self._head is None or self._parser is None or self._complete:
+            return
+        status = self._parser.get_status_code()
+        if status >= 200:
+            self._head.status = status
+            self._sized = self._sized or status in (204, 304)
+
+    def on_body(self, body: bytes) -> None:
+        """More of the body."""
+        if not self._complete:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """The response is whole, unless it was an interim one."""
+        if self._head is None or self._parser is None or self._complete:
+            return
+        if not self._head.status:
+            self._head = None
+            self._sized = False
+            return
+        self._complete = True
+        if not self._parser.should_keep_alive():
+            self.usable = False
+
+    # What the receiver is told
+
+    def _tell(self, failure: Failure | None) -> None:
+        head = self._head
+        if head is not None and head.status and not self._head_told:
+            self._head_told = True
+            if (receiver := self._receiver()) is not None:
+                receiver.on_head(head)
+        if self._body:
+            chunk = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body = []
+            if (receiver := self._receiver()) is not None:
+                receiver.on_body(chunk)
+        if self._complete:
+            self._finish()
+        elif failure is not None or (not self._head_told and self._head_bytes > MAX_RESPONSE_HEADER_BYTES):
+            self._fail(Failure.MALFORMED)
+
+    def _receiver(self) -> Receiver | None:
+        return self._call.receiver if self._call is not None else None
+
+    def _finish(self) -> None:
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if self.usable:
+            self.transport.resume_reading()
+            self._upstreams.keep(self)
+        else:
+            self.transport.close()
+        call.complete()
+
+    def _fail(self, failure: Failure) -> None:
+        call, self._call = self._call, None
+        self.usable = False
+        self.transport.abort()
+        if call is not None:
+            call.fail(failure)
+
+
+class _Collector:
+    """Receives one response as a whole."""
+
+    def __init__(self, limit: int, done: asyncio.Future[tuple[ResponseHead, bytes]]) -> None:
+        self._limit = limit
+        self._done = done
+        self._head = ResponseHead()
+        self._body = bytearray()
+
+    def on_head(self, response: ResponseHead) -> None:
+        self._head = response
+
+    def on_body(self, chunk: bytes) -> None:
+        self._body += chunk
+        if len(self._body) > self._limit and not self._done.done():
+            self._done.set_exception(OSError(f"the response is larger than {self._limit} bytes"))
+
+    def on_complete(self) -> None:
+        if not self._done.done():
+            self._done.set_result((self._head, bytes(self._body)))
+
+    def on_failed(self, failure: Failure) -> None:
+        if not self._done.done():
+            self._done.set_exception(OSError(failure.value))
+
+
+async def fetch(
+    upstreams: Upstreams, origin: Origin, request: bytes, *, seconds: float, limit: int = _READ_LIMIT
+) -> tuple[ResponseHead, bytes]:
+    """The response to one request, whole.
+
+    Raises:
+        OSError: there was none, or it was larger than `limit` bytes.
+        TimeoutError: it took longer than `seconds`.
+    """
+    done: asyncio.Future[tuple[ResponseHead, bytes]] = upstreams.loop.create_future()
+    call = upstreams.call(origin, [request], _Collector(limit, done), connect_seconds=min(seconds, 5.0))
+    try:
+        async with asyncio.timeout(seconds):
+            return await done
+    finally:
+        call.cancel()

@@ -1,0 +1,13 @@
+"""Router I/O is tested on the event loop that it runs on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import uvloop
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """uvloop, as in production."""
+    return {"uvloop": uvloop.new_event_loop}

@@ -1,0 +1,35 @@
+"""Answers of model servers reach the client as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rig import a_snapshot, ask, chat, chat_answer, chat_stream, expert, model_server, post, replies, router, streams
+
+
+async def test_a_whole_answer_passes_byte_for_byte_with_our_headers(tmp_path: Path) -> None:
+    """A JSON answer is the model server's own, and the headers say who answered and why."""
+    answer = chat_answer("4")
+    async with (
+        model_server(replies(answer)) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address))) as rig,
+    ):
+        reply = await ask(rig.port, post(chat()))
+
+        assert (reply.status, reply.body) == (200, answer)
+        assert reply.headers["x-flotilla-model"] == "maths"
+        assert reply.headers["x-flotilla-reason"] == "Static"
+        assert model.received[0].json == chat(model="maths-model")
+
+
+async def test_a_stream_passes_byte_for_byte(tmp_path: Path) -> None:
+    """Events arrive unchanged and in order, [DONE] included."""
+    events = chat_stream("four", "it", "is")
+    async with (
+        model_server(streams(*events)) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address))) as rig,
+    ):
+        reply = await ask(rig.port, post(chat(stream=True)))
+
+        assert (reply.status, reply.body) == (200, b"".join(events))
+        assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
