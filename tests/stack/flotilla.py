@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from localcluster.access import ClusterAccess
 from localcluster.cluster import LocalCluster
-from localcluster.config import ImageSpec
+from localcluster.config import ImageSpec, NodeSpec
 from stack.images import OPERATOR_IMAGE, ROUTER_IMAGE, make_images
 from stack.provider import start_provider
 
@@ -51,10 +51,8 @@ class Stack:
         """The namespace of the quickstart exists, and its provider answers with a certificate that Secret names."""
         fallback = _only("Fallback")
         namespace = fallback["metadata"]["namespace"]
-        external = fallback["spec"]["external"]
-        reference = external["tls"]["caSecretRef"]
-        key = _secret_value(external["credentialsSecretRef"])
-        authority = start_provider(self.cluster, key)
+        reference = fallback["spec"]["external"]["tls"]["caSecretRef"]
+        authority = start_provider(self.cluster, quickstart_provider_key())
         self.cluster.kubectl("create", "namespace", namespace)
         literal = f"--from-literal={reference['key']}={authority}"
         self.cluster.kubectl("create", "secret", "generic", reference["name"], "-n", namespace, literal)
@@ -88,10 +86,15 @@ def running_stack(
     name: str,
     engine_env: Mapping[str, str] | None = None,
     more_images: Mapping[str, ImageSpec] | None = None,
+    nodes: Sequence[NodeSpec] | None = None,
+    restart_backoff_seconds: float = 10.0,
 ) -> Generator[Stack]:
-    """A cluster that ends with the block; Flotilla is not installed yet."""
+    """A cluster that ends with the block; Flotilla is not installed yet.
+
+    `nodes` are those of `LocalCluster.start`, which see also for `restart_backoff_seconds`.
+    """
     images = {**make_images(engine_env), **(more_images or {})}
-    with LocalCluster.start(images=images, name=name) as cluster:
+    with LocalCluster.start(nodes, images, name=name, restart_backoff_seconds=restart_backoff_seconds) as cluster:
         yield Stack(cluster)
 
 
@@ -110,6 +113,11 @@ def quickstart_api_key() -> str:
     """An API key that the quickstart's gateway accepts."""
     name = quickstart_policy()["spec"]["auth"]["apiKeysSecretRef"]["name"]
     return next(iter(_secret_data(name).values()))
+
+
+def quickstart_provider_key() -> str:
+    """The API key that the quickstart's gateway shows to the provider."""
+    return _secret_value(_only("Fallback")["spec"]["external"]["credentialsSecretRef"])
 
 
 def _only(kind: str) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import yaml
@@ -23,16 +24,30 @@ Manifest = dict[str, Any]
 
 
 def start_provider(cluster: ClusterAccess, api_key: str) -> str:
-    """The provider answers at `URL` to requests that show `api_key`; the PEM of the authority that it is signed by."""
+    """A provider will answer at `URL` to requests that show `api_key`; the PEM of the authority that signed it.
+
+    One that is there already stays as it is.
+    """
+    if authority := _authority(cluster):
+        return authority
     certificate = make_serving_certificate(f"{_HOST}.cluster.local", _HOST)
     secret = {
         "tls.crt": certificate.certificate,
         "tls.key": certificate.key,
+        "ca.crt": certificate.authority,
         "api-key": api_key,
     }
     manifests = [_namespace(), _secret(secret), _deployment(), _service()]
     cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(manifests))
     return certificate.authority
+
+
+def _authority(cluster: ClusterAccess) -> str:
+    """The authority of the provider that is there; '' if there is none."""
+    found = cluster.kubectl(
+        "get", "secret", NAME, "-n", NAMESPACE, "--ignore-not-found", "-o", "jsonpath={.data.ca\\.crt}"
+    )
+    return base64.b64decode(found).decode()
 
 
 def _namespace() -> Manifest:
