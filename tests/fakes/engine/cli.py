@@ -140,6 +140,8 @@ def _settings(args: argparse.Namespace, env: Mapping[str, str]) -> EngineSetting
         max_model_len=args.max_model_len,
         max_num_seqs=args.max_num_seqs,
         max_batched_tokens=args.max_num_batched_tokens,
+        max_queued_requests=args.max_num_queued_reqs,
+        max_queued_tokens=args.max_num_queued_tokens,
         max_logprobs=args.max_logprobs,
         gpu_memory_utilization=args.gpu_memory_utilization,
         api_keys=tuple(keys),
@@ -173,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-model-len", type=_size, default=8192)
     parser.add_argument("--max-num-seqs", type=_size, default=256)
     parser.add_argument("--max-num-batched-tokens", type=_size, default=2048)
+    parser.add_argument("--max-num-queued-reqs", type=int)
+    parser.add_argument("--max-num-queued-tokens", type=_size)
     parser.add_argument("--max-logprobs", type=int, default=20)
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.92)
     parser.add_argument("--api-key", nargs="+")

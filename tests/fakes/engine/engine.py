@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from fakes.engine.answers import ToolArguments, ToolName
 from fakes.engine.generation import Generation
 from fakes.engine.metrics import EngineMetrics
 from fakes.engine.model import Emission, Scheduler, Work
+from fakes.engine.requests import RequestError
 from fakes.engine.settings import EngineSettings
 
 
@@ -40,7 +41,7 @@ class Engine:
         self.sleep_level = 0
         self.paused = False
         self.metrics = EngineMetrics(settings, self)
-        self._clock = clock
+        self._settings, self._clock = settings, clock
         self._owners: dict[Work, tuple[Generation, int]] = {}
         self._timer: Timer | None = None
 
@@ -48,6 +49,18 @@ class Engine:
     def in_flight(self) -> int:
         """Requests that are not answered yet."""
         return len({id(generation) for generation, _ in self._owners.values()})
+
+    def admit(self, choices: int) -> None:
+        """Let a request of so many choices in, or count it as rejected.
+
+        Raises:
+            RequestError: the queue is at one of its limits.
+        """
+        most, most_tokens = self._settings.max_queued_requests, self._settings.max_queued_tokens
+        if most is not None and len(self._owners) + choices > most:
+            self._reject("max_num_queued_reqs", most)
+        if most_tokens is not None and self._prefill_tokens() >= most_tokens:
+            self._reject("max_num_queued_tokens", most_tokens)
 
     def submit(self, generation: Generation) -> None:
         """Queue a request; its exchange gets the answer, or the request is aborted when its client leaves."""
@@ -61,12 +74,12 @@ class Engine:
             self.scheduler.add(work, now)
         self._run()
 
-    def abort(self, generation: Generation) -> None:
+    def abort(self, generation: Generation, reason: str = "abort") -> None:
         """Forget a request: its slots and cache are free at once."""
         for work in generation.works:
             if self._owners.pop(work, None):
                 self.scheduler.abort(work)
-                self.metrics.finished(work, "abort", generation.plan.limit)
+                self.metrics.finished(work, reason, generation.plan.limit)
         self._run()
 
     def abort_all(self) -> None:
@@ -97,6 +110,14 @@ class Engine:
         """Serve again."""
         self.paused = False
         self._hold()
+
+    def _reject(self, reason: str, most: int) -> NoReturn:
+        self.metrics.rejected(reason)
+        text = f"The request queue is full: {reason}={most}. Please retry later."
+        raise RequestError(text, status=503, kind="ServiceUnavailableError")
+
+    def _prefill_tokens(self) -> int:
+        return sum(work.prompt_tokens for work in self._owners if work.first_token_at is None)
 
     def _hold(self) -> None:
         self.scheduler.frozen = self.paused or self.sleep_level > 0

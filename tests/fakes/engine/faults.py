@@ -7,10 +7,12 @@
 - `http_error`: answer with `status` (500), `retry_after` as a header when set.
 - `overloaded`: the same with status 503, counted as a rejected admission.
 - `context_overflow`: answer as if the prompt did not fit.
-- `hang`: never answer; a stream falls silent after `after_events` events. `seconds` later the connection closes.
+- `hang`: never answer; a stream falls silent after `after_events` events if set. `seconds` later the connection closes.
 - `slow_first_token`: start `seconds` late.
 - `die_before_first_byte`: close the connection (with `process: true`: the whole engine exits, as after a crash).
 - `die_mid_stream`: the same after `after_events` events (1); whole answers die before their first byte.
+- `error_mid_stream`: end the stream with an error event after `after_events` events (1), as vLLM does when a running
+  request fails; a whole answer becomes a 500.
 - `empty_answer`: finish at once, with no text.
 - `low_confidence`: answer with low log-probabilities.
 
@@ -32,6 +34,7 @@ Kind = Literal[
     "slow_first_token",
     "die_before_first_byte",
     "die_mid_stream",
+    "error_mid_stream",
     "empty_answer",
     "low_confidence",
 ]

@@ -70,6 +70,12 @@ class Generation:
             self.exchange.write(wire.DONE)
             self.exchange.end()
 
+    def fail(self, error: Object) -> None:
+        """End a stream with an error event, as vLLM does when a running request fails."""
+        self.exchange.write(wire.event(error))
+        self.exchange.write(wire.DONE)
+        self.exchange.end()
+
     def usage(self) -> Usage:
         """Return the tokens so far."""
         cached = self.works[0].cached_tokens if self.plan.shows_cached_tokens else None

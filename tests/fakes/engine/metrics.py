@@ -160,9 +160,9 @@ class EngineMetrics:
         self._histograms["request_params_n"].observe(n)
         self._histograms["request_max_num_generation_tokens"].observe(limit)
 
-    def rejected(self) -> None:
-        """Count a request that the queue's limit turned away."""
-        self.totals.rejected["max_num_queued_reqs"] += 1
+    def rejected(self, reason: str = "max_num_queued_reqs") -> None:
+        """Count a request that a limit of the queue turned away."""
+        self.totals.rejected[reason] += 1
 
     def produced(self, emission: Emission) -> None:
         """Count one token."""
@@ -176,10 +176,10 @@ class EngineMetrics:
         self.totals.cached_tokens += work.cached_tokens
 
     def finished(self, work: Work, reason: str, limit: int) -> None:
-        """Count a finished sequence; an aborted one only by its reason."""
+        """Count a finished sequence; an aborted or failed one only by its reason."""
         self.totals.finished[reason] += 1
         arrived, admitted, first, last = work.arrived_at, work.admitted_at, work.first_token_at, work.last_token_at
-        if reason == "abort" or admitted is None or first is None or last is None:
+        if reason in {"abort", "error"} or admitted is None or first is None or last is None:
             return
         values = {
             "e2e_request_latency_seconds": last - arrived,

@@ -26,7 +26,7 @@ from fakes.engine.replies import Replies, Routes
 from fakes.engine.requestlog import Entry, RequestLog, complete
 from fakes.engine.requests import ChatRequest, CompletionRequest, RequestError
 from fakes.engine.settings import EngineSettings
-from fakes.engine.wire import Head, Served
+from fakes.engine.wire import Head, Object, Served
 
 VERSION = "0.32.0"
 
@@ -36,6 +36,9 @@ FLUSH_SECONDS = 0.05
 
 _UNMETERED = frozenset({"/health", "/load", "/metrics", "/ping", "/version"})
 """Paths that vLLM leaves out of its HTTP metrics."""
+
+_CUTS = frozenset({"die_mid_stream", "error_mid_stream", "hang"})
+"""Faults that a stream meets on its way."""
 
 _QUALITIES: Mapping[str, Quality] = {"empty_answer": "empty", "low_confidence": "low_confidence"}
 
@@ -122,11 +125,12 @@ class EngineServer:
             headers["x-request-id"] = request_id
         head = Head(f"{prefix}-{request_id}", int(time()), plan.model)
         generation = Generation(plan, head, exchange, self._dialect, headers)
-        if fault and fault.kind in {"die_mid_stream", "hang"} and plan.stream:
-            generation.cut = self._cut(fault, exchange)
-        elif fault and fault.kind == "die_mid_stream":
-            self._die(fault, exchange)
+        self.engine.admit(len(plan.choices))
+        if fault and fault.kind in _CUTS and not plan.stream:
+            self._cut_whole(fault, exchange)
             return
+        if fault and fault.kind in _CUTS:
+            generation.cut = self._cut(fault, generation)
         self.engine.submit(generation)
 
     def _chat_plan(self, request: Request, fault: Fault | None) -> Plan:
@@ -184,10 +188,32 @@ class EngineServer:
         error = RequestError(fault.message or "Injected fault.", status=status, kind=kind)
         self._replies.error(exchange, error, {"retry-after": str(fault.retry_after)} if fault.retry_after else None)
 
-    def _cut(self, fault: Fault, exchange: Exchange) -> Cut:
+    def _cut(self, fault: Fault, generation: Generation) -> Cut:
+        """Return how a stream is cut; an engine that failed a request also drops it."""
+        exchange = generation.exchange
         if fault.kind == "hang":
             return Cut(fault.after_events or 0, lambda: self._kill_later(fault, exchange))
-        return Cut(1 if fault.after_events is None else fault.after_events, lambda: self._die(fault, exchange))
+        after = 1 if fault.after_events is None else fault.after_events
+        if fault.kind == "die_mid_stream":
+            return Cut(after, lambda: self._die(fault, exchange))
+        error = self._dialect.error(_generation_error(fault))
+        return Cut(after, lambda: self._fail_running(generation, error))
+
+    def _fail_running(self, generation: Generation, error: Object) -> None:
+        def fail() -> None:
+            self.engine.abort(generation, "error")
+            generation.fail(error)
+
+        self._clock.call_later(0, fail)  # the engine is in the middle of a step
+
+    def _cut_whole(self, fault: Fault, exchange: Exchange) -> None:
+        """Do to a whole answer what `fault` does to a stream."""
+        if fault.kind == "hang":
+            self._kill_later(fault, exchange)
+        elif fault.kind == "die_mid_stream":
+            self._die(fault, exchange)
+        else:
+            self._replies.error(exchange, _generation_error(fault))
 
     def _kill_later(self, fault: Fault, exchange: Exchange) -> None:
         if fault.seconds is not None:
@@ -263,6 +289,10 @@ class EngineServer:
 def _is_logged(request: Request) -> bool:
     """What a client sends; not probes, scrapes and the simulator's own paths."""
     return request.path.startswith("/v1") or (request.method == "POST" and not request.path.startswith("/sim/"))
+
+
+def _generation_error(fault: Fault) -> RequestError:
+    return RequestError(fault.message or "Internal server error", status=500, kind="InternalServerError")
 
 
 def _quality(fault: Fault | None) -> Quality:

@@ -68,6 +68,10 @@ class EngineSettings:
     max_model_len: int = 8192
     max_num_seqs: int = 256
     max_batched_tokens: int = 2048
+    max_queued_requests: int | None = None
+    """Most choices in flight, waiting or running; more are refused with 503."""
+    max_queued_tokens: int | None = None
+    """Prompt tokens not yet computed from which on requests are refused with 503."""
     max_logprobs: int = 20
     gpu_memory_utilization: float = 0.92
     api_keys: tuple[str, ...] = ()

@@ -231,6 +231,50 @@ async def test_a_hanging_stream_stays_silent_until_the_client_leaves():
     assert [bool(line) for line in first] == [True, False, True, False]
 
 
+async def test_an_error_in_a_stream_is_an_event_before_its_end():
+    """As when a running request fails in vLLM: status 200, an error event, then the stream ends properly."""
+    async with engine_client(SLOW) as (engine, client):
+        await client.post("/sim/faults", json={"kind": "error_mid_stream", "after_events": 2})
+        response = await client.post("/v1/chat/completions", json=chat(stream=True))
+        failed = await metric(client, 'vllm:request_success_total{engine="0",finished_reason="error"')
+
+    assert (failed, engine.server.engine.in_flight) == (1, 0)
+    events = [event for event in response.text.split("\n\n") if event]
+    assert [event[:9] for event in events] == ['data: {"i', 'data: {"i', 'data: {"e', "data: [DO"]
+    assert json.loads(events[2][6:])["error"]["code"] == 500
+
+
+async def test_a_whole_answer_that_hangs_is_never_sent():
+    """A hang with a count of events holds back an answer that is no stream altogether."""
+    async with engine_client(SETTINGS) as (_, client):
+        await client.post("/sim/faults", json={"kind": "hang", "after_events": 2})
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/chat/completions", json=chat(), timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        pytest.param({"max_queued_requests": 2}, "max_num_queued_reqs", id="requests"),
+        pytest.param({"max_queued_tokens": 5, "max_num_seqs": 1}, "max_num_queued_tokens", id="prompt tokens"),
+    ],
+)
+async def test_a_full_queue_refuses_with_503(limits: dict[str, int], reason: str):
+    """Beyond --max-num-queued-reqs or -tokens a request is turned away and counted."""
+    async with engine_client(replace(SLOW, **limits)) as (engine, client):
+        asking = [asyncio.create_task(client.post("/v1/chat/completions", json=chat(f"{i}"))) for i in range(2)]
+        await until(lambda: engine.server.engine.in_flight == 2)
+
+        refused = await client.post("/v1/chat/completions", json=chat())
+        counted = await metric(client, f'vllm:admission_rejections_total{{model_name="small",reason="{reason}"')
+        for task in asking:
+            task.cancel()
+
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "ServiceUnavailableError")
+    assert reason in refused.json()["error"]["message"]
+    assert counted == 1
+
+
 async def test_a_slow_first_token_delays_the_answer_but_not_other_requests():
     """While one request is held back, another one is answered."""
     async with engine_client(SETTINGS) as (_, client):
