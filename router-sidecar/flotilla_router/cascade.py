@@ -96,11 +96,6 @@ def _constrained(request: ParsedRequest) -> bool:
     return request.json_schema or request.tools_forced
 
 
-def _signal(choice: Choice, request: ParsedRequest) -> Raw:
-    """Logprobs that tell about the answer; an echoed prompt stands among them, so there they do not."""
-    return ABSENT if request.echo else choice.logprobs
-
-
 class _ChoiceState:
     """What is known of one choice of a stream."""
 
@@ -115,14 +110,15 @@ class _ChoiceState:
         self.calls_tool = False
         self.finished = False
 
-    def add(self, choice: Choice, request: ParsedRequest) -> None:
+    def add(self, choice: Choice, logprobs: Raw, *, constrained: bool) -> None:
         """Take in a chunk."""
         seen = self.tokens.seen
         message = choice.read_message()
         self.calls_tool = self.calls_tool or message.calls_tool
-        free = self.tokens.add(_signal(choice, request), constrained=_constrained(request) or self.calls_tool)
-        if message.answers or message.reasons:
-            self.answered = self.answered or message.answers
+        free = self.tokens.add(logprobs, constrained=constrained or self.calls_tool)
+        answers = self.calls_tool or message.answers
+        if answers or message.reasons:
+            self.answered = self.answered or answers
             forced = self.tokens.seen > seen and not free
             self.started = self.started or not forced
         self.finished = self.finished or choice.finished
@@ -169,6 +165,7 @@ class StreamJudge:
         "_bar",
         "_choices",
         "_config",
+        "_constrained",
         "_first_token_at",
         "_held",
         "_held_bytes",
@@ -182,6 +179,7 @@ class StreamJudge:
 
     def __init__(self, request: ParsedRequest, config: EscalationConfig, injection: Injection) -> None:
         self._request = request
+        self._constrained = _constrained(request)
         self._config = config
         self._bar = _Bar(config)
         self._stripper = StreamStripper(request, injection)
@@ -245,7 +243,7 @@ class StreamJudge:
             if state is None:
                 state = self._choices[choice.index] = _ChoiceState()
             try:
-                state.add(choice, self._request)
+                state.add(choice, ABSENT if self._request.echo else choice.logprobs, constrained=self._constrained)
             except DECODE_ERRORS:  # a shape that we do not know: it is sent on as content without a signal
                 state.started = state.answered = True
             if state.started and not self.first_token_seen:
@@ -254,23 +252,19 @@ class StreamJudge:
         states = self._choices.values()
         self.finished = len(states) >= self._request.choices and all(state.finished for state in states)
         if self.first_token_seen:
-            self._set_deadline()
+            wait = self._config.structuredMaxWaitSeconds if self._structured() else self._config.commitMaxWaitSeconds
+            self.deadline = self._first_token_at + wait
 
-    def _set_deadline(self) -> None:
-        structured = any(self._judged_whole(state) for state in self._choices.values())
-        wait = self._config.structuredMaxWaitSeconds if structured else self._config.commitMaxWaitSeconds
-        self.deadline = self._first_token_at + wait
-
-    def _judged_whole(self, state: _ChoiceState) -> bool:
-        return _constrained(self._request) or state.calls_tool
+    def _structured(self) -> bool:
+        """Whether a choice is judged whole."""
+        return self._constrained or any(state.calls_tool for state in self._choices.values())
 
     def _judge(self) -> Verdict:
         """Judge the choices that have reached their point."""
-        reached = [state for state in self._choices.values() if self._at_point(state)]
-        verdicts = [self._judge_choice(state) for state in reached]
-        if len(reached) >= self._request.choices or any(isinstance(verdict, Escalate) for verdict in verdicts):
+        verdicts = [self._judge_choice(state) for state in self._choices.values() if self._at_point(state)]
+        if len(verdicts) >= self._request.choices or any(isinstance(verdict, Escalate) for verdict in verdicts):
             return self._decide(_lowest(verdicts))
-        if self._held_bytes > self._config.structuredMaxBytes and any(map(self._judged_whole, self._choices.values())):
+        if self._held_bytes > self._config.structuredMaxBytes and self._structured():
             return self._judge_now()
         return PENDING
 
@@ -282,7 +276,8 @@ class StreamJudge:
             return False
         if not state.tokens.seen or not self._bar.scores:
             return True
-        return not self._judged_whole(state) and state.tokens.judged >= self._config.commitTokens
+        whole = self._constrained or state.calls_tool
+        return not whole and state.tokens.judged >= self._config.commitTokens
 
     def _judge_choice(self, state: _ChoiceState) -> Commit | Escalate:
         if state.finished and not state.answered:
@@ -375,5 +370,6 @@ def _judge_whole_choice(request: ParsedRequest, choice: Choice, bar: _Bar) -> Co
     if not message.answers:
         return bar.escalate(Cause.EMPTY_ANSWER)
     tokens = Tokens()
-    tokens.add(_signal(choice, request), constrained=_constrained(request) or message.calls_tool)
+    logprobs = ABSENT if request.echo else choice.logprobs
+    tokens.add(logprobs, constrained=_constrained(request) or message.calls_tool)
     return bar.judge(tokens)

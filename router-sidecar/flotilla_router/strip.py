@@ -54,6 +54,8 @@ class StreamStripper:
 
     def strip_read(self, event: Event) -> bytes:
         """The same for an event that was read."""
+        if self._strip not in (self._learn, self._read_and_cut):
+            return self._strip(event.raw)
         stripped = self._cut(event)
         if self._strip == self._learn and self._choices == 1 and self._shows_order(event.answer):
             self._strip = self._search if self._search(event.raw) == stripped else self._read_and_cut
