@@ -23,10 +23,15 @@ logger = logging.getLogger(LOGGER)
 
 
 class WorkQueue:
-    """Keys that wait for a worker: each at most once, none while a worker has it, none while the gate is closed."""
+    """Keys that wait for a worker: each at most once, none while a worker has it, none while the gate is closed.
+
+    Policies and models take turns, so that a policy's edit does not wait behind hundreds of new models.
+    """
 
     def __init__(self) -> None:
-        self._waiting: deque[Key] = deque()
+        self._policies: deque[Key] = deque()
+        self._models: deque[Key] = deque()
+        self._policy_next = True
         self._queued: set[Key] = set()
         self._working: set[Key] = set()
         self._again: set[Key] = set()
@@ -35,7 +40,7 @@ class WorkQueue:
         self._idle = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._again)
+        return len(self._queued) + len(self._again)
 
     def wake(self, key: Key) -> None:
         """`key` will be taken once more, after all that is known now."""
@@ -43,7 +48,7 @@ class WorkQueue:
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._waiting.append(key)
+            (self._policies if key.kind == "RoutingPolicy" else self._models).append(key)
             self._changed.set()
 
     def open(self) -> None:
@@ -56,14 +61,20 @@ class WorkQueue:
         self._open = False
 
     async def take(self) -> Key:
-        """The key that has waited longest; it is the caller's until `done`."""
-        while not (self._open and self._waiting):
+        """The policy or the model that has waited longest; it is the caller's until `done`."""
+        while not (self._open and self._queued):
             self._changed.clear()
             await self._changed.wait()
-        key = self._waiting.popleft()
+        key = self._next().popleft()
         self._queued.discard(key)
         self._working.add(key)
         return key
+
+    def _next(self) -> deque[Key]:
+        first, second = (self._policies, self._models) if self._policy_next else (self._models, self._policies)
+        chosen = first or second
+        self._policy_next = chosen is self._models
+        return chosen
 
     async def idle(self) -> None:
         """Returns once no worker has a key."""
