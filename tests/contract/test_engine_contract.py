@@ -207,6 +207,8 @@ def _kind(event: str) -> str:
         return "finish"
     if "role" in delta:
         return "role"
+    if delta.get("content") == "":
+        return "content without text"  # recorded nowhere: such a token has an empty delta
     if calls := delta.get("tool_calls"):
         return "tool name" if "name" in calls[0]["function"] else "tool arguments"
     shows = delta.get("content") is not None or "text" in choice
