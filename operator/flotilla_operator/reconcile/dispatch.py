@@ -15,8 +15,12 @@ from flotilla_operator.resources.specs import (
     policy_fallbacks,
 )
 
+from .checks import invalid_verdict
 from .engine import desired_engine
+from .engine_status import engine_verdict
+from .external import external_verdict
 from .gateway import desired_gateway
+from .gateway_status import gateway_verdict
 from .types import Manifest, ObjectRef, Observed, OwnerKind, StepFailure, Verdict
 
 
@@ -72,7 +76,15 @@ def desired(observed: Observed) -> tuple[Manifest, ...]:
 
 def verdict(observed: Observed, failures: Sequence[StepFailure]) -> Verdict:
     """The owner's whole status, the events of its transitions, and when to look again."""
-    raise NotImplementedError
+    try:
+        if observed.owner["kind"] == "RoutingPolicy":
+            return gateway_verdict(observed, parse_policy(observed.owner), failures)
+        model = parse_model(observed.owner)
+    except InvalidSpecError as error:
+        return invalid_verdict(observed, str(error))
+    if isinstance(model, Served):
+        return engine_verdict(observed, model, failures)
+    return external_verdict(observed, model, failures)
 
 
 def snapshot_of(desired: Sequence[Manifest]) -> bytes | None:

@@ -28,7 +28,7 @@ request = urllib.request.Request(base + path, json.dumps(body).encode(), {"Conte
 try:
     with open_url(request, timeout=timeout) as answer:
         sys.exit(0 if json.load(answer).get("choices") else "the answer has no choices")
-except (OSError, ValueError) as error:
+except Exception as error:
     detail = error.read(500).decode(errors="replace") if hasattr(error, "read") else ""
     sys.exit(f"{error} {detail}".strip())
 """
@@ -40,20 +40,22 @@ DRAIN = (
     + f"""\
 settle, timeout = float(sys.argv[2]), float(sys.argv[3])
 time.sleep(settle)
-deadline = time.monotonic() + timeout
-while time.monotonic() < deadline:
+deadline, idle = time.monotonic() + timeout, 0
+busy = ("{VLLM_RUNNING}{{", "{VLLM_RUNNING} ", "{VLLM_WAITING}{{", "{VLLM_WAITING} ")
+while idle < 2 and time.monotonic() < deadline:
     try:
         with open_url(base + "/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-    except OSError:
-        break
-    busy = ("{VLLM_RUNNING}{{", "{VLLM_RUNNING} ", "{VLLM_WAITING}{{", "{VLLM_WAITING} ")
-    if not sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(busy)):
-        break
+        requests = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(busy))
+        idle = 0 if requests else idle + 1
+    except Exception as error:
+        if isinstance(getattr(error, "reason", error), ConnectionRefusedError):
+            break
     time.sleep(0.5)
 """
 )
 """Keep answering for `settle` seconds while routes to this pod disappear, then until nothing runs or waits.
 
-Arguments: port, settle and timeout in seconds. Always exit 0: what ends the container is never held up by this.
+Idle means twice in a row, since an answer's last bytes leave after the engine is done with it. A slow engine is waited
+for, one that refuses connections has ended. Arguments: port, settle and timeout in seconds. Exit 0 in every case.
 """

@@ -1,0 +1,229 @@
+"""Why a pod does not answer, from its status and the warning events about it; so that nobody has to read either."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from flotilla_api.conditions import Reason
+from flotilla_api.names import FETCH_CONTAINER
+from flotilla_operator.resources.pods import condition, find_condition, is_ready
+
+from .containers import ContainerStatus, Ended, find_container
+from .last_words import last_words
+from .types import Manifest
+
+_IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
+)
+_CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_MOUNT_REASONS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks"
+    r"|larger than the available KV cache memory|less than desired GPU memory utilization",
+    re.IGNORECASE,
+)
+_MISSING = (
+    (re.compile(r"persistentvolumeclaim \S+ (?:not found|is being deleted)", re.IGNORECASE), Reason.CLAIM_NOT_FOUND),
+    (re.compile(r"configmap \S+ not found|in configmap|configmap key", re.IGNORECASE), Reason.CONFIG_MAP_NOT_FOUND),
+    (re.compile(r"secret \S+ not found|in secret|secret key", re.IGNORECASE), Reason.SECRET_NOT_FOUND),
+)
+_STOPPED_BY_PROBE = frozenset({0, 137, 143})
+
+_SEVERITY = (
+    Reason.SECRET_NOT_FOUND,
+    Reason.CONFIG_MAP_NOT_FOUND,
+    Reason.CLAIM_NOT_FOUND,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.DOWNLOAD_FAILED,
+    Reason.OUT_OF_MEMORY,
+    Reason.ENGINE_START_TIMEOUT,
+    Reason.CRASH_LOOP,
+    Reason.VOLUME_NOT_READY,
+    Reason.INSUFFICIENT_ACCELERATORS,
+    Reason.UNSCHEDULABLE,
+    Reason.NOT_READY,
+    Reason.STARTING,
+    Reason.PODS_PENDING,
+)
+"""What is told first when pods differ: what a person must repair, then what may pass."""
+
+STUCK = frozenset(_SEVERITY[: _SEVERITY.index(Reason.NOT_READY)])
+"""Causes that keep a rollout from moving."""
+MISSING_OBJECTS = frozenset({Reason.SECRET_NOT_FOUND, Reason.CONFIG_MAP_NOT_FOUND, Reason.CLAIM_NOT_FOUND})
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a pod does not answer."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodRules:
+    """What is known about the pods of a workload, apart from their own status."""
+
+    container: str
+    """The container that answers."""
+    resource: str
+    """Extended resource that each asks for; '' for none."""
+    startup_seconds: float
+    """How long the container may take from its start to its first answer; infinite: it has no start-up probe."""
+    now: datetime
+    draining: bool = False
+    """Another pod of the workload is ending and still holds its accelerators."""
+
+
+def worst_cause(pods: Sequence[Manifest], warnings: Sequence[Manifest], rules: PodRules) -> Cause | None:
+    """The most telling cause among pods that do not answer; the same whatever their order. None: all answer."""
+    causes = [_cause(pod, warnings, rules) for pod in pods if not is_ready(pod)]
+    return min(causes, key=lambda cause: (_SEVERITY.index(cause.reason), cause.message), default=None)
+
+
+def scheduling_cause(pods: Sequence[Manifest], rules: PodRules) -> Cause | None:
+    """Why a pod has no node; None: every pod has one."""
+    causes = [_unscheduled(pod, rules) for pod in pods if not has_node(pod)]
+    return min(causes, key=lambda cause: (_SEVERITY.index(cause.reason), cause.message), default=None)
+
+
+def start_deadline(pod: Manifest, rules: PodRules) -> datetime | None:
+    """When the running start of a pod's container is late; None: it started, or does not run."""
+    container = find_container(pod, rules.container)
+    if container.running_since is None or container.started or math.isinf(rules.startup_seconds):
+        return None
+    return container.running_since + timedelta(seconds=rules.startup_seconds)
+
+
+def _cause(pod: Manifest, warnings: Sequence[Manifest], rules: PodRules) -> Cause:
+    if not has_node(pod):
+        return _unscheduled(pod, rules)
+    about_pod = [each for each in warnings if each.get("involvedObject", {}).get("uid") == pod["metadata"]["uid"]]
+    return (
+        _fetch_cause(find_container(pod, FETCH_CONTAINER))
+        or _container_cause(find_container(pod, rules.container), about_pod, rules)
+        or _mount_cause(pod, about_pod)
+        or _waiting(pod, rules)
+    )
+
+
+def has_node(pod: Manifest) -> bool:
+    """The scheduler found a node for it."""
+    return bool(pod.get("spec", {}).get("nodeName")) or condition(pod, "PodScheduled") == "True"
+
+
+def _unscheduled(pod: Manifest, rules: PodRules) -> Cause:
+    message = find_condition(pod, "PodScheduled").get("message", "")
+    if not message:
+        return Cause(Reason.PODS_PENDING, "pods wait for the scheduler")
+    if missing := _missing_object(message):
+        return Cause(missing, f"the scheduler says: {message}")
+    if "unbound" in message and "PersistentVolumeClaim" in message:
+        return Cause(Reason.VOLUME_NOT_READY, f"the scheduler says: {message}")
+    if rules.resource and f"Insufficient {rules.resource}" in message:
+        if rules.draining:
+            return Cause(Reason.PODS_PENDING, f"waits for the {rules.resource} of a replica that is draining")
+        return Cause(
+            Reason.INSUFFICIENT_ACCELERATORS,
+            f"no node of the pool has enough free {rules.resource}; the scheduler says: {message}",
+        )
+    return Cause(Reason.UNSCHEDULABLE, f"the scheduler says: {message}")
+
+
+def _fetch_cause(fetch: ContainerStatus) -> Cause | None:
+    if cause := _cannot_run(fetch):
+        return cause
+    if fetch.ended is None or fetch.ended.exit_code == 0:
+        return None
+    if fetch.ended.reason == "OOMKilled":
+        return Cause(Reason.OUT_OF_MEMORY, "the download was killed for using more memory than there is")
+    detail = last_words(fetch.ended.message) or f"exit code {fetch.ended.exit_code}"
+    return Cause(Reason.DOWNLOAD_FAILED, f"the model cannot be downloaded: {detail}")
+
+
+def _container_cause(container: ContainerStatus, warnings: Sequence[Manifest], rules: PodRules) -> Cause | None:
+    if cause := _cannot_run(container):
+        return cause
+    if container.started:
+        return Cause(Reason.NOT_READY, "the container started but its readiness probe fails now")
+    if container.ended:
+        return _end_cause(container.ended, warnings, rules)
+    since = container.running_since
+    if since and (rules.now - since).total_seconds() >= rules.startup_seconds:
+        return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(rules))
+    return None
+
+
+def _cannot_run(container: ContainerStatus) -> Cause | None:
+    """Why a container cannot even be created."""
+    if container.waiting_reason in _IMAGE_REASONS:
+        hint = "see its name, and imagePullSecrets for a private registry"
+        return Cause(Reason.IMAGE_PULL_FAILED, f"image {container.image} cannot be pulled: {hint}")
+    if container.waiting_reason in _CONFIG_REASONS:
+        message = container.waiting_message or container.waiting_reason
+        return Cause(_missing_object(message) or Reason.CRASH_LOOP, f"the container cannot be created: {message}")
+    return None
+
+
+def _end_cause(ended: Ended, warnings: Sequence[Manifest], rules: PodRules) -> Cause:
+    if ended.reason == "OOMKilled":
+        return Cause(Reason.OUT_OF_MEMORY, "killed for using more memory than its limit or the node allows; raise it")
+    if _GPU_MEMORY.search(ended.message):
+        hint = "lower engine.maxModelLen or use more or larger GPUs"
+        return Cause(Reason.OUT_OF_MEMORY, f"the GPU's memory is too small; {hint}: {_memory_line(ended.message)}")
+    if _was_too_slow(ended, warnings, rules):
+        return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(rules))
+    detail = last_words(ended.message)
+    return Cause(Reason.CRASH_LOOP, f"ended with exit code {ended.exit_code}" + (f": {detail}" if detail else ""))
+
+
+def _memory_line(message: str) -> str:
+    return last_words("\n".join(line for line in message.splitlines() if _GPU_MEMORY.search(line)))
+
+
+def _was_too_slow(ended: Ended, warnings: Sequence[Manifest], rules: PodRules) -> bool:
+    """Killed by its start-up probe: it lived about as long as it may, or the kubelet says so."""
+    lived, allowed = ended.lived_seconds, rules.startup_seconds
+    if ended.exit_code not in _STOPPED_BY_PROBE or lived is None:
+        return False
+    probe_failed = any("startup probe failed" in each.get("message", "").lower() for each in warnings)
+    return lived >= 0.8 * allowed and (probe_failed or lived <= 2.5 * allowed + 60)
+
+
+def _late_message(rules: PodRules) -> str:
+    return (
+        f"no answer within {rules.startup_seconds:g} s of the container's start; "
+        "raise engine.startupTimeout if it only loads slowly, else see its log"
+    )
+
+
+def _mount_cause(pod: Manifest, warnings: Sequence[Manifest]) -> Cause | None:
+    if pod.get("status", {}).get("phase") == "Running":
+        return None
+    messages = sorted(each.get("message", "") for each in warnings if each.get("reason") in _MOUNT_REASONS)
+    for message in messages:
+        if missing := _missing_object(message):
+            return Cause(missing, f"a volume cannot be mounted: {message}")
+    return Cause(Reason.VOLUME_NOT_READY, f"a volume cannot be mounted: {messages[0]}") if messages else None
+
+
+def _missing_object(message: str) -> Reason | None:
+    return next((reason for pattern, reason in _MISSING if pattern.search(message)), None)
+
+
+def _waiting(pod: Manifest, rules: PodRules) -> Cause:
+    if find_container(pod, FETCH_CONTAINER).running_since:
+        return Cause(Reason.STARTING, "the model is being downloaded")
+    running = find_container(pod, rules.container).running_since
+    return Cause(Reason.STARTING, "started and gives no answer yet" if running else "containers are being created")
