@@ -172,6 +172,31 @@ async def test_every_token_of_a_stream_with_logprobs_is_one_event(client: httpx.
     assert entries == [1] * payloads[-1]["usage"]["completion_tokens"]
 
 
+@pytest.mark.parametrize("name", ["chat_stream", "chat_tools_required_stream"])
+async def test_a_stream_without_its_logprobs_is_the_stream_that_never_had_any(client: httpx.AsyncClient, name: str):
+    """As in the recordings: entries set to null and then-empty events dropped, what is left is the plain stream.
+
+    The limit is lifted, so that the answer has characters of several tokens, and an end.
+    """
+    body = {**_load(name)["request"]["body"], "max_tokens": 200}
+    extra = {"logprobs": True, "top_logprobs": 2}
+
+    plain, full = [
+        [_chunk(event) for event in _events((await client.post("/v1/chat/completions", json=asked)).text)[:-1]]
+        for asked in (body, {**body, **extra})
+    ]
+
+    assert [chunk for chunk in full if chunk["delta"] or chunk["finish_reason"]] == plain
+    assert len(full) > len(plain)
+
+
+def _chunk(event: str) -> dict[str, Any]:
+    (choice,) = json.loads(event[6:])["choices"]
+    for call in choice["delta"].get("tool_calls", []):
+        call.pop("id", None)
+    return {**choice, "logprobs": None}
+
+
 def _events(text: str) -> list[str]:
     return [event for event in text.split("\n\n") if event]
 
@@ -207,8 +232,6 @@ def _kind(event: str) -> str:
         return "finish"
     if "role" in delta:
         return "role"
-    if delta.get("content") == "":
-        return "content without text"  # recorded nowhere: such a token has an empty delta
     if calls := delta.get("tool_calls"):
         return "tool name" if "name" in calls[0]["function"] else "tool arguments"
     shows = delta.get("content") is not None or "text" in choice
