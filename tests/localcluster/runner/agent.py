@@ -216,7 +216,7 @@ class PodAgent:
     async def _make_spec(self, container: Container, image: ImageSpec, restarts: int) -> tuple[ContainerSpec, Path]:
         sources = await self.volumes.gather()
         command = make_command(container, image, self._host.base_env, sources)
-        binds = plan_mounts(container, self.pod, self.volumes.contents, self.volumes.hosted, command.env)
+        binds = plan_mounts(container, self.volumes.contents, self.volumes.hosted, command.env)
         directory = self._directory_of(container)
         directory.mkdir(parents=True, exist_ok=True)
         for bind in binds:

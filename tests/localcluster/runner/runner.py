@@ -58,7 +58,7 @@ class Runner:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Run pods until cancelled; then they get SIGTERM and a moment. Any part that fails ends it all, with its exception."""
+        """Run pods until cancelled; then they get SIGTERM and a moment. A part that fails ends all, with its error."""
         sources = (self._config_maps, self._secrets, self._services, self._claims, self._volumes, self._nodes)
         try:
             for source in sources:

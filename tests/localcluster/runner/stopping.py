@@ -49,7 +49,7 @@ def stop_sidecars(turn: Turn) -> None:
         if turn.now >= turn.state.stop_deadline or not any(turn.containers[name].active for name in later):
             _request_stop(turn, container)
         later.append(container.name)
-    if any(turn.containers[container.name].active for container in turn.sidecars()):
+    if turn.now < turn.state.stop_deadline:
         turn.wakes.append(turn.state.stop_deadline)
 
 

@@ -12,7 +12,6 @@ from localcluster.runner.model import (
     Container,
     DownwardItem,
     KeyToPath,
-    Pod,
     Projection,
     Volume,
     VolumeMount,
@@ -179,7 +178,6 @@ class Bind:
 
 def plan_mounts(
     container: Container,
-    pod: Pod,
     volumes: Mapping[str, VolumeContent],
     hosted: Mapping[str, str],
     env: Mapping[str, str],
