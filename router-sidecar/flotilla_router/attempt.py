@@ -232,7 +232,7 @@ class Attempt:
         if self.state is State.PASSING:
             self._pass_on(events)
         elif self.state is State.HELD:
-            self._backlog += events
+            self._hold_on(events)
         else:
             self._weigh(events)
 
@@ -273,7 +273,7 @@ class Attempt:
             self._follower = StreamMeter(request, self._injection)
 
     def _weigh(self, events: list[bytes]) -> None:
-        """Feed events until there is a verdict; the rest waits in the backlog."""
+        """Feed events until there is a verdict."""
         for index, event in enumerate(events):
             if not isinstance(self._follower, StreamJudge):
                 if not event.startswith(b":"):
@@ -282,11 +282,21 @@ class Attempt:
                     return
                 continue
             verdict = self._follower.feed(event, self._last)
-            if not isinstance(verdict, Pending):
+            if isinstance(verdict, Commit):
                 self._backlog = events[index + 1 :]
-                self._decide(verdict)
-                return
+            elif isinstance(verdict, Escalate):
+                self._hold_on(events[index + 1 :])
+            else:
+                continue
+            self._decide(verdict)
+            return
         self._start_timer()
+
+    def _hold_on(self, events: list[bytes]) -> None:
+        """The judge holds what comes after its verdict, too."""
+        if isinstance(self._follower, StreamJudge):
+            for event in events:
+                self._follower.feed(event, self._last)
 
     def _begin_passing(self, first: bytes) -> None:
         """A stream that is not judged is the answer from its first event on, unless that is an error."""

@@ -246,6 +246,9 @@ class ClientConnection(asyncio.Protocol):
         incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and not parser.should_upgrade()
         headers = incoming.headers
         incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        if incoming.has_body and parser.should_upgrade():  # the parser takes the body for the other protocol's
+            self._refuse(_problem(400, "only HTTP/1.1 is spoken here: send the request without Upgrade", "upgrade"))
+            return
         problem = self._listener.service.admit(incoming)
         if problem is None:
             if incoming.has_body:

@@ -10,9 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flotilla_router.__main__ import Ports, RouterProcess
-from flotilla_router.settings import RouterSettings
-
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import (
     Endpoint,
@@ -26,6 +23,8 @@ from flotilla_api.snapshot import (
     TokenPrice,
     WeightedTarget,
 )
+from flotilla_router.__main__ import Ports, RouterProcess
+from flotilla_router.settings import RouterSettings
 
 WAIT_SECONDS = 10.0
 NAMESPACE, POLICY = "agents", "helpdesk"
@@ -34,7 +33,7 @@ NAMESPACE, POLICY = "agents", "helpdesk"
 async def until(condition: Callable[[], object]) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions are read from outside, nobody could set an event
             await asyncio.sleep(0.005)
 
 
@@ -134,7 +133,7 @@ async def model_server(*scripts: Script, tls: Any = None, port: int = 0) -> Asyn
             tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls, limit=1 << 20)
-    model = ModelServer("127.0.0.1:%d" % server.sockets[0].getsockname()[1], list(scripts))
+    model = ModelServer(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", list(scripts))
     try:
         yield model
     finally:
@@ -183,11 +182,15 @@ def streams(*events: bytes) -> Script:
     return script
 
 
+def _entry(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": None, "top_logprobs": []}
+
+
 def chat_answer(text: str, *, logprob: float | None = None, usage: tuple[int, int] | None = (10, 5)) -> bytes:
     """A chat completion whose every token has the same logprob."""
     tokens = text.split() or [""]
-    entries = [{"token": token, "logprob": logprob, "bytes": None, "top_logprobs": []} for token in tokens]
-    choice = {
+    entries = [_entry(token, logprob) for token in tokens]
+    choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": text},
         "logprobs": None if logprob is None else {"content": entries},
@@ -207,8 +210,8 @@ def chat_event(
     usage: tuple[int, int] | None = None,
 ) -> bytes:
     """One chunk of a chat stream, in vLLM's key order."""
-    entries = [] if text is None else [{"token": text, "logprob": logprob, "bytes": None, "top_logprobs": []}]
-    choice = {
+    entries = [] if text is None else [_entry(text, logprob)]
+    choice: dict[str, Any] = {
         "index": 0,
         "delta": {} if text is None else {"content": text},
         "logprobs": None if logprob is None else {"content": entries},
@@ -271,12 +274,13 @@ def served_fallback(name: str, *addresses: str, price: TokenPrice | None = None)
 
 def external_fallback(name: str, url: str, **external: Any) -> Target:
     """A fallback behind an API."""
+    fields: dict[str, Any] = {"hasCredentials": False, "hasCa": False, **external}
     return expert(name).model_copy(
         update={
             "kind": "Fallback",
             "location": "External",
             "logprobs": False,
-            "external": ExternalTarget(url=url, **({"hasCredentials": False, "hasCa": False} | external)),
+            "external": ExternalTarget(url=url, **fields),
         }
     )
 
