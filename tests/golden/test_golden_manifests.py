@@ -1,0 +1,181 @@
+"""What each kind turns into, whole, as it is applied, and checked against the schemas of Kubernetes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import kubernetes_validate  # pyright: ignore[reportMissingTypeStubs]
+import pytest
+import yaml
+
+from builders import (
+    NAMESPACE,
+    a_fallback,
+    a_policy,
+    a_profile,
+    a_ready_pod,
+    a_served_fallback,
+    an_expert,
+    observe,
+)
+from flotilla_operator.reconcile import dispatch
+from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
+
+KUBERNETES_VERSIONS = ("1.29", "1.36")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Long texts as blocks, and no anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _as_block(_: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "|" if "\n" in text else None
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _as_block)
+
+
+def an_expert_with_everything() -> Manifest:
+    return an_expert(
+        "extract",
+        model={
+            "uri": "hf://acme/extract-7b-AWQ",
+            "revision": "989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+            "tokenSecretRef": {"name": "hf", "key": "token"},
+            "parameters": "7.6B",
+        },
+        accelerator={"profile": "l4", "count": 2},
+        engine={
+            "image": "registry.example.com/vllm:custom",
+            "args": ["--enable-auto-tool-choice", "--tool-call-parser=hermes"],
+            "env": [
+                {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+                {"name": "LICENSE", "valueFrom": {"secretKeyRef": {"name": "license", "key": "key"}}},
+            ],
+            "maxModelLen": 8192,
+            "maxNumSeqs": 32,
+            "startupTimeout": "20m",
+        },
+        capabilities={"apis": ["completions"], "tools": True},
+        replicas=3,
+        rollout={"maxSurge": 1, "maxUnavailable": 0},
+        drain={"timeout": "2m"},
+        podOverrides={
+            "labels": {"team": "billing"},
+            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+            "nodeSelector": {"topology.kubernetes.io/zone": "a"},
+            "tolerations": [{"key": "spot", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+            ],
+            "priorityClassName": "serving",
+            "imagePullSecrets": [{"name": "registry"}],
+            "resources": {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "24Gi"}},
+        },
+    )
+
+
+def a_policy_with_everything() -> Manifest:
+    return a_policy(
+        models=["auto", "gpt-4o-mini"],
+        pinnable=["big"],
+        boundary="Any",
+        experts=[{"name": "sql", "weight": 3}, {"name": "invoice"}],
+        fallbacks=[{"name": "large"}, {"name": "big"}],
+        rules=[
+            {
+                "name": "tools",
+                "when": {
+                    "tools": {"min": 1},
+                    "promptTokens": {"gte": 10, "lt": 6000},
+                    "models": ["auto"],
+                    "headers": [{"name": "X-Task", "in": ["extract", "classify"]}],
+                },
+                "experts": [{"name": "invoice"}],
+                "fallbacks": [{"name": "big"}],
+                "escalation": {"on": ["Overloaded"], "confidence": {"min": "0.8"}},
+            },
+            {"name": "private", "when": {"headers": [{"name": "x-class", "in": ["pii"]}]}, "boundary": "LocalOnly"},
+        ],
+        strategy={"type": "Static"},
+        escalation={
+            "commit": {"tokens": 8, "maxWait": "300ms", "noSignal": "Escalate", "structured": {"maxBytes": "32Ki"}},
+            "deadline": "10s",
+            "onFallbackFailure": "Error",
+        },
+        timeouts={"connect": "500ms", "total": "90s"},
+        maxBodyBytes="1Mi",
+        auth={"apiKeysSecretRef": {"name": "router-keys"}},
+        tls={"secretRef": {"name": "router-tls"}},
+        placement={"gateway": {"replicas": 3}},
+    )
+
+
+def a_full_cluster() -> Observed:
+    invoice, sql, large = an_expert(), an_expert("sql"), a_served_fallback()
+    big = a_fallback(
+        credentialsSecretRef={"name": "big", "key": "apiKey"},
+        tls={"caSecretRef": {"name": "big-ca", "key": "ca.crt"}},
+        request={"drop": ["min_p"], "rename": {"max_tokens": "max_completion_tokens"}, "set": {"store": False}},
+        cost={"inputPerMillionUSD": "2.50", "outputPerMillionUSD": "10"},
+    )
+    pods = {
+        ObjectRef("Expert", NAMESPACE, "invoice"): (
+            a_ready_pod(invoice, "b", ip="10.0.0.2"),
+            a_ready_pod(invoice, "a", ip="10.0.0.1"),
+        ),
+        ObjectRef("Fallback", NAMESPACE, "large"): (a_ready_pod(large, ip="fd00::7"),),
+    }
+    policy = a_policy_with_everything()
+    return observe(policy, a_profile(), invoice, sql, large, big, reference_pods=pods, control_ca="PEM\n")
+
+
+CASES = [
+    pytest.param("expert", observe(an_expert(), a_profile()), id="an expert with nothing but a model and a profile"),
+    pytest.param(
+        "expert-everything",
+        observe(an_expert_with_everything(), a_profile(runtimeClassName="nvidia")),
+        id="an expert with every field",
+    ),
+    pytest.param(
+        "expert-claim",
+        observe(an_expert(model={"uri": "pvc://weights/qwen/1.5b"}), a_profile()),
+        id="an expert whose weights are on a claim",
+    ),
+    pytest.param("fallback-served", observe(a_served_fallback(), a_profile()), id="a fallback in the cluster"),
+    pytest.param("policy", observe(a_policy(), a_profile(), an_expert(), a_fallback()), id="a small policy"),
+    pytest.param("policy-everything", a_full_cluster(), id="a policy with every field"),
+]
+
+
+@pytest.mark.parametrize(("name", "observed"), CASES)
+def test_manifests_are_as_the_golden_file(
+    name: str, observed: Observed, matches_golden: Callable[[str, str], None]
+) -> None:
+    """A change to what is applied is seen by a reader, never by accident."""
+    text = yaml.dump_all(dispatch.desired(observed), Dumper=_Dumper, sort_keys=False, width=120)
+
+    matches_golden(f"{name}.yaml", text)
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize(("name", "observed"), CASES)
+def test_manifests_are_valid(name: str, observed: Observed, version: str) -> None:
+    """The oldest and the newest supported Kubernetes know every field and accept every value's type."""
+    for manifest in dispatch.desired(observed):
+        kubernetes_validate.validate(manifest, version, strict=True)  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_children_are_of_the_announced_kinds() -> None:
+    """CHILD_KINDS names every kind that is returned, so that each is watched and none is forgotten."""
+    for case in CASES:
+        observed = case.values[1]
+        assert isinstance(observed, Observed)
+        announced = {(kind.api_version, kind.kind) for kind in dispatch.CHILD_KINDS[observed.owner["kind"]]}
+
+        assert {(each["apiVersion"], each["kind"]) for each in dispatch.desired(observed)} == announced
