@@ -144,15 +144,15 @@ def test_category_lists_all_kinds(control_plane: LocalCluster, api: httpx.Client
 COLUMNS = {
     "Expert": (
         "NAME MODEL READY REPLICAS REASON AGE PROFILE ENDPOINT COST/H",
-        "stored hf://Qwen/Qwen2.5-1.5B-Instruct True 1 Ready l4 http://invoice-expert.agents.svc:8000/v1 0.80",
+        "stored hf://Qwen/Qwen2.5-1.5B-Instruct True 1 Ready l4 invoice-expert.agents.svc:8000 0.80",
     ),
     "Fallback": (
         "NAME MODEL READY REPLICAS REASON AGE ENDPOINT COST/H",
-        "stored big-1 True 1 Ready http://invoice-expert.agents.svc:8000/v1 0.80",
+        "stored big-1 True 1 Ready invoice-expert.agents.svc:8000 0.80",
     ),
     "RoutingPolicy": (
         "NAME READY EXPERTS FALLBACKS REASON AGE ENDPOINT ROUTERS",
-        "stored True 1/2 1/1 Ready http://support-gateway.agents.svc:8080/v1 2/2",
+        "stored True 1/2 1/1 Ready http://support-gateway.agents.svc/v1 2/2",
     ),
     "AcceleratorProfile": ("NAME RESOURCE MEMORY-GIB $/H AGE", "stored nvidia.com/gpu 24 0.80"),
 }

@@ -165,7 +165,7 @@ _SERVED_STATUS: Manifest = {
     **_STATUS,
     "replicas": 2,
     "readyReplicas": 1,
-    "endpoint": "http://invoice-expert.agents.svc:8000/v1",
+    "endpoint": "invoice-expert.agents.svc:8000",
     "templateHash": "4f2a",
     "costPerHourUSD": "0.80",
 }
@@ -177,7 +177,7 @@ STATUSES: dict[str, Manifest] = {
         "experts": "1/2",
         "fallbacks": "1/1",
         "routers": "2/2",
-        "endpoint": "http://support-gateway.agents.svc:8080/v1",
+        "endpoint": "http://support-gateway.agents.svc/v1",
         "snapshotDigest": "sha256:" + 64 * "0",
     },
 }

@@ -27,7 +27,7 @@ def test_operator_is_a_source_root_and_no_package() -> None:
 
 
 def test_top_level_is_fixed() -> None:
-    """Nothing is added beside what the design names and every project has; files that Git does not hold do not count."""
+    """Nothing is added beside what the design names and every project has (as Git holds it)."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert {path.split("/")[0] for path in tracked.splitlines()} <= DESIGNED | USUAL

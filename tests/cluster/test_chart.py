@@ -1,0 +1,179 @@
+"""The chart on a real API server: installed, upgraded, removed, and bounded by its RBAC."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flotilla_api.crds import KINDS
+from localcluster.cluster import LocalCluster
+from localcluster.tools import CommandError
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "flotilla"
+SYSTEM = "flotilla-system"
+OPERATOR = f"system:serviceaccount:{SYSTEM}:flotilla-operator"
+EXAMPLES = [
+    path for folder in ("quickstart", "accelerators") for path in sorted((ROOT / "examples" / folder).glob("*"))
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Generator[LocalCluster]:
+    """A cluster of this module's own, with the chart on it and nothing that runs pods: others bring their own CRDs."""
+    with LocalCluster.start(name="chart", runner=False) as running:
+        running.helm_install("flotilla", CHART, namespace=SYSTEM)
+        running.kubectl("create", "namespace", "agents")
+        yield running
+
+
+def _may(cluster: LocalCluster, user: str, verb: str, resource: str, *, namespace: str, name: str = "") -> bool:
+    """Whether the API server lets `user` do it; `resource` is GROUP/RESOURCE[/SUBRESOURCE]."""
+    group, _, rest = resource.partition("/")
+    plural, _, subresource = rest.partition("/")
+    attributes = {"group": group, "resource": plural, "subresource": subresource, "verb": verb}
+    attributes |= {"namespace": namespace, "name": name}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "resourceAttributes": attributes},
+    }
+    response = cluster.api.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", json=review)
+    return response.raise_for_status().json()["status"]["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "namespace", "name"),
+    [
+        ("watch", "flotilla.dev/experts", "", ""),
+        ("list", "flotilla.dev/acceleratorprofiles", "", ""),
+        ("patch", "flotilla.dev/routingpolicies/status", "agents", "support"),
+        ("patch", "apps/deployments", "agents", "sql-expert"),
+        ("create", "/configmaps", "agents", ""),
+        ("list", "/pods", "", ""),
+        ("create", "events.k8s.io/events", "agents", ""),
+        ("create", "authentication.k8s.io/tokenreviews", "", ""),
+        ("update", "coordination.k8s.io/leases", SYSTEM, "flotilla-operator"),
+        ("get", "/secrets", SYSTEM, "flotilla-control-tls"),
+    ],
+)
+def test_operator_may_do_its_work(cluster: LocalCluster, verb: str, resource: str, namespace: str, name: str) -> None:
+    """The rights that the operator needs are granted."""
+    assert _may(cluster, OPERATOR, verb, resource, namespace=namespace, name=name)
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "namespace", "name"),
+    [
+        ("get", "/secrets", "agents", "provider"),
+        ("list", "/secrets", SYSTEM, ""),
+        ("list", "/secrets", "", ""),
+        ("update", "flotilla.dev/experts", "agents", "sql"),
+        ("patch", "flotilla.dev/experts", "agents", "sql"),
+        ("delete", "/pods", "agents", "any"),
+        ("create", "/pods/exec", "agents", "any"),
+        ("create", "rbac.authorization.k8s.io/clusterroles", "", ""),
+        ("escalate", "rbac.authorization.k8s.io/roles", "agents", ""),
+        ("get", "/nodes", "", "any"),
+        ("get", "coordination.k8s.io/leases", SYSTEM, "another"),
+        ("create", "/serviceaccounts/token", "agents", "any"),
+    ],
+)
+def test_operator_may_do_nothing_else(
+    cluster: LocalCluster, verb: str, resource: str, namespace: str, name: str
+) -> None:
+    """What it does not need, specs and Secrets above all, is out of its reach."""
+    assert not _may(cluster, OPERATOR, verb, resource, namespace=namespace, name=name)
+
+
+@pytest.mark.parametrize(("role", "writes"), [("view", False), ("edit", True), ("admin", True)])
+def test_roles_of_kubernetes_cover_the_kinds(cluster: LocalCluster, role: str, writes: bool) -> None:
+    """Who may view or edit a namespace may view or edit the fleet in it, and never read what routers are told."""
+    user = f"{role}er"
+    cluster.kubectl("create", "rolebinding", user, "-n", "agents", f"--clusterrole={role}", f"--user={user}")
+
+    cluster.wait_for(
+        lambda: _may(cluster, user, "list", "flotilla.dev/experts", namespace="agents"), f"{role} to be aggregated"
+    )
+    assert _may(cluster, user, "create", "flotilla.dev/routingpolicies", namespace="agents") is writes
+    assert _may(cluster, user, "update", "flotilla.dev/experts/scale", namespace="agents") is writes
+    assert not _may(cluster, user, "update", "flotilla.dev/experts/status", namespace="agents")
+    assert not _may(cluster, user, "get", "flotilla.dev/routingpolicies/snapshot", namespace="agents")
+
+
+def test_operator_pod_passes_the_restricted_standard(cluster: LocalCluster) -> None:
+    """A namespace that enforces Kubernetes' strictest Pod Security Standard takes the operator's pods."""
+    cluster.kubectl("create", "namespace", "strict")
+    cluster.kubectl("label", "namespace", "strict", "pod-security.kubernetes.io/enforce=restricted")
+    deployment = yaml.safe_load(cluster.kubectl("get", "deployment", "flotilla-operator", "-n", SYSTEM, "-o", "yaml"))
+    cluster.kubectl("create", "serviceaccount", "flotilla-operator", "-n", "strict")
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "operator", "namespace": "strict"},
+        "spec": deployment["spec"]["template"]["spec"],
+    }
+
+    response = cluster.api.post("/api/v1/namespaces/strict/pods", params={"dryRun": "All"}, json=pod)
+
+    assert response.status_code == 201, response.text
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_examples_are_accepted(cluster: LocalCluster, path: Path) -> None:
+    """The API server takes every example as it stands."""
+    printed = cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
+
+    assert "created (server dry run)" in printed
+
+
+def test_upgrade_changes_the_operator_and_keeps_the_crds(cluster: LocalCluster) -> None:
+    """An upgrade rolls the operator and leaves definitions and objects in place."""
+    uids = _crd_uids(cluster)
+
+    cluster.helm.upgrade("flotilla", CHART, namespace=SYSTEM, values={"operator": {"logLevel": "DEBUG"}})
+
+    deployment = cluster.kubectl("get", "deployment", "flotilla-operator", "-n", SYSTEM, "-o", "yaml")
+    assert {"name": "FLOTILLA_LOG_LEVEL", "value": "DEBUG"} in _environment(yaml.safe_load(deployment))
+    assert _crd_uids(cluster) == uids
+
+
+def test_uninstall_keeps_crds_and_objects() -> None:
+    """What the user declared survives the operator, and a reinstall finds it; another release name says what to do."""
+    with LocalCluster.start(name="chart-removed", runner=False) as cluster:
+        cluster.helm_install("flotilla", CHART, namespace=SYSTEM)
+        uids = _crd_uids(cluster)
+        cluster.wait_for(lambda: _apply_profile(cluster), "the profiles to be served")
+
+        cluster.helm.uninstall("flotilla", namespace=SYSTEM)
+
+        assert _crd_uids(cluster) == uids
+        assert "l4" in cluster.kubectl("get", "acceleratorprofiles", "-o", "name")
+        assert "flotilla" not in cluster.kubectl("get", "clusterroles,deployments", "-A", "-o", "name")
+        with pytest.raises(CommandError, match="must equal"):
+            cluster.helm_install("other", CHART, namespace=SYSTEM)
+        cluster.helm_install("flotilla", CHART, namespace=SYSTEM)
+        assert _crd_uids(cluster) == uids
+
+
+def _apply_profile(cluster: LocalCluster) -> bool:
+    try:
+        cluster.kubectl("apply", "-f", str(ROOT / "examples" / "accelerators" / "l4.yaml"))
+    except CommandError:
+        return False
+    return True
+
+
+def _environment(deployment: dict[str, Any]) -> list[dict[str, str]]:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container["env"]
+
+
+def _crd_uids(cluster: LocalCluster) -> dict[str, str]:
+    names = [kind.crd_name for kind in KINDS]
+    listed = yaml.safe_load(cluster.kubectl("get", "crds", *names, "-o", "yaml"))["items"]
+    return {crd["metadata"]["name"]: crd["metadata"]["uid"] for crd in listed}

@@ -1,0 +1,285 @@
+"""The chart, rendered offline: valid, hardened, in step with the operator, and with no more rights than it needs."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from flotilla_api.crds import KINDS, make_crd
+from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT
+from flotilla_operator.adapters.certificates import SECRET_NAME
+from flotilla_operator.adapters.kinds import OWNER_KINDS
+from flotilla_operator.reconcile.dispatch import CHILD_KINDS
+from flotilla_operator.settings import PREFIX, Settings, load_settings
+from localcluster.tools import CommandError, helm_lint, helm_template
+
+Manifest = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "flotilla"
+GOLDEN = ROOT / "tests" / "golden" / "chart"
+DIGEST = "sha256:" + 64 * "0"
+FULL: Manifest = {
+    "images": {"operator": {"repository": "registry.example.com/operator", "tag": "1.0"}, "pullSecrets": ["registry"]},
+    "watchNamespaces": ["agents", "lab"],
+    "operator": {
+        "replicas": 1,
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "system-cluster-critical",
+        "podLabels": {"team": "platform"},
+        "podAnnotations": {"example.com/owner": "platform"},
+    },
+    "router": {"pullSecrets": ["registry", "mirror"]},
+    "serviceAccount": {"annotations": {"example.com/role": "flotilla"}},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "podMonitor": {"enabled": True, "interval": "10s"},
+    },
+    "crds": {"install": False},
+}
+
+
+def render(values: Manifest | None = None) -> list[Manifest]:
+    """The objects of a release `flotilla` in `flotilla-system`."""
+    text = helm_template(CHART, "flotilla", namespace="flotilla-system", values=values)
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[Manifest]:
+    """The objects that the default values give."""
+    return render()
+
+
+def _of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def _pod_template(manifests: list[Manifest]) -> Manifest:
+    (deployment,) = _of_kind(manifests, "Deployment")
+    return deployment["spec"]["template"]
+
+
+def _environment(manifests: list[Manifest]) -> dict[str, str]:
+    (container,) = _pod_template(manifests)["spec"]["containers"]
+    return {entry["name"]: entry.get("value", "from the pod") for entry in container["env"]}
+
+
+def _rules(manifests: list[Manifest], kind: str) -> Iterator[Manifest]:
+    for role in _of_kind(manifests, kind):
+        if "-operator" in role["metadata"]["name"]:
+            yield from role["rules"]
+
+
+def _grants(rules: Iterator[Manifest]) -> set[tuple[str, str, str]]:
+    """Every (group, resource, verb)."""
+    return {(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}
+
+
+def test_lint_has_nothing_to_say() -> None:
+    """`helm lint --strict` finds no fault."""
+    assert helm_lint(CHART) == []
+
+
+@pytest.mark.parametrize(("name", "values"), [("default", {"crds": {"install": False}}), ("full", FULL)])
+def test_rendered_chart_is_as_recorded(name: str, values: Manifest) -> None:
+    """The objects are those in tests/golden/chart; UPDATE_GOLDEN=1 writes them anew."""
+    path = GOLDEN / f"{name}.yaml"
+    found = yaml.safe_dump_all(render(values), sort_keys=True)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found)
+
+    assert found == path.read_text()
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.36"])
+@pytest.mark.parametrize("values", [{}, FULL], ids=["default", "full"])
+def test_objects_fit_the_schemas_of_kubernetes(values: Manifest, version: str) -> None:
+    """Strictly, in the oldest version that is supported and in the one that the tests run."""
+    for manifest in render(values):
+        if not manifest["apiVersion"].startswith("monitoring.coreos.com/"):
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_versions_are_those_of_the_distribution() -> None:
+    """Images default to the chart's appVersion, so it has to be the release's."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert chart["appVersion"] == chart["version"] == project["version"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"replicas": 3}, "additional properties 'replicas' not allowed", id="unknown value"),
+        pytest.param({"operator": {"replica": 3}}, "additional properties 'replica' not allowed", id="unknown below"),
+        pytest.param({"operator": {"replicas": "3"}}, "got string, want integer", id="type"),
+        pytest.param({"operator": {"logLevel": "verbose"}}, "value must be one of 'DEBUG'", id="enum"),
+        pytest.param({"images": {"router": {"digest": "latest"}}}, "does not match pattern", id="digest"),
+        pytest.param({"watchNamespaces": ["a", "a"]}, "items at 0 and 1 are equal", id="twice"),
+        pytest.param(
+            {"router": {"resources": {"limits": {"memory": "lots"}}}}, "does not match pattern", id="quantity"
+        ),
+    ],
+)
+def test_wrong_value_is_refused(values: Manifest, message: str) -> None:
+    """A value that would be ignored or break the operator later is an error now."""
+    with pytest.raises(CommandError, match=message):
+        render(values)
+
+
+def test_default_values_satisfy_the_schema_and_are_all_in_it() -> None:
+    """values.yaml documents every value that the schema allows."""
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    assert set(schema["properties"]) - {"global"} == set(values)
+    for name, part in schema["properties"].items():
+        if "properties" in part:
+            assert set(part["properties"]) == set(values[name])
+
+
+def test_crds_are_kept_and_as_generated(rendered: list[Manifest]) -> None:
+    """They are upgraded with the release and survive it."""
+    found = {crd["metadata"]["name"]: crd for crd in _of_kind(rendered, "CustomResourceDefinition")}
+
+    for kind in KINDS:
+        crd = found.pop(kind.crd_name)
+        assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert crd == make_crd(kind)
+    assert found == {}
+
+
+def test_crds_can_be_left_out() -> None:
+    """For those who install them by other means."""
+    assert _of_kind(render({"crds": {"install": False}}), "CustomResourceDefinition") == []
+
+
+def test_operator_reads_every_variable_that_it_is_given(rendered: list[Manifest]) -> None:
+    """No variable of the chart is ignored, and the operator accepts their values."""
+    environment = _environment(rendered)
+
+    settings = load_settings(environment)
+    assert set(environment) <= {PREFIX + field.upper() for field in Settings.model_fields}
+    assert settings.engine_image == "vllm/vllm-openai:v0.32.0"
+    assert settings.watch_namespaces == ()
+
+
+def test_chart_and_operator_have_the_same_defaults(rendered: list[Manifest]) -> None:
+    """What values.yaml documents is what holds without a chart, too."""
+    environment = _environment(rendered)
+    required = {"FLOTILLA_ENGINE_IMAGE", "FLOTILLA_ROUTER_IMAGE", "FLOTILLA_NAMESPACE", "FLOTILLA_POD_NAME"}
+    given = {name: value for name, value in environment.items() if value != "from the pod" or name in required}
+    minimal = {name: value for name, value in given.items() if name in required}
+
+    assert load_settings(given) == load_settings(minimal)
+
+
+def test_values_reach_the_operator() -> None:
+    """Lists are joined by commas."""
+    settings = load_settings(_environment(render(FULL)))
+
+    assert settings.watch_namespaces == ("agents", "lab")
+    assert settings.router_image_pull_secrets == ("registry", "mirror")
+
+
+def test_ports_are_those_of_the_contract(rendered: list[Manifest]) -> None:
+    """Routers dial the control Service, and its name is in the operator's certificate."""
+    (container,) = _pod_template(rendered)["spec"]["containers"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
+        "control": CONTROL_PORT,
+        "admin": OPERATOR_ADMIN_PORT,
+    }
+
+    services = {service["metadata"]["name"]: service["spec"]["ports"][0] for service in _of_kind(rendered, "Service")}
+    assert services[_environment(rendered)["FLOTILLA_CONTROL_SERVICE"]]["port"] == CONTROL_PORT
+    assert services["flotilla-metrics"]["targetPort"] == "admin"
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({"repository": "a/b"}, "a/b:0.1.0"),
+        ({"repository": "a/b", "tag": "2"}, "a/b:2"),
+        ({"repository": "a/b", "tag": "2", "digest": DIGEST}, f"a/b@{DIGEST}"),
+    ],
+    ids=["release", "tag", "digest"],
+)
+def test_images_are_pinned_by_digest_tag_or_release(image: dict[str, str], reference: str) -> None:
+    """The most exact of what is given wins."""
+    manifests = render({"images": {"operator": image, "router": image}})
+
+    (container,) = _pod_template(manifests)["spec"]["containers"]
+    assert container["image"] == reference
+    assert _environment(manifests)["FLOTILLA_ROUTER_IMAGE"] == reference
+
+
+def test_disruption_budget_never_blocks_a_single_replica() -> None:
+    """With one replica a budget of one would block every node drain."""
+    assert len(_of_kind(render(), "PodDisruptionBudget")) == 1
+    assert _of_kind(render({"operator": {"replicas": 1}}), "PodDisruptionBudget") == []
+
+
+def test_roles_hold_no_wildcard_and_no_way_to_more_rights(rendered: list[Manifest]) -> None:
+    """Every right is named, and none lets the operator give itself another."""
+    for kind in ("ClusterRole", "Role"):
+        for group, resource, verb in _grants(_rules(rendered, kind)):
+            assert "*" not in (group, resource, verb)
+            assert verb not in {"escalate", "bind", "impersonate", "deletecollection"}
+
+
+def test_secrets_are_out_of_reach_but_for_its_own(rendered: list[Manifest]) -> None:
+    """It may read one Secret by name, in its own namespace."""
+    assert [grant for grant in _grants(_rules(rendered, "ClusterRole")) if grant[1].startswith("secrets")] == []
+
+    rules = [rule for rule in _rules(rendered, "Role") if "secrets" in rule["resources"]]
+    assert [(rule.get("resourceNames"), rule["verbs"]) for rule in rules] == [
+        (None, ["create"]),
+        ([SECRET_NAME], ["get", "update"]),
+    ]
+
+
+def test_lease_is_the_one_that_the_operator_uses(rendered: list[Manifest]) -> None:
+    """Other Leases of the namespace are not its own."""
+    (rule,) = [r for r in _rules(rendered, "Role") if "leases" in r["resources"] and "resourceNames" in r]
+
+    assert rule["resourceNames"] == [Settings.model_fields["lease_name"].default]
+
+
+def test_rights_over_workloads_are_what_the_operator_writes(rendered: list[Manifest]) -> None:
+    """Writes go to exactly the kinds of children; everything else is read."""
+    children = {
+        (child.api_version.rpartition("/")[0], child.plural) for kinds in CHILD_KINDS.values() for child in kinds
+    }
+    grants = _grants(_rules(rendered, "ClusterRole"))
+
+    assert {(group, resource) for group, resource, verb in grants if verb == "delete"} == children
+    assert {
+        (group, resource) for group, resource, verb in grants if verb == "patch" and "/" not in resource
+    } == children
+    assert {resource for _, resource, verb in grants if verb == "patch" and "/" in resource} == {
+        f"{kind.plural}/status" for kind in KINDS if kind.name in OWNER_KINDS
+    }
+
+
+def test_watching_some_namespaces_binds_rights_there_only() -> None:
+    """No right over workloads is cluster-wide then."""
+    manifests = render(FULL)
+    cluster_wide = [binding["roleRef"]["name"] for binding in _of_kind(manifests, "ClusterRoleBinding")]
+    bound = {
+        (binding["metadata"]["namespace"], binding["roleRef"]["name"]) for binding in _of_kind(manifests, "RoleBinding")
+    }
+
+    assert cluster_wide == ["flotilla-operator"]
+    assert bound >= {("agents", "flotilla-operator-workloads"), ("lab", "flotilla-operator-workloads")}
