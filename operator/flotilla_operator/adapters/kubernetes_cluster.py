@@ -110,7 +110,9 @@ class KubernetesCluster:
         """The status subresource of `owner` is `status`; who names the owner is woken."""
         ref = ObjectRef.of(owner)
         kind = KINDS[ref.kind]
-        identity = {"name": ref.name, "namespace": ref.namespace, "uid": owner["metadata"]["uid"]}
+        # The API server ignores a wrong uid in a status write, so the version says which object is meant.
+        version = owner["metadata"]["resourceVersion"]
+        identity = {"name": ref.name, "namespace": ref.namespace, "resourceVersion": version}
         manifest: Manifest = {"apiVersion": API_VERSION, "kind": ref.kind, "metadata": identity, "status": status}
         self._require_lease()
         self._feed.learn(kind, await self._apply(kind, manifest, subresource="status"))

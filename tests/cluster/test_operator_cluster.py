@@ -1,0 +1,371 @@
+"""The operator's Kubernetes adapter against a real API server: what it writes, and above all what it never touches."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flotilla_api.names import FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL
+from flotilla_operator.adapters.client import Client, Connection
+from flotilla_operator.adapters.clock import SystemClock
+from flotilla_operator.adapters.feed import Feed
+from flotilla_operator.adapters.kinds import KINDS
+from flotilla_operator.adapters.kubernetes_cluster import KubernetesCluster, Surroundings
+from flotilla_operator.adapters.store import Store
+from flotilla_operator.ports import NotLeadingError, OutdatedError
+from flotilla_operator.reconcile.dispatch import desired, references
+from flotilla_operator.reconcile.plan import conflicts, plan
+from flotilla_operator.reconcile.types import Event, Key, Manifest, ObjectRef, Observed, Plan, Step
+from flotilla_operator.resources.settings import OperatorSettings
+from flotilla_operator.telemetry import Telemetry
+from localcluster.cluster import LocalCluster
+
+CRDS = Path(__file__).parents[2] / "crds"
+SETTINGS = OperatorSettings(
+    engine_image="vllm/vllm-openai:v0.32.0", router_image="flotilla-router:1", control_url="https://control:9443"
+)
+
+
+@dataclass
+class Adapter:
+    """The adapter with its parts, on a real API server."""
+
+    client: Client
+    store: Store
+    feed: Feed
+    cluster: KubernetesCluster
+    leading: bool = True
+    woken: list[Key] = field(default_factory=list[Key])
+
+
+@pytest.fixture(scope="module")
+def api(control_plane: LocalCluster) -> LocalCluster:
+    """A control plane with our CRDs."""
+    control_plane.kubectl("apply", "--server-side", "-f", str(CRDS))
+    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    return control_plane
+
+
+@pytest.fixture
+def place(api: LocalCluster) -> Iterator[str]:
+    """A namespace of the test's own."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    api.kubectl("create", "namespace", name)
+    yield name
+    api.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def connection_to(api: LocalCluster) -> Connection:
+    """The administrator's connection."""
+    return Connection(
+        server=api.url,
+        ca_path=str(api.ca_path),
+        verify=True,
+        server_name=None,
+        client_certificate=None,
+        authorization=lambda: f"Bearer {api.admin_token}",
+    )
+
+
+@asynccontextmanager
+async def an_adapter(api: LocalCluster, namespace: str) -> AsyncGenerator[Adapter]:
+    """An adapter whose store is filled from `namespace`."""
+    clock, store, woken = SystemClock(), Store(references), list[Key]()
+    async with Client(connection_to(api), Telemetry()) as client:
+        feed = Feed(client, store, clock, namespaces=[namespace], wake=woken.append, kinds_returned=lambda: None)
+        surroundings = Surroundings(
+            settings=SETTINGS,
+            acknowledgements=lambda key: (),
+            control_ca=lambda: "-----BEGIN CERTIFICATE-----\n",
+            leading=lambda: adapter.leading,
+            wake=woken.append,
+            instance="operator-0",
+        )
+        adapter = Adapter(client, store, feed, KubernetesCluster(client, store, feed, clock, surroundings), woken=woken)
+        await feed.fill()
+        woken.clear()
+        yield adapter
+
+
+def create(api: LocalCluster, path: str, manifest: Manifest) -> Manifest:
+    """The object as the administrator created it."""
+    response = api.api.post(path, json=manifest)
+    assert response.is_success, response.text
+    return response.json()
+
+
+def own(api: LocalCluster, key: Key, spec: dict[str, Any]) -> Manifest:
+    """An object of our group."""
+    manifest = {"apiVersion": "flotilla.dev/v1alpha1", "kind": key.kind, "metadata": {"name": key.name}, "spec": spec}
+    return create(api, KINDS[key.kind].collection_path(key.namespace), manifest)
+
+
+def a_policy(api: LocalCluster, namespace: str) -> Key:
+    """A policy over one external fallback."""
+    external = {"url": "https://api.example.com/v1", "model": "big-1"}
+    own(api, Key("Fallback", namespace, "big"), {"external": external})
+    policy = Key("RoutingPolicy", namespace, "router")
+    own(api, policy, {"experts": [], "fallbacks": [{"name": "big"}], "auth": {"anonymous": True}})
+    return policy
+
+
+async def observe(adapter: Adapter, key: Key) -> Observed:
+    """What the adapter sees; the owner exists."""
+    observed = await adapter.cluster.observe(key)
+    assert observed is not None
+    return observed
+
+
+async def carry_out(adapter: Adapter, key: Key) -> Observed:
+    """One round as the runtime does it, without status."""
+    observed = await observe(adapter, key)
+    assert not await adapter.cluster.execute(plan(desired(observed), observed))
+    return observed
+
+
+def config_map(namespace: str, name: str, **metadata: Any) -> Manifest:
+    """A ConfigMap."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace, **metadata},
+        "data": {"owner": "us"},
+    }
+
+
+async def test_children_are_created_once_and_then_the_plan_is_empty(api: LocalCluster, place: str) -> None:
+    """The live objects, as the API server normalises them, are what was wanted."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await carry_out(adapter, key)
+
+        observed = await observe(adapter, key)
+        assert {child["kind"] for child in observed.children} >= {"Deployment", "ConfigMap", "Role", "Service"}
+        assert plan(desired(observed), observed).steps == ()
+
+
+async def test_what_is_created_belongs_to_one_field_manager(api: LocalCluster, place: str) -> None:
+    """A field that is wanted no more goes away with the next apply, also if it was there from the creation."""
+    async with an_adapter(api, place) as adapter:
+        first = config_map(place, "mine") | {"data": {"kept": "1", "dropped": "1"}}
+        await adapter.cluster.execute(Plan((Step("create", first, "new"),)))
+        live = api.api.get(f"/api/v1/namespaces/{place}/configmaps/mine").json()
+        second = config_map(place, "mine") | {"data": {"kept": "1"}}
+        await adapter.cluster.execute(Plan((Step("apply", second, "changed", live["metadata"]["uid"]),)))
+
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/mine").json()["data"] == {"kept": "1"}
+        managers = {(each["manager"], each["operation"]) for each in live["metadata"]["managedFields"]}
+        assert managers == {(FIELD_MANAGER, "Apply")}
+
+
+async def test_a_stranger_under_a_childs_name_is_reported_and_never_touched(api: LocalCluster, place: str) -> None:
+    """Somebody else's ConfigMap stays byte for byte what it was, and the condition can name it."""
+    stranger = create(api, f"/api/v1/namespaces/{place}/configmaps", config_map(place, "router-snapshot"))
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        observed = await carry_out(adapter, key)
+
+        assert observed.strangers == {ObjectRef("ConfigMap", place, "router-snapshot")}
+        assert [ObjectRef.of(failure.step.manifest).kind for failure in conflicts(desired(observed), observed)] == [
+            "ConfigMap"
+        ]
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/router-snapshot").json() == stranger
+
+
+async def test_a_stranger_that_bears_our_label_is_a_stranger(api: LocalCluster, place: str) -> None:
+    """Only the controller reference makes a child ours."""
+    labelled = config_map(place, "router-snapshot", labels={MANAGED_BY_LABEL: MANAGED_BY})
+    create(api, f"/api/v1/namespaces/{place}/configmaps", labelled)
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+
+        assert ObjectRef("ConfigMap", place, "router-snapshot") in (await observe(adapter, key)).strangers
+
+
+async def test_a_stranger_that_comes_between_observation_and_creation_is_not_adopted(
+    api: LocalCluster, place: str
+) -> None:
+    """The creation itself conflicts; no live read can race with it."""
+    async with an_adapter(api, place) as adapter:
+        planned = Plan((Step("create", config_map(place, "mine"), "new"),))
+        theirs = config_map(place, "mine") | {"data": {"owner": "they"}}
+        stranger = create(api, f"/api/v1/namespaces/{place}/configmaps", theirs)
+
+        with pytest.raises(OutdatedError):
+            await adapter.cluster.execute(planned)
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/mine").json() == stranger
+
+
+@pytest.mark.parametrize("verb", ["apply", "delete"])
+async def test_an_object_of_another_uid_is_neither_patched_nor_deleted(
+    api: LocalCluster, place: str, verb: Any
+) -> None:
+    """What was observed is gone and its name is somebody else's: observe again."""
+    theirs = create(api, f"/api/v1/namespaces/{place}/configmaps", config_map(place, "mine"))
+    async with an_adapter(api, place) as adapter:
+        step = Step(verb, config_map(place, "mine") | {"data": {"owner": "we"}}, "changed", str(uuid.uuid4()))
+
+        with pytest.raises(OutdatedError):
+            await adapter.cluster.execute(Plan((step,)))
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/mine").json() == theirs
+
+
+async def test_an_object_that_is_gone_is_not_created_by_a_patch(api: LocalCluster, place: str) -> None:
+    """A patch of what was deleted meanwhile creates nothing."""
+    async with an_adapter(api, place) as adapter:
+        step = Step("apply", config_map(place, "mine"), "changed", str(uuid.uuid4()))
+
+        with pytest.raises(OutdatedError):
+            await adapter.cluster.execute(Plan((step,)))
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/mine").status_code == 404
+
+
+async def test_a_child_whose_label_was_taken_away_is_still_ours(api: LocalCluster, place: str) -> None:
+    """It has left the watch, but a live read finds our controller reference on it, and the label comes back."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await carry_out(adapter, key)
+        api.kubectl("label", "configmap", "router-snapshot", f"{MANAGED_BY_LABEL}-", "-n", place)
+        live = api.api.get(f"/api/v1/namespaces/{place}/configmaps/router-snapshot").json()
+        adapter.feed.receive(KINDS["ConfigMap"], "DELETED", live)
+
+        observed = await observe(adapter, key)
+        assert observed.strangers == frozenset()
+        await adapter.cluster.execute(plan(desired(observed), observed))
+
+        labels = api.api.get(f"/api/v1/namespaces/{place}/configmaps/router-snapshot").json()["metadata"]["labels"]
+        assert labels[MANAGED_BY_LABEL] == MANAGED_BY
+
+
+async def test_a_refusal_is_a_value_and_the_other_steps_are_carried_out(api: LocalCluster, place: str) -> None:
+    """One object that the API server refuses does not keep the next from being written."""
+    async with an_adapter(api, place) as adapter:
+        bad = config_map(place, "Not-A-Name")
+        steps = (Step("create", bad, "new"), Step("create", config_map(place, "good"), "new"))
+
+        (failure,) = await adapter.cluster.execute(Plan(steps))
+
+        assert failure.step.manifest is bad
+        assert "Not-A-Name" in failure.message
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/good").is_success
+
+
+async def test_an_owner_counts_as_gone_only_after_a_live_read(api: LocalCluster, place: str) -> None:
+    """A deletion event is a hint: while the API server has the object, it exists."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        path = f"/apis/flotilla.dev/v1alpha1/namespaces/{place}/routingpolicies/router"
+        adapter.feed.receive(KINDS["RoutingPolicy"], "DELETED", api.api.get(path).json())
+        assert await adapter.cluster.observe(key) is not None
+
+        api.api.delete(path)
+
+        assert await adapter.cluster.observe(key) is None
+
+
+async def test_references_that_the_store_lacks_are_read_live(api: LocalCluster, place: str) -> None:
+    """A fallback that no event has told of yet, and one that does not exist, are told apart."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+
+        observed = await observe(adapter, key)
+        found = observed.references[ObjectRef("Fallback", place, "big")]
+        api.api.delete(f"/apis/flotilla.dev/v1alpha1/namespaces/{place}/fallbacks/big")
+
+        assert found is not None
+        assert found["spec"]["external"]["model"] == "big-1"
+        assert (await observe(adapter, key)).references[ObjectRef("Fallback", place, "big")] is None
+
+
+async def test_status_is_written_whole_and_wakes_who_names_the_owner(api: LocalCluster, place: str) -> None:
+    """A field that the new status lacks is gone, the spec is untouched, and policies look again."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+        fallback = await observe(adapter, Key("Fallback", place, "big"))
+        await adapter.cluster.write_status(fallback.owner, {"observedGeneration": 1, "model": "big-1"})
+        fallback = await observe(adapter, Key("Fallback", place, "big"))
+        adapter.woken.clear()
+
+        await adapter.cluster.write_status(fallback.owner, {"observedGeneration": 1})
+
+        live = api.api.get(f"/apis/flotilla.dev/v1alpha1/namespaces/{place}/fallbacks/big").json()
+        assert live["status"] == {"observedGeneration": 1}
+        assert live["metadata"]["generation"] == 1
+        assert adapter.woken == [key]
+
+
+async def test_the_status_of_a_successor_is_not_written(api: LocalCluster, place: str) -> None:
+    """An owner that was deleted and made anew is observed anew; the store knows it by then."""
+    async with an_adapter(api, place) as adapter:
+        a_policy(api, place)
+        key = Key("Fallback", place, "big")
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+        before = await observe(adapter, key)
+        api.api.delete(f"/apis/flotilla.dev/v1alpha1/namespaces/{place}/fallbacks/big")
+        external = {"url": "https://api.example.com/v1", "model": "big-2"}
+        successor = own(api, key, {"external": external})
+
+        with pytest.raises(OutdatedError):
+            await adapter.cluster.write_status(before.owner, {"observedGeneration": 1})
+
+        assert (await observe(adapter, key)).owner["metadata"]["uid"] == successor["metadata"]["uid"]
+
+
+async def test_events_are_recorded_about_the_owner(api: LocalCluster, place: str) -> None:
+    """`kubectl describe` shows them."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        observed = await observe(adapter, key)
+        ref, uid = ObjectRef.of(observed.owner), observed.owner["metadata"]["uid"]
+        await adapter.cluster.emit(ref, uid, [Event("Warning", "NoReadyModel", "x" * 5000)])
+
+        (event,) = api.api.get(f"/api/v1/namespaces/{place}/events").json()["items"]
+        assert (event["reason"], event["type"], event["involvedObject"]["uid"]) == ("NoReadyModel", "Warning", uid)
+
+
+async def test_a_replica_without_the_lease_writes_nothing(api: LocalCluster, place: str) -> None:
+    """Every kind of write asks for the Lease."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        observed = await observe(adapter, key)
+        adapter.leading = False
+
+        with pytest.raises(NotLeadingError):
+            await adapter.cluster.execute(Plan((Step("create", config_map(place, "mine"), "new"),)))
+        with pytest.raises(NotLeadingError):
+            await adapter.cluster.write_status(observed.owner, {})
+        await adapter.cluster.emit(ObjectRef.of(observed.owner), "uid", [Event("Normal", "Ready", "it answers")])
+        assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/mine").status_code == 404
+        assert api.api.get(f"/api/v1/namespaces/{place}/events").json()["items"] == []
+
+
+async def test_pods_are_ours_only_through_our_replica_sets(api: LocalCluster, place: str) -> None:
+    """A pod that wears our labels becomes no endpoint."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+        observed = await carry_out(adapter, key)
+        deployment = next(m for m in desired(observed) if m["kind"] == "Deployment")
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        container = {"name": "c", "image": "i"}
+        impostor: Manifest = {"metadata": {"name": "impostor", "labels": labels}, "spec": {"containers": [container]}}
+        create(api, f"/api/v1/namespaces/{place}/pods", impostor)
+        await asyncio.to_thread(api.wait_for, lambda: len(pods_of(api, place)) == 3, "three pods")
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+
+        names = {pod["metadata"]["name"] for pod in (await observe(adapter, key)).pods}
+        assert len(names) == 2
+        assert "impostor" not in names
+
+
+def pods_of(api: LocalCluster, namespace: str) -> list[Manifest]:
+    """Live pods."""
+    return api.api.get(f"/api/v1/namespaces/{namespace}/pods").json()["items"]
