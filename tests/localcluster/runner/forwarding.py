@@ -98,6 +98,7 @@ class _Half(asyncio.Protocol):
         self.peer: _Half | None = None
         self._lost = False
         self._ended = False
+        self._early: list[bytes] = []
 
     @property
     def lost(self) -> bool:
@@ -106,11 +107,24 @@ class _Half(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()  # until the other side is there
+        self.transport.pause_reading()  # until the other side is there; uvloop may still deliver a first read
 
     def data_received(self, data: bytes) -> None:
-        if self.peer and self.peer.transport and not self.peer.lost:
+        if self.peer is None:
+            self._early.append(data)
+        elif self.peer.transport and not self.peer.lost:
             self.peer.transport.write(data)
+
+    def join(self, peer: _Half) -> None:
+        """From now on what is read goes to `peer`, what was read before first."""
+        self.peer = peer
+        early, self._early = self._early, []
+        if peer.transport:
+            peer.transport.writelines(early)
+            if self._ended:
+                peer.transport.write_eof()
+        if self.transport:
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The other direction goes on until it is at its end too."""
@@ -171,6 +185,5 @@ class _Client(_Half):
             self.transport.abort()
             upstream.transport.abort()
             return
-        self.peer, upstream.peer = upstream, self
-        self.transport.resume_reading()
-        upstream.transport.resume_reading()
+        self.join(upstream)
+        upstream.join(self)
