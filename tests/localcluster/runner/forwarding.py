@@ -94,63 +94,84 @@ class _Half(asyncio.Protocol):
     """One side of a forwarded connection: what it reads, the other side writes."""
 
     def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.peer: _Half | None = None
-        self._lost = False
-        self._ended = False
-        self._early: list[bytes] = []
-
-    @property
-    def lost(self) -> bool:
-        """Whether the connection is gone."""
-        return self._lost
+        self._transport: asyncio.Transport | None = None
+        self._peer: _Half | None = None
+        self._early: list[bytes] = []  # what came before there was another side
+        self._ended = False  # nothing more will be read
+        self._lost = False  # the connection is gone
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()  # until the other side is there; uvloop may still deliver a first read
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.peer is None:
-            self._early.append(data)
-        elif self.peer.transport and not self.peer.lost:
-            self.peer.transport.write(data)
-
-    def join(self, peer: _Half) -> None:
-        """From now on what is read goes to `peer`, what was read before first."""
-        self.peer = peer
-        early, self._early = self._early, []
-        if peer.transport:
-            peer.transport.writelines(early)
-            if self._ended:
-                peer.transport.write_eof()
-        if self.transport:
-            self.transport.resume_reading()
+        if self._peer is not None:
+            self._peer.write(data)
+            return
+        self._early.append(data)
+        if self._transport:
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The other direction goes on until it is at its end too."""
         self._ended = True
-        if self.peer and self.peer.transport and self.transport and not self.peer.lost:
-            self.peer.transport.write_eof()
-            if self.peer._ended:
-                self.transport.close()
-                self.peer.transport.close()
+        if self._peer is not None:
+            self._peer.end()
         return True
 
     def pause_writing(self) -> None:
-        if self.peer and self.peer.transport and not self.peer.lost:
-            self.peer.transport.pause_reading()
+        if self._peer and self._peer._transport and not self._peer._lost:
+            self._peer._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.peer and self.peer.transport and not self.peer.lost:
-            self.peer.transport.resume_reading()
+        if self._peer and self._peer._transport and not self._peer._lost:
+            self._peer._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
-        if self.peer and self.peer.transport and not self.peer.lost:
-            if exc is None:
-                self.peer.transport.close()
+        if self._peer is not None:
+            self._peer.drop(reset=exc is not None)
+
+    def write(self, data: bytes) -> None:
+        """Send on this side."""
+        if self._transport and not self._lost:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Nothing more will be sent on this side; once nothing more will be read either, it is closed."""
+        if self._transport and not self._lost:
+            self._transport.write_eof()
+            if self._ended:
+                self.drop(reset=False)
+                if self._peer is not None:
+                    self._peer.drop(reset=False)
+
+    def drop(self, *, reset: bool) -> None:
+        """This side is closed, after what is still to be sent unless it is reset."""
+        if self._transport and not self._lost:
+            if reset:
+                self._transport.abort()
             else:
-                self.peer.transport.abort()
+                self._transport.close()
+
+    def join(self, peer: _Half) -> None:
+        """From now on what either side reads goes to the other; so does what this one has read already."""
+        self._peer, peer._peer = peer, self
+        if self._lost or peer._lost:
+            self.drop(reset=True)
+            peer.drop(reset=True)
+            return
+        for half in (self, peer):
+            half._hand_over()
+
+    def _hand_over(self) -> None:
+        assert self._peer is not None
+        early, self._early = self._early, []
+        for data in early:
+            self._peer.write(data)
+        if self._ended:
+            self._peer.end()
+        elif early and self._transport and not self._lost:
+            self._transport.resume_reading()
 
 
 class _Client(_Half):
@@ -173,17 +194,6 @@ class _Client(_Half):
                     _, upstream = await loop.create_connection(_Half, endpoint.host, endpoint.port)
             except OSError:
                 continue
-            self._join(upstream)
+            self.join(upstream)
             return
-        if self.transport:
-            self.transport.abort()
-
-    def _join(self, upstream: _Half) -> None:
-        assert self.transport is not None
-        assert upstream.transport is not None
-        if self.lost or upstream.lost:
-            self.transport.abort()
-            upstream.transport.abort()
-            return
-        self.join(upstream)
-        upstream.join(self)
+        self.drop(reset=True)
