@@ -77,7 +77,7 @@ kind: images ## the quickstart on kind, where Docker and kind are present
 	helm install flotilla charts/flotilla --namespace flotilla-system --create-namespace --set images.operator.repository=flotilla-operator --set images.router.repository=flotilla-router
 
 lock: $(READY) ## resolve the dependencies again
-	for name in uv go; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url requirements/$$name.in -o requirements/$$name.txt; done
+	for name in uv go build; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url requirements/$$name.in -o requirements/$$name.txt; done
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url pyproject.toml --all-extras --group dev --group bench -o requirements/dev.txt
 	for extra in operator router; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url pyproject.toml --extra $$extra --constraint requirements/dev.txt -o requirements/$$extra.txt; done
 	$(NPM) install --prefix requirements --package-lock-only --omit-lockfile-registry-resolved
