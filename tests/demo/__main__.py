@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from demo import report
 from demo.disruption import CutStream, delete_pods, kill_while_streaming
-from demo.questions import Answer, ask, read_questions
+from demo.questions import Answer, Question, ask, read_questions
 from demo.watch import watch_until_ready
 from localcluster import daemon
 from localcluster.config import ImageSpec
@@ -35,8 +36,11 @@ from stack.images import make_images
 READY_SECONDS = 120
 VLLM_READY_SECONDS = 420
 ASK_AT_ONCE = 4
-DELETE_AFTER = 13
-KILL_AFTER = 27
+DELETED_EXPERT = "arithmetic"
+KILLED_EXPERT = "general"
+DELETE_AFTER, BACK_AFTER = 12, 18
+KILL_AFTER, RESTARTED_AFTER = 28, 34
+"""After how many questions pods are deleted or killed, and after how many the demo waits until they are back."""
 UP_NAME = "flotilla"
 
 
@@ -64,7 +68,7 @@ def run(console: Console, engine: str) -> int:
         answers, cut = ask_all(console, flotilla, client)
         failed = show(console, flotilla, answers, cut)
         console.print("cleaning up")
-    return failed
+    return int(failed)
 
 
 def up(console: Console) -> int:
@@ -120,39 +124,42 @@ def use_vllm(flotilla: Stack) -> None:
 
 
 def ask_all(console: Console, flotilla: Stack, client: OpenAI) -> tuple[list[Answer], CutStream]:
-    """Every answer, in the order asked; mid-run one expert's pods are deleted, later another's engines are killed."""
+    """Every answer, in the order asked; mid-run one expert's pods are deleted, later another's are killed."""
     questions = read_questions()
-    answers: dict[str, Answer] = {}
-    cut = CutStream("-", 0, "")
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with (
         Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress,
         ThreadPoolExecutor(ASK_AT_ONCE) as pool,
     ):
         task = progress.add_task("asking", total=len(questions))
-        waiting = list(questions)
-        running: set[Future[Answer]] = set()
-        while waiting or running:
-            running |= {pool.submit(ask, client, waiting.pop(0)) for _ in range(min(len(waiting), _free(running)))}
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                answers[future.result().question.id] = future.result()
+        say = partial(progress.console.print, highlight=False)
+
+        def ask_some(some: Sequence[Question]) -> Iterator[Answer]:
+            for answer in pool.map(partial(ask, client), some):
                 progress.advance(task)
-                if len(answers) == DELETE_AFTER:
-                    pods = delete_pods(flotilla, _namespace(), "arithmetic")
-                    progress.console.print(f"deleted, and draining: {', '.join(pods)}", highlight=False)
-                if len(answers) == KILL_AFTER:
-                    cut = kill_while_streaming(flotilla, client, _namespace(), "general")
-                    progress.console.print("killed with SIGKILL while it streamed: the engines of general")
-    return [answers[question.id] for question in questions], cut
+                yield answer
+
+        answers = list(ask_some(questions[:DELETE_AFTER]))
+        say(f"deleted, and draining: {', '.join(delete_pods(flotilla, _namespace(), DELETED_EXPERT))}")
+        answers += ask_some(questions[DELETE_AFTER:BACK_AFTER])
+        wait_ready(flotilla, DELETED_EXPERT)
+        answers += ask_some(questions[BACK_AFTER:KILL_AFTER])
+        cut = kill_while_streaming(flotilla, client, _namespace(), KILLED_EXPERT)
+        say(f"killed with SIGKILL while it streamed: the engines of {KILLED_EXPERT}")
+        answers += ask_some(questions[KILL_AFTER:RESTARTED_AFTER])
+        wait_ready(flotilla, KILLED_EXPERT)
+        answers += ask_some(questions[RESTARTED_AFTER:])
+    return answers, cut
 
 
-def _free(running: set[Future[Answer]]) -> int:
-    return ASK_AT_ONCE - len(running)
+def wait_ready(flotilla: Stack, expert: str) -> None:
+    """The expert answers again."""
+    ready = ("wait", "--for=condition=Ready", f"expert/{expert}", "-n", _namespace(), f"--timeout={READY_SECONDS}s")
+    flotilla.cluster.kubectl(*ready, timeout_seconds=READY_SECONDS + 10)
 
 
-def show(console: Console, flotilla: Stack, answers: Sequence[Answer], cut: CutStream) -> int:
-    """Print the tables; 0 when no question failed and the cut stream ended in an error event."""
+def show(console: Console, flotilla: Stack, answers: Sequence[Answer], cut: CutStream) -> bool:
+    """Print the tables; False when no question failed and the cut stream ended in an error event."""
     fallback = next(o for o in quickstart_objects() if o["kind"] == "Fallback")
     names = frozenset([fallback["metadata"]["name"]])
     wanted = {answer.request_id for answer in answers if not answer.error}
@@ -164,7 +171,7 @@ def show(console: Console, flotilla: Stack, answers: Sequence[Answer], cut: CutS
     console.print(
         f"the stream that was committed when its engine was killed had {cut.chunks} events and ended in {ended}"
     )
-    return int(totals.failed > 0 or not cut.error or len(lines) < len(wanted))
+    return totals.failed > 0 or not cut.error or len(lines) < len(wanted)
 
 
 def _request_lines(flotilla: Stack, wanted: set[str]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import os
 import signal
 from dataclasses import dataclass
 
-from localcluster.runner.control import container_pid
 from openai import APIError, OpenAI
 
+from localcluster.runner.control import container_pid
 from stack.flotilla import Stack
 
 LONG_PROMPT = "Tell me at length how a small model and a large one share the work."

@@ -90,7 +90,7 @@ def _stream(client: OpenAI, question: Question) -> tuple[Mapping[str, str], str]
 
 
 def _headers(question: Question) -> dict[str, str]:
-    return {"x-task": "arithmetic" if question.source == "gsm8k" else "general"}
+    return {"x-task": "math"} if question.source == "gsm8k" else {}
 
 
 def _since(started: float) -> float:

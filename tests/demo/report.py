@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from demo.questions import Answer
@@ -54,7 +55,7 @@ def answers_table(answers: Sequence[Answer], lines: Mapping[str, LogLine], fallb
             str(answer.attempts),
             f"{answer.milliseconds:.0f}",
             f"{line['cost_usd']:.7f}" if line else "-",
-            answer.error or _first_words(answer.text),
+            escape(answer.error or _first_words(answer.text)),
             style=style,
         )
     return table
