@@ -315,6 +315,8 @@ def _normalised(value: Any, path: tuple[str, ...]) -> Any:
         fields = cast(dict[str, Any], value)
         found = {key: _normalised(each, (*path, key)) for key, each in fields.items()}
         keep = ("emptyDir", "data")
+        if fields.get("kind") == "ControllerRevision":  # its data is stored as it comes
+            found["data"] = fields["data"]
         return {key: each for key, each in found.items() if key in keep or each not in ({}, [], "")}
     if isinstance(value, list):
         entries = cast(list[Any], value)

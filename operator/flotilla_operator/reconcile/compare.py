@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from flotilla_operator.resources.quantity import parse_quantity
 
@@ -62,7 +62,9 @@ def _compare_lists(wanted: list[Any], live: list[Any], path: tuple[str, ...]) ->
 
 def _is_empty(value: Any) -> bool:
     """The server drops these where they are a field's zero value. False and 0 may be a choice, so they count."""
-    return value is None or value in ("", {}, [])
+    if isinstance(value, dict):
+        return all(_is_empty(each) for each in cast(dict[str, Any], value).values())
+    return value is None or value in ("", [])
 
 
 def _same_scalar(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
