@@ -1,0 +1,106 @@
+"""The quickstart, applied as the README says."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from e2e.gateway import Gateway, text_of
+from e2e.steps import Space
+from stack.flotilla import QUICKSTART, Stack, quickstart_api_key, quickstart_objects, quickstart_policy
+
+READY_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def quickstart(stack: Stack) -> Generator[Space]:
+    """`kubectl apply -f examples/quickstart/`, and what it brings is Ready."""
+    stack.prepare_quickstart()
+    stack.apply(QUICKSTART)
+    space = Space(stack, quickstart_policy()["metadata"]["namespace"])
+    for kind in ("Expert", "Fallback", "RoutingPolicy"):
+        space.wait_ready(kind, *_names(kind), seconds=READY_SECONDS)
+    yield space
+    stack.cluster.kubectl("delete", "-f", str(QUICKSTART), "--wait=false")
+    stack.cluster.kubectl("delete", "namespace", space.name, "--wait=false")
+
+
+@pytest.fixture
+def gateway(quickstart: Space) -> Gateway:
+    """The gateway as the holder of the quickstart's key sees it."""
+    return quickstart.gateway(quickstart_policy()["metadata"]["name"], key=quickstart_api_key())
+
+
+def _names(kind: str) -> list[str]:
+    return [each["metadata"]["name"] for each in quickstart_objects() if each["kind"] == kind]
+
+
+def test_everything_becomes_ready_though_the_policy_comes_first(quickstart: Space) -> None:
+    """Objects are applied before what they name, and all conditions of all of them become True."""
+    kinds = [each["kind"] for each in quickstart_objects()]
+
+    conditions = {
+        (kind, name, each["type"]): each["status"]
+        for kind in ("Expert", "Fallback", "RoutingPolicy")
+        for name in _names(kind)
+        for each in quickstart.get(kind, name)["status"]["conditions"]
+    }
+    assert kinds.index("RoutingPolicy") < kinds.index("Expert") < kinds.index("AcceleratorProfile")
+    assert set(conditions.values()) == {"True"}, conditions
+
+
+def test_kubectl_get_flotilla_shows_each_kind_with_its_columns(stack: Stack, quickstart: Space) -> None:
+    """The category prints a table for each kind, with what a person asks first."""
+    printed = stack.cluster.kubectl("get", "flotilla", "-n", quickstart.name)
+
+    headings = [tuple(line.split()) for line in printed.splitlines() if line.startswith("NAME")]
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if "/" in line.split(" ")[0]}
+    general = next(each for each in quickstart_objects() if each["metadata"]["name"] == "general")
+    assert ("NAME", "MODEL", "READY", "REPLICAS", "REASON", "AGE") in headings
+    assert rows["expert.flotilla.dev/general"][1:5] == [general["spec"]["model"]["uri"], "True", "2", "Ready"]
+    assert "True" in rows["routingpolicy.flotilla.dev/support"]
+    assert "2/2" in rows["routingpolicy.flotilla.dev/support"]
+    assert "True" in rows["fallback.flotilla.dev/big"]
+
+
+def test_short_names_and_wide_columns(stack: Stack, quickstart: Space) -> None:
+    """`kubectl get xp -o wide` tells profile, endpoint and dollars per hour."""
+    printed = stack.cluster.kubectl("get", "xp", "general", "-n", quickstart.name, "-o", "wide")
+
+    heading, row = (line.split() for line in printed.splitlines())
+    wide = dict(zip(heading, row, strict=True))
+    assert wide["PROFILE"] == "l4"
+    assert wide["ENDPOINT"] == f"general-expert.{quickstart.name}.svc:8000"
+    assert float(wide["COST/H"]) == 1.6
+
+
+def test_auto_is_answered_by_one_of_the_experts(gateway: Gateway) -> None:
+    """The quickstart's key and `model: auto` are all that a client needs."""
+    answer = gateway.ask("What is a fleet?")
+
+    assert answer.status_code == 200
+    assert answer.headers["x-flotilla-model"] in {"general", "arithmetic"}
+    assert answer.headers["x-flotilla-reason"] == "Static"
+    assert text_of(answer)
+
+
+def test_the_rule_of_the_quickstart_leads_to_its_expert(gateway: Gateway) -> None:
+    """The header that the README shows chooses the expert for arithmetic."""
+    answer = gateway.ask("What is 6 x 7?", x_task=_math_value())
+
+    assert answer.headers["x-flotilla-model"] == "arithmetic"
+    assert answer.headers["x-flotilla-reason"] == "Rule/arithmetic"
+
+
+def _math_value() -> str:
+    rule = next(each for each in quickstart_policy()["spec"]["rules"] if each["name"] == "arithmetic")
+    return rule["when"]["headers"][0]["in"][0]
+
+
+def test_what_is_private_never_leaves_the_cluster(gateway: Gateway) -> None:
+    """A request marked as personal data may not be answered by the external fallback."""
+    answer = gateway.ask("my name is ...", model="big", x_data_class="pii")
+
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "boundary"
