@@ -404,6 +404,9 @@ CALLS: Json = {
         pytest.param(an_answer(), Escalate(Cause.EMPTY_ANSWER, None), id="no choices"),
         pytest.param(an_answer(CALLS), Commit(score(-0.2)), id="a tool call; its sure tokens are forced"),
         pytest.param(an_answer(said()), Commit(None), id="no signal"),
+        pytest.param(
+            an_answer({"message": {"content": None, "refusal": "no"}}), Commit(None), id="a refusal is an answer"
+        ),
         pytest.param(b"<html>", Escalate(Cause.UPSTREAM_ERROR, None), id="no JSON"),
         pytest.param(b'{"choices":3}', Escalate(Cause.UPSTREAM_ERROR, None), id="another shape"),
     ],
@@ -413,6 +416,15 @@ def test_whole_answer_is_judged_by_all_its_tokens(body: bytes, verdict: Verdict)
     judgement = judge_whole(a_request(), body, an_escalation(), Injection(0))
 
     assert rounded(judgement.verdict) == verdict
+
+
+def test_whole_answer_with_an_echoed_prompt_has_no_signal() -> None:
+    """The prompt's tokens stand among the answer's."""
+    request = a_request(api="completions", echo=True, logprobs=1)
+    logprobs: Json = {"token_logprobs": [None, -9.0, -0.2], "top_logprobs": [None, {}, {}]}
+    body = encode({"choices": [{"index": 0, "text": "abc", "logprobs": logprobs, "finish_reason": "stop"}]})
+
+    assert judge_whole(request, body, an_escalation(), Injection()).verdict == Commit(None)
 
 
 @pytest.mark.parametrize("body", [an_answer(NO_TEXT), an_answer(said(-3.0)), b"<html>"], ids=["empty", "low", "html"])

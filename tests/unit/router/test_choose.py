@@ -177,6 +177,13 @@ def test_route_without_experts_goes_straight_to_its_fallbacks(
     assert decision.fallbacks == ()
 
 
+def test_expert_of_weight_zero_is_only_for_pins() -> None:
+    """A route whose experts all have weight 0 has none."""
+    snapshot = a_snapshot(a_route({"idle": 0}, ("big",)), an_expert("idle"), an_external("big"))
+
+    assert (decide(snapshot).first.name, decide(snapshot).reason) == ("big", "FallbackOnly")
+
+
 # --- filters
 
 

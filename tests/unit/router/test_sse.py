@@ -48,6 +48,9 @@ def test_splitter_gives_the_same_events_for_any_split(lines: list[tuple[bytes, b
             b"data: a\r\n\r\ndata: b\r\n\r\n", [b"data: a\r\n\r\n", b"data: b\r\n\r\n"], id="carriage returns"
         ),
         pytest.param(b"data: a\n\r\ndata: b\r\n\n", [b"data: a\n\r\n", b"data: b\r\n\n"], id="mixed line ends"),
+        pytest.param(
+            b"data: a\n\r\n\ndata: b\n\n", [b"data: a\n\r\n", b"\ndata: b\n\n"], id="the first empty line ends"
+        ),
         pytest.param(b": ping\n\ndata: b\n\n", [b": ping\n\n", b"data: b\n\n"], id="a comment is an event"),
         pytest.param(b"event: e\ndata: a\n\n", [b"event: e\ndata: a\n\n"], id="several lines"),
         pytest.param(b"data: a\n", [], id="not ended yet"),

@@ -124,6 +124,30 @@ def test_stripping_knows_any_key_order(order: list[str], usage_first: bool, repe
     assert meter.usage == Usage(1, 2)
 
 
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        pytest.param({}, False, id="there for its logprobs only"),
+        pytest.param({"finish_reason": "stop"}, True, id="a finish"),
+        pytest.param({"token_ids": [7]}, True, id="token ids that the client asked for"),
+        pytest.param({"delta": {"content": ""}}, True, id="an empty text"),
+        pytest.param({"logprobs": None}, True, id="an empty delta of the engine's own"),
+    ],
+)
+@pytest.mark.parametrize("warm", [pytest.param(False, id="at first"), pytest.param(True, id="after a chunk")])
+def test_only_chunks_that_logprobs_caused_are_dropped(changes: Json, kept: bool, warm: bool) -> None:
+    """An un-injected stream has the other empty chunks too."""
+    order = ["index", "delta", "logprobs", "finish_reason", "token_ids"]
+    first = a_chunk(order, usage_first=False)
+    event = json.loads(first[6:])
+    event["choices"][0] |= {"delta": {}, **changes}
+    meter = StreamMeter(a_request(stream=True), EVERYTHING)
+    if warm:
+        meter.pass_on(first)
+
+    assert bool(meter.pass_on(b"data: " + encode(event) + b"\n\n")) is kept
+
+
 def test_stripping_survives_a_change_of_order_within_a_stream() -> None:
     """A chunk that lacks what the search looks for is read like the first one."""
     usual = a_chunk(["index", "delta", "logprobs", "finish_reason", "token_ids"], usage_first=False)
