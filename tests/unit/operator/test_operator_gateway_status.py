@@ -1,0 +1,261 @@
+"""What a RoutingPolicy's status says: routers, their snapshot, and whether any model can answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders import (
+    NAMESPACE,
+    a_fallback,
+    a_policy,
+    a_profile,
+    a_ready_pod,
+    a_waiting_pod,
+    a_warning,
+    acknowledged,
+    an_end,
+    an_expert,
+    observe,
+    rolled_out,
+    with_status,
+)
+from flotilla_api.snapshot import RoutingSnapshot
+from flotilla_api.status import RoutingPolicyStatus
+from flotilla_operator.reconcile import dispatch
+from flotilla_operator.reconcile.gateway_status import PROPAGATION_SECONDS
+from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
+
+POLICY = a_policy()
+EXPERT = an_expert()
+INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
+ROUTERS = (a_ready_pod(POLICY, "r1"), a_ready_pod(POLICY, "r2", ip="10.0.0.2"))
+EVERYTHING = (a_profile(), EXPERT, a_fallback())
+
+
+def a_cluster(
+    policy: Manifest = POLICY,
+    *others: Manifest,
+    engines: tuple[Manifest, ...] = (a_ready_pod(EXPERT),),
+    routers: tuple[Manifest, ...] = ROUTERS,
+    **acknowledgement: Any,
+) -> Observed:
+    """A policy whose routers run and serve the current snapshot; `acknowledgement` replaces fields of theirs."""
+    observed = observe(policy, *(others or EVERYTHING), reference_pods={INVOICE: engines}, pods=routers)
+    observed = rolled_out(observed)
+    digest = acknowledgement.pop("digest", None) or digest_of(observed)
+    return replace(observed, acknowledgements=acknowledged(routers, digest, **acknowledgement))
+
+
+def digest_of(observed: Observed) -> str:
+    snapshot = dispatch.snapshot_of(dispatch.desired(observed))
+    assert snapshot is not None
+    return RoutingSnapshot.digest_of(snapshot)
+
+
+def conditions(observed: Observed) -> dict[str, str]:
+    found = dispatch.verdict(observed, ()).status["conditions"]
+    return {c["type"]: c["status"] if c["status"] == "True" else f"{c['status']} {c['reason']}" for c in found}
+
+
+def message(observed: Observed, kind: str) -> str:
+    found = dispatch.verdict(observed, ()).status["conditions"]
+    return next(each["message"] for each in found if each["type"] == kind)
+
+
+def judged(observed: Observed) -> Observed:
+    """The same cluster after its status was written."""
+    return replace(observed, owner=with_status(observed.owner, dispatch.verdict(observed, ()).status))
+
+
+NO_EXTERNAL = a_policy(fallbacks=[])
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        pytest.param(
+            a_cluster(),
+            {
+                "Accepted": "True",
+                "ReferencesResolved": "True",
+                "RouterReady": "True",
+                "ConfigPropagated": "True",
+                "Ready": "True",
+            },
+            id="everything works",
+        ),
+        pytest.param(
+            observe(POLICY),
+            {
+                "ReferencesResolved": "False ExpertNotFound",
+                "RouterReady": "False PodsPending",
+                "ConfigPropagated": "Unknown WaitingForRouters",
+                "Ready": "False PodsPending",
+            },
+            id="the policy came first",
+        ),
+        pytest.param(
+            a_cluster(POLICY, a_profile(), EXPERT),
+            {"ReferencesResolved": "False FallbackNotFound", "Ready": "True"},
+            id="a missing fallback is told of, and the experts answer",
+        ),
+        pytest.param(
+            a_cluster(engines=()),
+            {"ReferencesResolved": "True", "Ready": "True"},
+            id="no expert is ready, and the fallback answers",
+        ),
+        pytest.param(
+            a_cluster(NO_EXTERNAL, a_profile(), EXPERT, engines=()),
+            {"RouterReady": "True", "ConfigPropagated": "True", "Ready": "False NoReadyModel"},
+            id="nobody can answer",
+        ),
+        pytest.param(
+            a_cluster(routers=(a_waiting_pod(POLICY, "ImagePullBackOff"),)),
+            {"RouterReady": "False ImagePullFailed", "Ready": "False ImagePullFailed"},
+            id="the router's image cannot be pulled",
+        ),
+        pytest.param(
+            a_cluster(routers=(a_waiting_pod(POLICY, "CrashLoopBackOff", ended=an_end(1, "SettingsError: no")),)),
+            {"RouterReady": "False CrashLoop", "Ready": "False CrashLoop"},
+            id="the router ends again and again",
+        ),
+        pytest.param(
+            a_cluster(digest="sha256:old"),
+            {"ConfigPropagated": "False WaitingForRouters", "Ready": "False WaitingForRouters"},
+            id="no router serves this generation yet",
+        ),
+        pytest.param(
+            replace(a_cluster(), acknowledgements=acknowledged(ROUTERS[:1], digest_of(a_cluster()))),
+            {"ConfigPropagated": "False WaitingForRouters", "Ready": "True"},
+            id="one of two routers serves it: it is ready, and not everywhere",
+        ),
+        pytest.param(
+            replace(a_cluster(), acknowledgements=()),
+            {"ConfigPropagated": "Unknown WaitingForRouters", "Ready": "False WaitingForRouters"},
+            id="no router has called",
+        ),
+        pytest.param(
+            a_cluster(digest="sha256:old", rejected="rules.0.name: too long"),
+            {"ConfigPropagated": "False SnapshotRejected", "Ready": "False SnapshotRejected"},
+            id="routers refuse the snapshot",
+        ),
+        pytest.param(
+            a_cluster(problems=("Fallback big: its API key is not mounted",)),
+            {"ConfigPropagated": "False CredentialsMissing", "Ready": "True"},
+            id="a Secret is missing, and the experts answer",
+        ),
+        pytest.param(
+            a_cluster(a_policy(rules="none"), digest="sha256:any"),
+            {"Accepted": "False InvalidSpec", "Ready": "False InvalidSpec"},
+            id="its stored spec is of another schema",
+        ),
+    ],
+)
+def test_conditions_tell_what_is_the_matter(observed: Observed, expected: dict[str, str]) -> None:
+    """Each condition is True, or says with one documented word why not."""
+    found = conditions(observed)
+
+    assert {kind: found[kind] for kind in expected} == expected
+
+
+def test_messages_name_what_is_missing() -> None:
+    """All missing objects at once, so that one look is enough."""
+    policy = a_policy(experts=[{"name": "sql"}, {"name": "invoice"}])
+
+    text = message(observe(policy, EXPERT), "ReferencesResolved")
+    one = message(observe(policy, EXPERT, an_expert("sql")), "ReferencesResolved")
+
+    assert text == "Expert sql, Fallback big do not exist: create them or change the policy"
+    assert one == "Fallback big does not exist: create it or change the policy"
+
+
+def test_a_missing_certificate_is_named() -> None:
+    """Without it the gateway cannot start, and only an event says why."""
+    policy = a_policy(tls={"secretRef": {"name": "router-tls"}})
+    pod = a_waiting_pod(policy, "ContainerCreating")
+    event = a_warning(pod, "FailedMount", 'MountVolume.SetUp failed for volume "tls" : secret "router-tls" not found')
+    observed = replace(a_cluster(policy, routers=(pod,)), warnings=(event,))
+
+    assert conditions(observed)["RouterReady"] == "False SecretNotFound"
+    assert '"router-tls" not found' in message(observed, "RouterReady")
+
+
+def test_status_shows_the_gateway_at_a_glance() -> None:
+    """The figures of the printer columns, and where clients go."""
+    policy = a_policy(experts=[{"name": "invoice"}, {"name": "sql"}], tls={"secretRef": {"name": "t"}})
+    observed = a_cluster(policy, *EVERYTHING, routers=ROUTERS[:1])
+
+    status = dispatch.verdict(observed, ()).status
+    status.pop("conditions")
+
+    assert status == {
+        "observedGeneration": 1,
+        "experts": "1/2",
+        "fallbacks": "1/1",
+        "routers": "1/2",
+        "endpoint": "https://billing-gateway.agents.svc/v1",
+        "snapshotDigest": digest_of(observed),
+    }
+    RoutingPolicyStatus.model_validate(dispatch.verdict(observed, ()).status)
+
+
+def test_new_endpoints_do_not_flap_the_conditions() -> None:
+    """Pods come and go; routers get a moment to follow before anything is said."""
+    before = judged(a_cluster())
+    moved = replace(before, reference_pods={INVOICE: (a_ready_pod(EXPERT, ip="10.0.0.7"),)})
+
+    verdict = dispatch.verdict(moved, ())
+
+    assert conditions(moved)["ConfigPropagated"] == "True"
+    assert conditions(moved)["Ready"] == "True"
+    assert verdict.events == ()
+    assert verdict.requeue_after_seconds == PROPAGATION_SECONDS
+
+
+def test_routers_that_do_not_follow_are_told_of() -> None:
+    """When that moment has passed the condition says it, while the policy goes on answering."""
+    before = judged(a_cluster())
+    moved = judged(replace(before, reference_pods={INVOICE: (a_ready_pod(EXPERT, ip="10.0.0.7"),)}))
+
+    assert conditions(moved)["ConfigPropagated"] == "False WaitingForRouters"
+    assert conditions(moved)["Ready"] == "True"
+    assert dispatch.verdict(moved, ()).requeue_after_seconds is None
+
+
+def test_a_new_generation_is_not_ready_before_a_router_serves_it() -> None:
+    """An edit is never called propagated on the word of the generation before."""
+    before = judged(a_cluster())
+    edited = a_policy(generation=2, models=["other"]) | {"status": before.owner["status"]}
+    moved = replace(before, owner=edited)
+
+    assert conditions(moved)["ConfigPropagated"] == "False WaitingForRouters"
+    assert conditions(moved)["Ready"] == "False WaitingForRouters"
+
+
+def test_an_operator_that_restarted_calls_nothing_broken() -> None:
+    """Acknowledgements are not stored; until routers call again a ready policy stays ready."""
+    restarted = replace(judged(a_cluster()), acknowledgements=())
+
+    assert conditions(restarted)["ConfigPropagated"] == "Unknown WaitingForRouters"
+    assert conditions(restarted)["Ready"] == "True"
+    assert dispatch.verdict(restarted, ()).events == ()
+
+
+def test_nothing_changes_in_the_status_when_nothing_changes() -> None:
+    """The second look at the same facts writes nothing and tells nothing."""
+    once = judged(a_cluster())
+
+    again = dispatch.verdict(once, ())
+
+    assert again.status == once.owner["status"]
+    assert again.events == ()
+
+
+def test_becoming_ready_is_one_event_each() -> None:
+    """Readiness and propagation are told when they come, and once."""
+    events = dispatch.verdict(a_cluster(), ()).events
+
+    assert [(event.type, event.reason) for event in events] == [("Normal", "Ready")]

@@ -1,0 +1,236 @@
+"""The snapshot: what exists and answers, with every default resolved, the same whatever order things come in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import (
+    NAMESPACE,
+    a_fallback,
+    a_policy,
+    a_profile,
+    a_ready_pod,
+    a_served_fallback,
+    a_starting_pod,
+    an_expert,
+    ending,
+    observe,
+)
+from flotilla_api.snapshot import Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
+from flotilla_operator.reconcile import dispatch
+from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
+
+INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
+
+
+def snapshot(observed: Observed) -> RoutingSnapshot:
+    data = dispatch.snapshot_of(dispatch.desired(observed))
+    assert data is not None
+    return RoutingSnapshot.model_validate_json(data)
+
+
+def target(observed: Observed, name: str) -> Target:
+    return next(each for each in snapshot(observed).targets if each.name == name)
+
+
+def test_a_router_can_read_what_the_operator_writes() -> None:
+    """The ConfigMap holds the canonical bytes; other kinds have no snapshot."""
+    observed = observe(a_policy(), a_profile(), an_expert(), a_fallback())
+    data = dispatch.snapshot_of(dispatch.desired(observed))
+
+    assert data == snapshot(observed).to_json()
+    assert dispatch.snapshot_of(dispatch.desired(observe(an_expert(), a_profile()))) is None
+
+
+def test_only_replicas_that_answer_are_endpoints() -> None:
+    """A pod that starts or ends gets no requests; addresses are sorted and IPv6 is in brackets."""
+    expert = an_expert()
+    pods = (
+        a_ready_pod(expert, "b", ip="fd00::1"),
+        a_ready_pod(expert, "a", ip="10.0.0.1"),
+        a_starting_pod(expert, "c"),
+        ending(a_ready_pod(expert, "d", ip="10.0.0.4")),
+    )
+    observed = observe(a_policy(), expert, a_profile(), reference_pods={INVOICE: pods})
+
+    assert target(observed, "invoice").endpoints == (
+        Endpoint(address="10.0.0.1:8000", pod="invoice-a"),
+        Endpoint(address="[fd00::1]:8000", pod="invoice-b"),
+    )
+    assert target(observed, "invoice").service == "invoice-expert.agents.svc:8000"
+
+
+def test_what_does_not_exist_is_in_no_route() -> None:
+    """A router meets only names that it has a target for; the status tells of the gap."""
+    policy = a_policy(
+        experts=[{"name": "gone"}, {"name": "invoice", "weight": 0}],
+        fallbacks=[{"name": "big"}, {"name": "gone"}],
+        pinnable=["gone", "big"],
+        rules=[{"name": "r", "when": {"tools": {"min": 1}}, "experts": [{"name": "gone"}]}],
+    )
+    found = snapshot(observe(policy, a_profile(), an_expert(), a_fallback()))
+
+    assert [(each.name, each.weight) for each in found.route.experts] == [("invoice", 0)]
+    assert found.route.fallbacks == ("big",)
+    assert found.pinnable == ("big",)
+    assert found.rules[0].route.experts == ()
+    assert [each.name for each in found.targets] == ["invoice", "big"]
+
+
+def test_what_does_not_parse_is_left_out() -> None:
+    """One object of another schema does not take the whole policy down."""
+    observed = observe(a_policy(), a_profile(), an_expert(replicas="many"), a_fallback())
+
+    assert [each.name for each in snapshot(observed).targets] == ["big"]
+
+
+@pytest.mark.parametrize(
+    ("expert", "profile", "price"),
+    [
+        pytest.param(
+            an_expert(cost={"inputPerMillionUSD": "0.02", "outputPerMillionUSD": "0.08"}),
+            a_profile(),
+            TokenPrice(inputPerMillionUSD=0.02, outputPerMillionUSD=0.08),
+            id="token prices win",
+        ),
+        pytest.param(
+            an_expert(accelerator={"profile": "l4", "count": 2}, engine={"maxNumSeqs": 8}),
+            a_profile(hourlyUSD="1.80"),
+            TimePrice(perSecondUSD=1.80 * 2 / 3600 / 8),
+            id="else a slot's share of the GPUs",
+        ),
+        pytest.param(an_expert(), a_profile(hourlyUSD=None), None, id="a profile without a price"),
+        pytest.param(an_expert(), a_profile("other"), None, id="no profile"),
+    ],
+)
+def test_a_served_model_is_priced_by_token_or_by_time(expert: Manifest, profile: Manifest, price: Any) -> None:
+    """An unknown price is nothing, never zero."""
+    found = target(observe(a_policy(), expert, profile), "invoice").price
+
+    assert found == (pytest.approx(price) if price is None else price)
+
+
+def test_a_profile_of_a_referenced_model_is_a_reference_too() -> None:
+    """Otherwise a new GPU price would reach no router."""
+    refs = observe(a_policy(), a_profile(), an_expert(), a_served_fallback("big")).references
+
+    assert set(refs) == {
+        INVOICE,
+        ObjectRef("Fallback", NAMESPACE, "big"),
+        ObjectRef("AcceleratorProfile", "", "l4"),
+    }
+
+
+def test_capabilities_have_their_documented_defaults() -> None:
+    """Tools only when said; JSON schemas unless denied; context as the engine has it unless said."""
+    plain = target(observe(a_policy(), an_expert()), "invoice")
+    engine = target(observe(a_policy(), an_expert(engine={"maxModelLen": 4096})), "invoice")
+    said = {"apis": ["completions", "chat"], "tools": True, "jsonSchema": False, "maxContextTokens": 100}
+    stated = target(observe(a_policy(), an_expert(engine={"maxModelLen": 4096}, capabilities=said)), "invoice")
+
+    assert (plain.apis, plain.tools, plain.jsonSchema, plain.maxContextTokens) == (
+        ("chat", "completions"),
+        False,
+        True,
+        None,
+    )
+    assert engine.maxContextTokens == 4096
+    assert (stated.apis, stated.tools, stated.jsonSchema, stated.maxContextTokens) == (
+        ("chat", "completions"),
+        True,
+        False,
+        100,
+    )
+
+
+def test_an_external_fallback_says_how_it_is_reached_and_holds_no_secret() -> None:
+    """Only whether there are credentials; they are mounted."""
+    fallback = a_fallback(
+        url="https://api.example.com/v1/",
+        credentialsSecretRef={"name": "big", "key": "apiKey"},
+        apis=["chat"],
+        request={"drop": ["b", "a"], "rename": {"x": "y"}, "set": {"k": {"deep": [1]}}},
+    )
+    found = target(observe(a_policy(), an_expert(), fallback), "big")
+
+    assert found.external is not None
+    assert found.external.url == "https://api.example.com/v1"
+    assert (found.external.hasCredentials, found.external.hasCa) == (True, False)
+    assert found.external.edits.drop == ("b", "a")
+    assert found.external.edits.set == {"k": {"deep": [1]}}
+    assert (found.location, found.model, found.apis, found.logprobs) == ("External", "big-1", ("chat",), False)
+    assert target(observe(a_policy(), a_fallback(boundary="Local")), "big").location == "Local"
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "expected"),
+    [
+        pytest.param("Any", None, "Any", id="nobody says more"),
+        pytest.param("Any", "LocalOnly", "LocalOnly", id="a rule tightens"),
+        pytest.param("LocalOnly", "Any", "LocalOnly", id="a rule never loosens"),
+        pytest.param(None, None, "Any", id="the default"),
+    ],
+)
+def test_the_stricter_boundary_wins(policy: str | None, rule: str | None, expected: str) -> None:
+    """A rule may only tighten."""
+    when = {"name": "r", "when": {"tools": {"min": 1}}} | ({"boundary": rule} if rule else {})
+    spec: dict[str, Any] = {"rules": [when]} | ({"boundary": policy} if policy else {})
+
+    found = snapshot(observe(a_policy(**spec), an_expert()))
+
+    assert found.rules[0].route.boundary == expected
+    assert found.route.boundary == (policy or "Any")
+
+
+def test_a_rule_replaces_whole_fields() -> None:
+    """An escalation in a rule does not inherit the policy's other settings; a field it leaves out is the policy's."""
+    policy = a_policy(
+        escalation={"deadline": "5s", "on": ["Timeout", "LowConfidence"]},
+        rules=[
+            {"name": "a", "when": {"tools": {"min": 1}}, "escalation": {"confidence": {"min": "0.9"}}},
+            {"name": "b", "when": {"tools": {"max": 0}}, "fallbacks": []},
+        ],
+    )
+    found = snapshot(observe(policy, an_expert(), a_fallback()))
+
+    first, second = found.rules
+    assert found.route.escalation.on == ("LowConfidence", "Timeout")
+    assert (first.route.escalation.deadlineSeconds, first.route.escalation.minConfidence) == (20.0, 0.9)
+    assert len(first.route.escalation.on) == 7
+    assert first.route.fallbacks == ("big",)
+    assert second.route.fallbacks == ()
+    assert second.route.escalation == found.route.escalation
+
+
+@given(st.randoms())
+def test_the_order_of_inputs_never_changes_the_bytes(random: Any) -> None:
+    """Routers are not told of a change that is none."""
+    experts = [an_expert(name) for name in ("a", "b", "c")]
+    pods = {
+        ObjectRef("Expert", NAMESPACE, each["metadata"]["name"]): tuple(
+            a_ready_pod(each, str(index), ip=f"10.0.0.{index}") for index in range(3)
+        )
+        for each in experts
+    }
+
+    def shuffled(values: Any) -> list[Any]:
+        found = list(values)
+        random.shuffle(found)
+        return found
+
+    def build(names: list[str], mix: Any) -> bytes | None:
+        policy = a_policy(experts=[{"name": name} for name in names])
+        observed = observe(policy, *experts, a_fallback(), a_profile())
+        observed = replace(
+            observed,
+            references=dict(mix(observed.references.items())),
+            reference_pods={ref: tuple(mix(each)) for ref, each in mix(pods.items())},
+        )
+        return dispatch.snapshot_of(dispatch.desired(observed))
+
+    assert build(shuffled(["a", "b", "c"]), shuffled) == build(["a", "b", "c"], list)
