@@ -1,0 +1,158 @@
+"""The programs in the engine's container, run as a kubelet runs them, against a small server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from flotilla_operator.resources import scripts
+
+IDLE = 'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 0.0\n'
+BUSY = 'vllm:num_requests_running{engine="0"} 2.0\nvllm:num_requests_waiting{engine="0"} 0.0\n'
+WAITING = 'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 1.0\n'
+
+
+@dataclass
+class FakeEngine:
+    """What it answers next, and what it was asked."""
+
+    answers: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """The last one is repeated."""
+    asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    port: int = 0
+
+    def answer(self, path: str, body: Any) -> tuple[int, str]:
+        self.asked.append((path, body))
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.fixture
+def engine() -> Generator[FakeEngine]:
+    fake = FakeEngine()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(None)
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _answer(self, body: Any) -> None:
+            code, text = fake.answer(self.path, body)
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        fake.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield fake
+        server.shutdown()
+        thread.join()
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The script as an exec probe or a hook runs it; a proxy in the environment is never asked."""
+    environment = {"POD_IP": "127.0.0.1", "http_proxy": "http://127.0.0.1:1"}
+    command = [sys.executable, "-c", script, *(str(each) for each in arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+CHOICES = json.dumps({"choices": [{"text": "x"}]})
+
+
+@pytest.mark.parametrize(
+    ("api", "path", "prompt"),
+    [
+        pytest.param(
+            "chat", "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}, id="through the chat API"
+        ),
+        pytest.param("completions", "/v1/completions", {"prompt": "Hi"}, id="through the completions API"),
+    ],
+)
+def test_the_probe_passes_after_one_real_answer(
+    engine: FakeEngine, api: str, path: str, prompt: dict[str, Any]
+) -> None:
+    """One token of the served model is asked for."""
+    engine.answers = [(200, CHOICES)]
+
+    result = run(scripts.STARTUP_PROBE, engine.port, api, "invoice", 5)
+
+    assert result.returncode == 0, result.stderr
+    assert engine.asked == [(path, {"model": "invoice", "max_tokens": 1} | prompt)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "telling"),
+    [
+        pytest.param((503, "loading"), "503", id="the engine loads"),
+        pytest.param((404, '{"error": "no such model"}'), "no such model", id="another model is served"),
+        pytest.param((200, "{}"), "no choices", id="an answer that is none"),
+        pytest.param((200, "<html>"), "", id="something else listens there"),
+    ],
+)
+def test_the_probe_fails_and_says_why(engine: FakeEngine, answer: tuple[int, str], telling: str) -> None:
+    """A kubelet shows what it wrote in its event."""
+    engine.answers = [answer]
+
+    result = run(scripts.STARTUP_PROBE, engine.port, "chat", "invoice", 5)
+
+    assert result.returncode == 1
+    assert telling in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_probe_fails_at_once_where_nothing_listens(engine: FakeEngine) -> None:
+    """While the engine loads its port is closed."""
+    result = run(scripts.STARTUP_PROBE, 1, "chat", "invoice", 5)
+
+    assert result.returncode == 1
+    assert "refused" in result.stderr
+
+
+def test_the_drain_waits_until_nothing_runs_or_waits(engine: FakeEngine) -> None:
+    """A queued request counts as much as a running one, and idle must be seen twice."""
+    engine.answers = [(200, BUSY), (200, WAITING), (200, IDLE), (200, BUSY), (200, IDLE)]
+
+    result = run(scripts.DRAIN, engine.port, 0, 60)
+
+    assert result.returncode == 0, result.stderr
+    assert [path for path, _ in engine.asked] == ["/metrics"] * 6
+
+
+def test_the_drain_ends_at_its_timeout(engine: FakeEngine) -> None:
+    """A request that never ends holds nothing up."""
+    engine.answers = [(200, BUSY)]
+
+    result = run(scripts.DRAIN, engine.port, 0, 0.7)
+
+    assert result.returncode == 0
+    assert len(engine.asked) >= 1
+
+
+def test_the_drain_outlives_an_engine_that_stumbles(engine: FakeEngine) -> None:
+    """An error or a broken answer is no proof that nothing runs."""
+    engine.answers = [(500, ""), (200, "vllm:num_requests_running nonsense"), (200, IDLE)]
+
+    result = run(scripts.DRAIN, engine.port, 0, 60)
+
+    assert result.returncode == 0
+    assert len(engine.asked) == 4
+
+
+def test_the_drain_ends_with_an_engine_that_is_gone() -> None:
+    """A closed port means that there is nothing left to wait for."""
+    assert run(scripts.DRAIN, 1, 0, 60).returncode == 0
