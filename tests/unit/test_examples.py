@@ -1,0 +1,89 @@
+"""The examples hang together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flotilla_api.crds import KINDS_BY_NAME
+from flotilla_api.meta import API_VERSION
+
+Manifest = dict[str, Any]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FROM_OUTSIDE = {("Secret", "provider-ca")}
+"""What the quickstart names and does not hold: the authority of a simulated provider, which is made when it starts."""
+
+
+def _load(folder: str) -> list[Manifest]:
+    files = sorted((EXAMPLES / folder).glob("*.yaml"))
+    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+QUICKSTART = _load("quickstart")
+OURS = [manifest for manifest in [*QUICKSTART, *_load("accelerators")] if manifest["apiVersion"] == API_VERSION]
+
+
+def _identity(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _named(manifest: Manifest) -> set[tuple[str, str]]:
+    """Everything that a spec refers to."""
+    spec: Manifest = manifest["spec"]
+    match manifest["kind"]:
+        case "RoutingPolicy":
+            levels = [spec, *spec["rules"]]
+            found = {("Expert", entry["name"]) for level in levels for entry in level.get("experts", [])}
+            found |= {("Fallback", entry["name"]) for level in levels for entry in level.get("fallbacks", [])}
+            return found | {("Secret", spec["auth"]["apiKeysSecretRef"]["name"])}
+        case "Fallback":
+            external = spec["external"]
+            references = [external["credentialsSecretRef"], external["tls"]["caSecretRef"]]
+            return {("Secret", reference["name"]) for reference in references}
+        case "Expert":
+            return {("AcceleratorProfile", spec["accelerator"]["profile"])}
+        case _:
+            return set()
+
+
+@pytest.mark.parametrize("manifest", [pytest.param(m, id="/".join(_identity(m))) for m in OURS])
+def test_example_reads_back_as_it_is_written(manifest: Manifest) -> None:
+    """Its spec is one of ours, in canonical form."""
+    spec = KINDS_BY_NAME[manifest["kind"]].spec.model_validate(manifest["spec"])
+
+    assert spec.model_dump(by_alias=True, exclude_none=True) == manifest["spec"]
+
+
+def test_quickstart_holds_what_it_names() -> None:
+    """After one `kubectl apply` no reference is missing."""
+    named = {reference for manifest in QUICKSTART for reference in _named(manifest)}
+
+    assert named - {_identity(manifest) for manifest in QUICKSTART} == FROM_OUTSIDE
+
+
+def test_quickstart_is_applied_in_the_wrong_order() -> None:
+    """It shows that order does not matter: everything comes before what it needs."""
+    position = {_identity(manifest): index for index, manifest in enumerate(QUICKSTART)}
+
+    for manifest in QUICKSTART:
+        for reference in _named(manifest) - FROM_OUTSIDE:
+            assert position[_identity(manifest)] < position[reference]
+
+
+def test_quickstart_lives_in_one_namespace() -> None:
+    """References do not cross namespaces."""
+    namespaces = {manifest["metadata"].get("namespace") for manifest in QUICKSTART}
+
+    assert namespaces == {"agents", None}
+    assert [m["kind"] for m in QUICKSTART if "namespace" not in m["metadata"]] == ["AcceleratorProfile"]
+
+
+def test_quickstarts_profile_is_the_one_that_is_shipped() -> None:
+    """The two copies of the L4 profile agree."""
+    (profile,) = [manifest for manifest in QUICKSTART if manifest["kind"] == "AcceleratorProfile"]
+
+    assert profile == yaml.safe_load((EXAMPLES / "accelerators" / "l4.yaml").read_text())
