@@ -33,7 +33,7 @@ def _identity(manifest: Manifest) -> tuple[str, str]:
 
 def _named(manifest: Manifest) -> set[tuple[str, str]]:
     """Everything that a spec refers to."""
-    spec: Manifest = manifest["spec"]
+    spec: Manifest = manifest.get("spec", {})
     match manifest["kind"]:
         case "RoutingPolicy":
             levels = [spec, *spec["rules"]]
