@@ -26,6 +26,8 @@ ROUTER_SNAPSHOT_INFO = "flotilla_router_snapshot_info"
 """1 for the snapshot in use. Labels: policy, digest."""
 ROUTER_SNAPSHOT_REJECTED = "flotilla_router_snapshots_rejected_total"
 """Snapshots that did not validate; the last good one stays. Labels: policy."""
+ROUTER_PROBLEMS = "flotilla_router_problems"
+"""What keeps this router from doing all that its snapshot asks, such as a credential that is not mounted. Labels: policy."""
 ROUTER_CONTROL_CONNECTED = "flotilla_router_control_connected"
 """1 while the control API answers. Labels: policy."""
 

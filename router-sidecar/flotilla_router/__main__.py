@@ -62,6 +62,7 @@ class SnapshotStore:
         self._credentials.want(_wanted(live))
         self._reach.keep({replica.address for state in live.states.values() for replica in state.everyone()})
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
+        self._telemetry.note_problems(self._credentials.problems())
         return None
 
     def problems(self) -> Sequence[str]:
@@ -216,11 +217,8 @@ class RouterProcess:
 
     def _look_at_files(self) -> None:
         self._keys.refresh()
-        before = self._credentials.problems()
         self._credentials.refresh()
-        for problem in self._credentials.problems():
-            if problem not in before:
-                self.telemetry.say("credential missing", error=problem)
+        self.telemetry.note_problems(self._credentials.problems())
         error = self._certificate.refresh()
         if error is not None:
             self.telemetry.say("certificate refused", error=error)

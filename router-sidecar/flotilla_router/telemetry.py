@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -224,6 +224,7 @@ class Telemetry(Collector):
         self._namespace = namespace
         self.in_flight = 0
         self.control_connected = False
+        self._problems: tuple[str, ...] = ()
         self.snapshot_digest = ""
         self._requests = _Counter(m.ROUTER_REQUESTS, "Finished requests.", ("policy", "api", "model", "code"))
         self._attempts = _Counter(m.ROUTER_ATTEMPTS, "Calls to endpoints.", ("policy", "target", "result"))
@@ -285,6 +286,16 @@ class Telemetry(Collector):
         self._rejected.add((self.policy,))
         self.say("snapshot rejected", digest=digest, error=error, stays=self.snapshot_digest or None)
 
+    def note_problems(self, problems: Sequence[str]) -> None:
+        """Count what keeps this router from doing its work; what is new or solved is logged."""
+        for problem in problems:
+            if problem not in self._problems:
+                self.say("problem", problem=problem)
+        for problem in self._problems:
+            if problem not in problems:
+                self.say("problem solved", problem=problem)
+        self._problems = tuple(problems)
+
     def say(self, event: str, **fields: object) -> None:
         """Write one log line."""
         self.log.write(event, {"policy": self.policy, "namespace": self._namespace, **fields})
@@ -309,6 +320,7 @@ class Telemetry(Collector):
         ):
             yield each.collect()
         yield self._gauge(m.ROUTER_IN_FLIGHT, "Requests under way.", self.in_flight)
+        yield self._gauge(m.ROUTER_PROBLEMS, "What keeps this router from doing its work.", len(self._problems))
         yield self._gauge(m.ROUTER_CONTROL_CONNECTED, "1 while the control API answers.", int(self.control_connected))
         if self.snapshot_digest:
             info = GaugeMetricFamily(m.ROUTER_SNAPSHOT_INFO, "The snapshot in use.", labels=("policy", "digest"))
