@@ -148,7 +148,11 @@ def _merge_options(present: bytes, injected: bytes) -> bytes:
 
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
-_encode_members = msgspec.json.Encoder().encode
+
+
+def _encode_members(members: dict[str, Raw]) -> bytes:
+    """Keys in ASCII, because one that only Python's json reads may have no other form."""
+    return b"{%s}" % b",".join([b"%s:%s" % (json.dumps(key).encode(), text) for key, text in members.items()])
 
 
 def _edit(body: bytes, edits: RequestEdits) -> bytes:

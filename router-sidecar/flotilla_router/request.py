@@ -136,9 +136,11 @@ def parse_request(api: Api, body: bytes) -> ParsedRequest:
 def _parse(api: Api, body: bytes) -> ParsedRequest:
     try:
         wire = _decode_wire(body)
+        if not body.isascii():
+            body.decode()  # the decoder looks at the bytes of what it reads only
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         body, wire, spans = _reencode(body, error)
     else:
         _require_model(wire)
@@ -250,7 +252,7 @@ def _measure_list(items: list[Raw]) -> tuple[int, int]:
 def _text_bytes(body: bytes, text: Raw) -> int:
     """UTF-8 bytes of a part, about: without embedded images, `\\u` escapes counted as what they stand for."""
     size = len(memoryview(text))
-    if size > _EMBEDDED_DATA_FROM_BYTES:
+    if size > _EMBEDDED_DATA_FROM_BYTES and b";base64," in body:
         size -= _embedded_bytes(bytes(text))
     escapes = body.count(b"\\u", 0, _ESCAPE_SAMPLE_BYTES) if b"\\" in body else 0
     if escapes:
@@ -269,7 +271,7 @@ def _embedded_bytes(text: bytes) -> int:
     return total
 
 
-def _reencode(body: bytes, error: msgspec.DecodeError) -> tuple[bytes, _Wire, Spans]:
+def _reencode(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> tuple[bytes, _Wire, Spans]:
     """The same for what Python's json reads and the standard does not: NaN, a BOM, UTF-16, half a surrogate pair.
 
     The engine's parser takes it too, so it is passed on, in one encoding and without duplicates.

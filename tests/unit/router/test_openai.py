@@ -147,6 +147,7 @@ def test_parse_counts_tools_as_prompt() -> None:
         pytest.param(b'{"model":7}', "model", "must be a string", id="model is a number"),
         pytest.param(b'{"model":null}', "model", "must be a string", id="model is null"),
         pytest.param(b'{"model":"\xff"}', None, "not valid JSON", id="model is not UTF-8"),
+        pytest.param(b'{"model":"a","x":"\xff"}', None, "not valid JSON", id="a text that is not UTF-8"),
         pytest.param(b'{"model":"a","stream":"yes"}', "stream", "Expected `bool | null`", id="stream"),
         pytest.param(b'{"model":"a","n":"2"}', "n", "Expected `int | null`", id="n"),
         pytest.param(b'{"model":"a","n":NaN}', "n", "Expected `int | null`", id="n is NaN"),
@@ -175,6 +176,7 @@ def test_parse_refuses_what_it_cannot_read(body: bytes, param: str | None, messa
         pytest.param(b'\xef\xbb\xbf{"model":"a","stream":true}', id="byte order mark"),
         pytest.param('{"model":"a","stream":true,"é":1}'.encode("utf-16"), id="UTF-16"),
         pytest.param(b'{"model":"a","stream":true,"messages":[{"content":"\\ud83d"}]}', id="half a surrogate pair"),
+        pytest.param(b'{"model":"a","stream":true,"x":"\xed\xa0\xbd"}', id="half a surrogate pair in bytes"),
         pytest.param(b'{"x":NaN,"model":"b","model":"a","stream":true}', id="duplicates beside a NaN"),
     ],
 )
