@@ -35,7 +35,8 @@ def a_file_server(name: str, ready: str = "/cfg/ready") -> Json:
         "class Answer(http.server.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
         "        body = os.environ['POD'].encode()\n"
-        "        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()\n"
+        f"        ready = self.path != '/ready' or 'yes' in open({ready!r}).read()\n"
+        "        self.send_response(200 if ready else 503); self.send_header('Content-Length', str(len(body))); self.end_headers()\n"
         "        self.wfile.write(body)\n"
         "http.server.ThreadingHTTPServer((os.environ['IP'], 8080), Answer).serve_forever()\n"
     )
@@ -44,7 +45,7 @@ def a_file_server(name: str, ready: str = "/cfg/ready") -> Json:
         script,
         env=[from_field("POD", "metadata.name"), from_field("IP", "status.podIP")],
         ports=[{"name": "http", "containerPort": 8080}],
-        readinessProbe={"exec": {"command": ["grep", "-q", "yes", ready]}, "periodSeconds": 1, "failureThreshold": 1},
+        readinessProbe={"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1},
     )
 
 

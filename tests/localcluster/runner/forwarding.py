@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import socket
+import struct
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -16,6 +18,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_SECONDS = 5.0
 BIND_RETRY_SECONDS = 1.0
 BACKLOG = 1024
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Forwarder:
@@ -26,6 +29,7 @@ class Forwarder:
         self._frontends: dict[Frontend, _Balancer] = {}
         self._listeners: dict[Frontend, asyncio.Server] = {}
         self._refused: set[Frontend] = set()
+        self._clients: set[_Client] = set()
         self._changed = asyncio.Event()
 
     def set_routes(self, service: NamespacedName, routes: Mapping[Frontend, tuple[Endpoint, ...]]) -> None:
@@ -40,7 +44,7 @@ class Forwarder:
         self._changed.set()
 
     async def run(self) -> None:
-        """Open and close listeners until cancelled."""
+        """Open and close listeners until cancelled; then all connections are cut."""
         try:
             while True:
                 self._changed.clear()
@@ -53,6 +57,8 @@ class Forwarder:
         finally:
             for listener in self._listeners.values():
                 listener.close()
+            for client in list(self._clients):
+                client.cut()
 
     async def _adjust(self) -> None:
         wanted = {frontend for frontend, balancer in self._frontends.items() if balancer.endpoints}
@@ -66,7 +72,7 @@ class Forwarder:
         loop, balancer = asyncio.get_running_loop(), self._frontends[frontend]
         try:
             listener = await loop.create_server(
-                lambda: _Client(balancer), frontend.host, frontend.port, backlog=BACKLOG
+                lambda: _Client(balancer, self._clients), frontend.host, frontend.port, backlog=BACKLOG
             )
         except OSError as error:
             if frontend not in self._refused:
@@ -149,6 +155,7 @@ class _Half(asyncio.Protocol):
         """This side is closed, after what is still to be sent unless it is reset."""
         if self._transport and not self._lost:
             if reset:
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 self._transport.abort()
             else:
                 self._transport.close()
@@ -175,16 +182,29 @@ class _Half(asyncio.Protocol):
 
 
 class _Client(_Half):
-    """The client's side: it finds an endpoint that takes the connection, or resets it."""
+    """The client's side: it finds an endpoint that takes the connection, or resets it. `live` holds it meanwhile."""
 
-    def __init__(self, balancer: _Balancer) -> None:
+    def __init__(self, balancer: _Balancer, live: set[_Client]) -> None:
         super().__init__()
-        self._balancer = balancer
+        self._balancer, self._live = balancer, live
         self._connecting: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._live.add(self)
         self._connecting = asyncio.ensure_future(self._connect())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._live.discard(self)
+
+    def cut(self) -> None:
+        """Both sides are reset."""
+        if self._connecting:
+            self._connecting.cancel()
+        self.drop(reset=True)
+        if self._peer is not None:
+            self._peer.drop(reset=True)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
