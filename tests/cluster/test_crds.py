@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import httpx
@@ -19,6 +20,13 @@ NOT_CHECKED = "some validation rules were not checked"  # the server's note that
 CONSTRAINTS = constraints()
 by_kind = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in KINDS])
 by_constraint = pytest.mark.parametrize("constraint", [pytest.param(found, id=found.id) for found in CONSTRAINTS])
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Generator[LocalCluster]:
+    """A cluster of this module's own: its tests list every object of our kinds."""
+    with LocalCluster.start(name="crds", runner=False) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
