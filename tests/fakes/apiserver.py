@@ -11,7 +11,10 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from flotilla_operator.adapters.kinds import KINDS
+
 Json = dict[str, Any]
+_COLLECTIONS = frozenset(kind.plural for kind in KINDS.values())
 
 
 @dataclass
@@ -53,8 +56,8 @@ class FakeApiServer:
     def _get(self, path: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
-        items = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
-        if items or path.endswith("s"):
+        if path.rpartition("/")[2] in _COLLECTIONS:
+            items = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
             return web.json_response({"metadata": {"resourceVersion": str(next(self._versions))}, "items": items})
         return _status(404, "NotFound")
 

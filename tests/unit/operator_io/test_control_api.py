@@ -1,0 +1,428 @@
+"""The control API over TLS: who may call, what a poll waits for and acknowledges, and the way through a standby."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from test_certificates import CurrentClock
+
+from fakes.apiserver import FakeApiServer, running_api_server
+from flotilla_api.snapshot import RoutingSnapshot
+from flotilla_operator.adapters.access import CACHE_MAX, Access, ExpiringCache
+from flotilla_operator.adapters.certificates import Certificates
+from flotilla_operator.adapters.client import Client, Connection
+from flotilla_operator.adapters.control_api import DIGEST_HEADER, ControlApi, Leadership
+from flotilla_operator.adapters.routers import RouterRegistry
+from flotilla_operator.reconcile.types import Acknowledgement, Key
+from flotilla_operator.telemetry import Telemetry
+
+KEY = Key("RoutingPolicy", "agents", "router")
+PATH = "/v1/snapshots/agents/router"
+TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+SNAPSHOT = b'{"policy":"router"}'
+DIGEST = RoutingSnapshot.digest_of(SNAPSHOT)
+OTHER = RoutingSnapshot.digest_of(b"other")
+BEARER = {"Authorization": "Bearer token-1"}
+ROUTER_USER = {
+    "username": "system:serviceaccount:agents:router-gateway",
+    "uid": "sa-uid",
+    "groups": ["system:serviceaccounts"],
+    "extra": {
+        "authentication.kubernetes.io/pod-name": ["router-gateway-1"],
+        "authentication.kubernetes.io/pod-uid": ["pod-uid-1"],
+    },
+}
+
+
+def authenticated(**user: Any) -> dict[str, Any]:
+    """A TokenReview's status for the router, with changes."""
+    return {"authenticated": True, "audiences": ["flotilla-control"], "user": {**ROUTER_USER, **user}}
+
+
+@dataclass
+class Server:
+    """A replica's control API."""
+
+    control: ControlApi
+    registry: RouterRegistry
+    leading: bool = True
+    leader: str = ""
+    exists: bool = True
+    woken: list[Key] = field(default_factory=list[Key])
+
+
+@dataclass
+class World:
+    """Control APIs on one Kubernetes API, and a router's HTTP client."""
+
+    api: FakeApiServer
+    client: Client
+    clock: CurrentClock
+    http: aiohttp.ClientSession
+    certificates: Certificates
+    stack: AsyncExitStack
+
+    async def server(self, **changes: Any) -> Server:
+        """One more replica, listening."""
+        woken: list[Key] = []
+        registry = RouterRegistry(self.clock, Telemetry(), wake=woken.append, poll_seconds=0.3, absence_seconds=0.05)
+        control = ControlApi(
+            Access(self.client, self.clock),
+            registry,
+            self.certificates,
+            Leadership(leading=lambda: server.leading, leader_address=lambda: server.leader),
+            exists=lambda key: server.exists and key == KEY,
+        )
+        server = Server(control, registry, woken=woken, **changes)
+        await control.start("127.0.0.1", 0)
+        self.stack.push_async_callback(control.stop)
+        return server
+
+    async def call(
+        self,
+        server: Server,
+        query: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        *,
+        path: str = PATH,
+        headers: Mapping[str, str] = BEARER,
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        """Status, body and headers of one poll."""
+        url = f"https://127.0.0.1:{server.control.port}{path}"
+        async with self.http.get(url, params=query, headers=headers) as response:
+            return response.status, await response.read(), response.headers
+
+
+@asynccontextmanager
+async def a_world() -> AsyncGenerator[World]:
+    """The Kubernetes API knows the router's token and grants it the snapshot."""
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(running_api_server())
+        api.reviews = {TOKEN_REVIEWS: authenticated(), ACCESS_REVIEWS: {"allowed": True}}
+        connection = Connection(
+            api.url, None, verify=True, server_name=None, client_certificate=None, authorization=lambda: None
+        )
+        client = await stack.enter_async_context(Client(connection, Telemetry()))
+        clock = CurrentClock()
+        certificates = Certificates(
+            client, clock, namespace="flotilla-system", names=["control"], address="127.0.0.1", changed=lambda: None
+        )
+        await certificates.load()
+        connector = aiohttp.TCPConnector(ssl=certificates.client_context)
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        yield World(api, client, clock, http, certificates, stack)
+
+
+async def test_a_router_without_a_snapshot_gets_it_at_once() -> None:
+    """The answer is the published bytes and their digest."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+
+        status, body, headers = await world.call(server, {"digest": ""})
+        assert (status, body, headers[DIGEST_HEADER]) == (200, SNAPSHOT, DIGEST)
+        assert headers["Content-Type"] == "application/json"
+
+
+async def test_a_poll_waits_for_the_next_snapshot() -> None:
+    """A router that serves the current one hears of the next when it is published."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+        poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
+        await _until_connected(server)
+        server.registry.publish(KEY, b"other")
+
+        status, body, headers = await poll
+        assert (status, body, headers[DIGEST_HEADER]) == (200, b"other", OTHER)
+
+
+async def test_a_poll_without_news_ends_empty() -> None:
+    """After a while the router is to ask again."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+
+        assert (await world.call(server, {"digest": DIGEST}))[0] == 204
+
+
+async def test_a_refused_snapshot_is_not_sent_again() -> None:
+    """A router that refused the current one waits for the next, and says why it refused."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+        query = {"digest": OTHER, "rejected": DIGEST, "error": "no such field"}
+        poll = asyncio.create_task(world.call(server, query))
+        await _until_connected(server)
+
+        assert server.registry.acknowledgements(KEY) == (
+            Acknowledgement("router-gateway-1", "pod-uid-1", OTHER, rejected="no such field"),
+        )
+        assert (await poll)[0] == 204
+
+
+async def test_a_poll_acknowledges_and_wakes_the_policy() -> None:
+    """Who it is comes from the token, what it serves and misses from the query."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+        query = [("digest", DIGEST), ("problem", "no api-key of big"), ("problem", "no tls.crt")]
+        poll = asyncio.create_task(world.call(server, query))
+        await _until_connected(server)
+
+        (acknowledgement,) = server.registry.acknowledgements(KEY)
+        assert (acknowledgement.pod, acknowledgement.pod_uid) == ("router-gateway-1", "pod-uid-1")
+        assert acknowledgement.problems == ("no api-key of big", "no tls.crt")
+        assert server.woken == [KEY]
+        await poll
+
+
+async def test_an_acknowledgement_lasts_from_poll_to_poll_and_ends_with_the_last() -> None:
+    """A router that stays away counts no more, and its policy looks again."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+        await world.call(server, {"digest": DIGEST})
+        between_polls = server.registry.acknowledgements(KEY)
+        await world.call(server, {"digest": DIGEST})
+        server.woken.clear()
+        async with asyncio.timeout(10):
+            while not server.woken:  # noqa: ASYNC110 - the registry has nothing else to wait for
+                await asyncio.sleep(0.01)
+
+        assert len(between_polls) == 1
+        assert server.registry.acknowledgements(KEY) == ()
+
+
+async def test_a_router_that_hangs_up_is_noticed() -> None:
+    """A killed router's poll does not count until it would have ended by itself."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        server.registry.publish(KEY, SNAPSHOT)
+        poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
+        await _until_connected(server)
+        poll.cancel()
+        async with asyncio.timeout(10):
+            while server.registry.acknowledgements(KEY):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+
+
+async def test_a_policy_that_does_not_exist_is_a_404() -> None:
+    """The router learns that it is not only late."""
+    async with a_world() as world:
+        server = await world.server(exists=False)
+
+        assert (await world.call(server))[0] == 404
+
+
+async def test_a_policy_that_is_not_published_yet_is_waited_for() -> None:
+    """Just after a replica took over it knows of the policy before it has its snapshot."""
+    async with a_world() as world:
+        server = await world.server()
+        poll = asyncio.create_task(world.call(server))
+        await _until_connected(server)
+        server.registry.publish(KEY, SNAPSHOT)
+
+        assert (await poll)[0] == 200
+
+
+async def test_withdrawing_a_policy_ends_its_polls() -> None:
+    """Nobody waits for a policy that is gone."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        server.registry.publish(KEY, SNAPSHOT)
+        poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
+        await _until_connected(server)
+        server.registry.publish(KEY, None)
+
+        assert (await poll)[0] == 204
+        assert server.registry.acknowledgements(KEY) == ()
+
+
+@pytest.mark.parametrize(
+    ("headers", "review", "allowed", "expected"),
+    [
+        pytest.param({}, authenticated(), True, 401, id="no token"),
+        pytest.param({"Authorization": "Basic abc"}, authenticated(), True, 401, id="another scheme"),
+        pytest.param({"Authorization": "Bearer "}, authenticated(), True, 401, id="an empty token"),
+        pytest.param(BEARER, {"authenticated": False, "error": "expired"}, True, 401, id="a token that is not valid"),
+        pytest.param(
+            BEARER, {"authenticated": True, "user": ROUTER_USER}, True, 401, id="a token for nobody's audience"
+        ),
+        pytest.param(BEARER, authenticated(extra={}), True, 401, id="a token that is not bound to a pod"),
+        pytest.param(BEARER, authenticated(username="admin"), True, 401, id="not a ServiceAccount"),
+        pytest.param(
+            BEARER, authenticated(username="system:serviceaccount:other:x"), True, 403, id="from another namespace"
+        ),
+        pytest.param(BEARER, authenticated(), False, 403, id="without the permission"),
+    ],
+)
+async def test_callers_without_a_right_are_refused(
+    headers: dict[str, str], review: dict[str, Any], *, allowed: bool, expected: int
+) -> None:
+    """Whoever is not a pod of the namespace with the permission learns nothing."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: review, ACCESS_REVIEWS: {"allowed": allowed}}
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+
+        status, body, _ = await world.call(server, headers=headers)
+        assert status == expected
+        assert SNAPSHOT not in body
+        assert server.registry.acknowledgements(KEY) == ()
+
+
+async def test_reviews_are_cached_for_a_minute() -> None:
+    """Polling costs the Kubernetes API two reviews a minute for each router, not two a poll."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+        for _ in range(3):
+            await world.call(server)
+        reviews = [path for method, path in world.api.requests if method == "POST" and "review" in path]
+        await world.clock.advance(61)
+        world.api.reviews[ACCESS_REVIEWS] = {"allowed": False}
+
+        assert sorted(reviews) == sorted([TOKEN_REVIEWS, ACCESS_REVIEWS])
+        assert (await world.call(server))[0] == 403
+
+
+async def test_a_refusal_is_forgotten_soon() -> None:
+    """A Role that comes a moment after its pod is noticed."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, SNAPSHOT)
+        world.api.reviews[ACCESS_REVIEWS] = {"allowed": False}
+        refused = await world.call(server)
+        world.api.reviews[ACCESS_REVIEWS] = {"allowed": True}
+        await world.clock.advance(6)
+
+        assert refused[0] == 403
+        assert (await world.call(server))[0] == 200
+
+
+async def test_a_kubernetes_api_that_does_not_answer_is_a_503() -> None:
+    """The router keeps what it serves and comes back."""
+    async with a_world() as world:
+        server = await world.server()
+        world.api.failures["POST", TOKEN_REVIEWS] = {"code": 500, "message": "broken"}
+
+        status, _, headers = await world.call(server)
+        assert (status, headers["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "expected"),
+    [
+        pytest.param(PATH, {"digest": "sha256:short"}, 400, id="a digest that is none"),
+        pytest.param(PATH, {"rejected": "x"}, 400, id="a refused digest that is none"),
+        pytest.param(PATH, {"error": "x" * 1025}, 400, id="an endless reason"),
+        pytest.param(PATH, [("problem", "x")] * 17, 400, id="endless problems"),
+        pytest.param("/v1/snapshots/Agents/router", {}, 404, id="no namespace's name"),
+        pytest.param("/v1/snapshots/agents/..%2f..", {}, 404, id="no policy's name"),
+        pytest.param("/v1/snapshots/agents", {}, 404, id="no policy"),
+    ],
+)
+async def test_bad_requests_are_refused_before_anyone_is_asked(path: str, query: Any, expected: int) -> None:
+    """Nothing of a bad request reaches the Kubernetes API."""
+    async with a_world() as world:
+        server = await world.server()
+
+        assert (await world.call(server, query, path=path))[0] == expected
+        assert not [path for method, path in world.api.requests if method == "POST" and "review" in path]
+
+
+async def test_a_standby_passes_the_poll_on_to_the_leader() -> None:
+    """Whichever replica the Service picks, the leader answers and hears the acknowledgement."""
+    async with a_world() as world:
+        leader, standby = await world.server(), await world.server(leading=False)
+        standby.leader = f"127.0.0.1:{leader.control.port}"
+        leader.registry.publish(KEY, SNAPSHOT)
+
+        status, body, headers = await world.call(standby, [("digest", OTHER), ("problem", "no api-key & more")])
+        assert (status, body, headers[DIGEST_HEADER]) == (200, SNAPSHOT, DIGEST)
+        (acknowledgement,) = leader.registry.acknowledgements(KEY)
+        assert (acknowledgement.digest, acknowledgement.problems) == (OTHER, ("no api-key & more",))
+        assert standby.registry.acknowledgements(KEY) == ()
+        assert (await world.call(standby, {"digest": DIGEST}))[0] == 204
+
+
+async def test_a_router_that_hangs_up_at_the_standby_is_noticed_by_the_leader() -> None:
+    """The standby hangs up in turn."""
+    async with a_world() as world:
+        leader, standby = await world.server(), await world.server(leading=False)
+        leader.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        standby.leader = f"127.0.0.1:{leader.control.port}"
+        leader.registry.publish(KEY, SNAPSHOT)
+        poll = asyncio.create_task(world.call(standby, {"digest": DIGEST}))
+        await _until_connected(leader)
+        poll.cancel()
+        async with asyncio.timeout(10):
+            while leader.registry.acknowledgements(KEY):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+
+
+async def test_two_standbys_do_not_pass_a_poll_to_and_fro() -> None:
+    """While the Lease changes hands a poll is refused, not passed in a circle."""
+    async with a_world() as world:
+        first, second = await world.server(leading=False), await world.server(leading=False)
+        first.leader = f"127.0.0.1:{second.control.port}"
+        second.leader = f"127.0.0.1:{first.control.port}"
+
+        status, body, headers = await world.call(first)
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert b"does not hold the Lease" in body
+
+
+@pytest.mark.parametrize("leader", ["", "127.0.0.1:1"], ids=["nobody leads", "the leader is dead"])
+async def test_a_standby_without_a_leader_says_so(leader: str) -> None:
+    """The router keeps what it serves and comes back."""
+    async with a_world() as world:
+        standby = await world.server(leading=False, leader=leader)
+
+        assert (await world.call(standby))[0] == 503
+
+
+async def test_metrics_time_acknowledgements_and_count_laggards() -> None:
+    """How long a change takes to every router is measured, and who lags is shown."""
+    async with a_world() as world:
+        telemetry = Telemetry()
+        server = await world.server()
+        server.registry._telemetry = telemetry  # pyright: ignore[reportPrivateUsage]
+        server.registry.publish(KEY, SNAPSHOT)
+        await world.call(server)
+        lagging = telemetry.exposition().decode()
+        await world.clock.advance(0.2)
+        await world.call(server, {"digest": DIGEST})
+        after = telemetry.exposition().decode()
+        server.registry.publish(KEY, None)
+
+        label = '{namespace="agents",policy="router"}'
+        assert f"flotilla_operator_routers_lagging{label} 1.0" in lagging
+        assert f"flotilla_operator_routers_lagging{label} 0.0" in after
+        assert "flotilla_operator_router_acknowledgement_seconds_count 1.0" in after
+        assert label not in telemetry.exposition().decode()
+
+
+def test_the_cache_is_bounded() -> None:
+    """Any number of tokens, right or wrong, fits."""
+    cache: ExpiringCache[int] = ExpiringCache(lambda: 0.0)
+    for number in range(CACHE_MAX + 10):
+        cache.put(number, number, 60)
+
+    assert cache.get(0) is None
+    assert cache.get(CACHE_MAX + 9) == CACHE_MAX + 9
+
+
+async def _until_connected(server: Server) -> None:
+    async with asyncio.timeout(10):
+        while not server.registry.acknowledgements(KEY):  # noqa: ASYNC110 - the registry has nothing else to wait for
+            await asyncio.sleep(0.005)

@@ -1,0 +1,237 @@
+"""The feed: filled before anything else, and swept after every hint of a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from fakes.apiserver import FakeApiServer, running_api_server
+from fakes.clock import VirtualClock
+from flotilla_operator.adapters.client import Client, Connection
+from flotilla_operator.adapters.feed import SWEEP_INTERVAL_SECONDS, Feed, complete
+from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
+from flotilla_operator.adapters.store import Store
+from flotilla_operator.ports import UnreachableError
+from flotilla_operator.reconcile.dispatch import references
+from flotilla_operator.reconcile.types import Key
+from flotilla_operator.telemetry import Telemetry
+
+DISCOVERY = "/apis/flotilla.dev/v1alpha1"
+EXPERTS = "/apis/flotilla.dev/v1alpha1/experts"
+KEY = Key("Expert", "agents", "invoice")
+EXPERT: dict[str, Any] = {
+    "metadata": {"name": "invoice", "namespace": "agents", "uid": "uid-1", "managedFields": [{"manager": "kubectl"}]},
+    "spec": {"model": {"uri": "hf://a/b"}, "accelerator": {"profile": "l4"}},
+}
+
+
+@dataclass
+class World:
+    """A feed on an API server, in virtual time."""
+
+    api: FakeApiServer
+    client: Client
+    clock: VirtualClock
+    store: Store
+    feed: Feed
+    woken: list[Key] = field(default_factory=list[Key])
+    returned: list[str] = field(default_factory=list[str])
+
+    def lists(self) -> int:
+        """How many times experts were listed."""
+        return self.api.requests.count(("GET", EXPERTS))
+
+    async def until_swept(self, times: int) -> None:
+        """Time passes until experts were listed `times` times in all."""
+        async with asyncio.timeout(20):
+            while self.lists() < times:
+                await self.clock.advance(1)
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def a_world(*, crds: bool = True) -> AsyncGenerator[World]:
+    """One expert is in the cluster."""
+    async with running_api_server() as api:
+        connection = Connection(
+            api.url, None, verify=True, server_name=None, client_certificate=None, authorization=lambda: None
+        )
+        async with Client(connection, Telemetry()) as client:
+            clock, store = VirtualClock(), Store(references)
+            woken, returned = list[Key](), list[str]()
+            feed = Feed(
+                client,
+                store,
+                clock,
+                namespaces=[],
+                wake=woken.append,
+                kinds_returned=lambda: returned.append("returned"),
+            )
+            world = World(api, client, clock, store, feed, woken, returned)
+            if crds:
+                install_crds(world)
+            api.put(f"{EXPERTS}/invoice", EXPERT)
+            yield world
+
+
+def install_crds(world: World) -> None:
+    """The API server serves our kinds."""
+    world.api.objects[DISCOVERY] = {"resources": [{"name": kind.plural} for kind in OWN_KINDS]}
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncGenerator[None]:
+    """The feed sweeps."""
+    await world.feed.fill()
+    task = asyncio.create_task(world.feed.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_fill_lists_everything_and_wakes_the_owners() -> None:
+    """After it the store can be relied upon, and is small."""
+    async with a_world() as world:
+        await world.feed.fill()
+
+        assert world.feed.filled
+        assert world.store.owners() == world.woken == [KEY]
+        listed = {path.rpartition("/")[2] for method, path in world.api.requests if method == "GET"}
+        assert {kind.plural for kind in KINDS.values()} <= listed
+
+
+async def test_fill_waits_for_the_crds() -> None:
+    """Started before its CRDs, the operator neither ends nor goes on half blind."""
+    async with a_world(crds=False) as world:
+        task = asyncio.create_task(world.feed.fill())
+        async with asyncio.timeout(10):
+            while world.api.requests.count(("GET", DISCOVERY)) < 3:
+                await world.clock.advance(1)
+                await asyncio.sleep(0.01)
+        waiting = not world.feed.filled
+        install_crds(world)
+        while not task.done():
+            await world.clock.advance(1)
+            await asyncio.sleep(0.01)
+
+        assert waiting
+        assert world.feed.filled
+
+
+async def test_a_deletion_that_no_watch_told_of_is_noticed_by_the_next_sweep() -> None:
+    """Every five minutes at the latest."""
+    async with a_world() as world, running(world):
+        del world.api.objects[f"{EXPERTS}/invoice"]
+        world.woken.clear()
+        await world.clock.advance(SWEEP_INTERVAL_SECONDS - 2)
+        before = world.lists()
+        await world.until_swept(2)
+        await world.until_swept(3)
+
+        assert before == 1
+        assert world.store.owners() == []
+        assert KEY in world.woken
+
+
+async def test_a_watch_that_lists_again_causes_sweeps() -> None:
+    """A watch that had to begin anew may have missed deletions."""
+    async with a_world() as world, running(world):
+        world.feed.receive(KINDS["Expert"], None, world.api.objects[f"{EXPERTS}/invoice"])
+        started = world.clock.monotonic()
+        await world.until_swept(3)
+
+        assert world.clock.monotonic() - started < 60
+
+
+async def test_an_outage_that_ends_causes_sweeps() -> None:
+    """What was deleted while the API server was away is noticed soon after it is back."""
+    async with a_world() as world, running(world):
+        world.client.outages, world.client._reachable = 1, False  # pyright: ignore[reportPrivateUsage]
+        await world.clock.advance(30)
+        during = world.lists()
+        await world.client.get(DISCOVERY)
+        started = world.clock.monotonic()
+        await world.until_swept(3)
+
+        assert during == 1
+        assert world.clock.monotonic() - started < 60
+
+
+async def test_a_failed_sweep_is_repeated_soon() -> None:
+    """One error does not cost five minutes."""
+    async with a_world() as world, running(world):
+        world.api.failures["GET", EXPERTS] = {"code": 500, "message": "broken"}
+        await world.clock.advance(SWEEP_INTERVAL_SECONDS + 1)
+        started = world.clock.monotonic()
+        await world.until_swept(4)
+
+        assert world.clock.monotonic() - started < 60
+
+
+async def test_watches_are_made_anew_when_a_deleted_kind_returns() -> None:
+    """A CRD that was removed and installed again is watched again."""
+    async with a_world() as world, running(world):
+        world.api.failures["GET", EXPERTS] = {"code": 404, "message": "no such kind"}
+        await world.clock.advance(SWEEP_INTERVAL_SECONDS + 1)
+        await world.until_swept(3)
+        before = list(world.returned)
+        del world.api.failures["GET", EXPERTS]
+        async with asyncio.timeout(20):
+            while not world.returned:
+                await world.clock.advance(1)
+                await asyncio.sleep(0.01)
+
+        assert before == []
+
+
+async def test_events_change_the_store_and_wake() -> None:
+    """An event that tells nothing new wakes nobody."""
+    async with a_world() as world:
+        await world.feed.fill()
+        newer = world.api.put(f"{EXPERTS}/invoice", EXPERT)
+        world.woken.clear()
+        world.feed.receive(KINDS["Expert"], "MODIFIED", newer)
+        world.feed.receive(KINDS["Expert"], "MODIFIED", newer)
+
+        assert world.woken == [KEY]
+
+
+async def test_what_we_wrote_ourselves_wakes_nobody() -> None:
+    """The event of an own write is no news."""
+    async with a_world() as world:
+        await world.feed.fill()
+        newer = world.api.put(f"{EXPERTS}/invoice", EXPERT)
+        world.woken.clear()
+        world.feed.learn(KINDS["Expert"], newer)
+        world.feed.receive(KINDS["Expert"], "MODIFIED", newer)
+
+        assert world.woken == []
+
+
+def test_complete_names_the_kind_and_drops_what_nobody_reads() -> None:
+    """Lists leave out the kind of their items; managedFields are half of an object's size."""
+    completed = complete(KINDS["Expert"], EXPERT)
+
+    assert (completed["apiVersion"], completed["kind"]) == ("flotilla.dev/v1alpha1", "Expert")
+    assert "managedFields" not in completed["metadata"]
+    assert "managedFields" in EXPERT["metadata"]
+
+
+async def test_an_outage_is_counted_once() -> None:
+    """However many requests fail in it."""
+    async with a_world() as world:
+        world.client._session._base_url = None  # pyright: ignore[reportPrivateUsage]
+        for _ in range(3):
+            with pytest.raises(UnreachableError):
+                await world.client.get("http://127.0.0.1:1/api")
+
+        assert world.client.outages == 1
+        assert not world.client.reachable

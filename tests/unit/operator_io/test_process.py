@@ -1,0 +1,135 @@
+"""Settings, logs, the admin listener and the process's first words."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from flotilla_operator.__main__ import run
+from flotilla_operator.adapters.admin import Admin
+from flotilla_operator.settings import SettingsError, load_settings
+from flotilla_operator.telemetry import LOGGER, Telemetry, configure_logging, fields
+
+REQUIRED = {
+    "FLOTILLA_ENGINE_IMAGE": "vllm/vllm-openai:v0.32.0",
+    "FLOTILLA_ROUTER_IMAGE": "flotilla-router:1",
+    "FLOTILLA_NAMESPACE": "flotilla-system",
+}
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Logging as it was before the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("kopf", "aiohttp", "asyncio", "urllib3", "kubernetes")}
+    yield
+    root.handlers[:], root.level = handlers, level
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def test_settings_need_little() -> None:
+    """Three variables suffice; routers find the control API by its Service."""
+    settings = load_settings(REQUIRED)
+
+    assert settings.for_children().control_url == "https://flotilla-control.flotilla-system.svc:9443"
+    assert settings.watch_namespaces == ()
+    assert settings.control_names[0] == "flotilla-control.flotilla-system.svc"
+
+
+def test_settings_read_lists_numbers_and_empty_values() -> None:
+    """Commas separate names, an empty value counts as none, and other variables are nobody's business."""
+    more = {
+        "FLOTILLA_WATCH_NAMESPACES": "agents, data ,",
+        "FLOTILLA_WORKERS": "3",
+        "FLOTILLA_LOG_LEVEL": "",
+        "FLOTILLA_CONTROL_SERVICE_HOST": "10.0.0.1",
+        "FLOTILLA_POD_IP": "fd00::1",
+    }
+    settings = load_settings({**REQUIRED, **more})
+
+    assert settings.watch_namespaces == ("agents", "data")
+    assert (settings.workers, settings.log_level) == (3, "INFO")
+    assert settings.control_address == "[fd00::1]:9443"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        pytest.param({"FLOTILLA_ENGINE_IMAGE": ""}, "FLOTILLA_ENGINE_IMAGE", id="missing"),
+        pytest.param({"FLOTILLA_WORKERS": "many"}, "FLOTILLA_WORKERS", id="not a number"),
+        pytest.param({"FLOTILLA_IMAGE_PULL_POLICY": "Sometimes"}, "FLOTILLA_IMAGE_PULL_POLICY", id="not a choice"),
+    ],
+)
+def test_wrong_settings_are_named(change: dict[str, str], named: str) -> None:
+    """The message names the variable, and the process ends with 2."""
+    with pytest.raises(SettingsError, match=named):
+        load_settings({**REQUIRED, **change})
+
+
+def test_the_process_says_what_it_misses(capsys: pytest.CaptureFixture[str]) -> None:
+    """A person reads it, not a traceback."""
+    assert run({}) == 2
+    assert "FLOTILLA_NAMESPACE" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_logs_are_json_lines() -> None:
+    """A constant message and key-values, with the traceback where there is one."""
+    stream = io.StringIO()
+    configure_logging("INFO", stream)
+    try:
+        raise ValueError("provoked")
+    except ValueError:
+        logging.getLogger(LOGGER).exception("reconcile crashed", extra=fields(name="invoice"))
+    logging.getLogger("kopf.activities").info("noise")
+
+    (line,) = stream.getvalue().splitlines()
+    entry = json.loads(line)
+    assert (entry["level"], entry["message"], entry["name"]) == ("error", "reconcile crashed", "invoice")
+    assert "ValueError: provoked" in entry["error"]
+
+
+class Terminal(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_logs_are_key_values_on_a_terminal() -> None:
+    """Values with blanks are quoted."""
+    stream = Terminal()
+    configure_logging("INFO", stream)
+    logging.getLogger(LOGGER).info("reconciled", extra=fields(name="invoice", steps="new, changed"))
+
+    assert stream.getvalue().rstrip().endswith('info    reconciled name=invoice steps="new, changed"')
+
+
+async def test_the_admin_listener_says_what_is_wrong() -> None:
+    """Health and readiness are told apart, and metrics are Prometheus text."""
+    wrong = {"store": "not filled yet"}
+    admin = Admin(Telemetry(), health={"feed": lambda: ""}, readiness={"store": lambda: wrong.get("store", "")})
+    await admin.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{admin.port}") as http:
+            healthy = await (await http.get("/healthz")).text()
+            unready = await http.get("/readyz")
+            reason = await unready.text()
+            wrong.clear()
+            ready = await http.get("/readyz")
+            metrics = await (await http.get("/metrics")).text()
+    finally:
+        await admin.stop()
+
+    assert (healthy, unready.status, reason) == ("ok", 503, "store: not filled yet")
+    assert ready.status == 200
+    assert "flotilla_operator_leader 0.0" in metrics
