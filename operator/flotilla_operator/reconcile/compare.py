@@ -22,6 +22,9 @@ _KEYED: dict[str, Callable[[Any], Any]] = {
 }
 """Lists that the server merges by key: entries of another writer stay there whatever we apply, so they do not count."""
 
+_ATOMIC_MAPS = frozenset({"selector", "matchLabels", "nodeSelector", "roleRef", "secretKeyRef", "configMapKeyRef"})
+"""Maps that have one writer as a whole: a key that somebody added is a difference, and applying again removes it."""
+
 _QUANTITY_PARENTS = frozenset({"limits", "requests"})
 _QUANTITY_FIELDS = frozenset({"sizeLimit"})
 
@@ -45,6 +48,9 @@ def _compare(wanted: Any, live: Any, path: tuple[str, ...]) -> Iterator[str]:
 def _compare_maps(wanted: dict[str, Any], live: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     for key, value in wanted.items():
         yield from _compare(value, live.get(key), (*path, key))
+    if path and path[-1] in _ATOMIC_MAPS:
+        for key in sorted(live.keys() - wanted.keys()):
+            yield from _compare(None, live[key], (*path, key))
 
 
 def _compare_lists(wanted: list[Any], live: list[Any], path: tuple[str, ...]) -> Iterator[str]:

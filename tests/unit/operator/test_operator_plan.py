@@ -114,6 +114,12 @@ def test_everything_is_created_in_the_order_in_which_it_is_needed() -> None:
             id="lost labels come back, and a long list is cut",
         ),
         pytest.param(
+            "Service",
+            {"spec.selector.app": "mine"},
+            ["apply Service: edited by hand: spec.selector.app: mine -> nothing"],
+            id="a key added to a selector would leave the Service without pods",
+        ),
+        pytest.param(
             "PodDisruptionBudget",
             {"metadata.annotations": {}},
             ["apply PodDisruptionBudget: applied by nobody yet"],
