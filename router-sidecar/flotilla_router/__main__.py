@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
@@ -176,6 +179,12 @@ class RouterProcess:
         )
         return Ports(data, admin)
 
+    def report(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """Log a mistake of our own; the connection that it happened on is closed by the loop."""
+        error = context.get("exception")
+        trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else None
+        self.telemetry.say("router error", error=context.get("message"), trace=trace)
+
     async def drain(self) -> None:
         """Not ready, settle, accept no more, finish what is under way up to the grace, end the rest with an error."""
         self.router.draining = True
@@ -231,8 +240,11 @@ async def run(settings: RouterSettings, log: Log) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     process = RouterProcess(settings, log)
+    loop.set_exception_handler(process.report)
     try:
         await process.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection needs to walk over it
         await ended.wait()
         await process.drain()
     finally:

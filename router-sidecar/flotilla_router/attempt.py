@@ -200,7 +200,7 @@ class Attempt:
         self.state = State.OVER
         self._request = None
         self.record.result = result
-        self.record.score = self.score
+        self.record.score = self.score if self.score is None else round(self.score, 4)
         return self.record
 
     # upstream.Receiver
@@ -443,13 +443,13 @@ class Attempt:
         """The call is over: the replica is free and the price is known."""
         self.replica.in_flight -= 1
         seconds = self._loop.time() - self._started
-        self.record.milliseconds = seconds * 1000
+        self.record.ms = round(seconds * 1000, 1)
         if self._follower is not None:
             self._usage = self._follower.usage
         price = self.target.price
-        if isinstance(price, TimePrice):
+        if type(price) is TimePrice:
             sent = self.failure is None or not self.failure.before_sending
-            self.record.cost_usd = price.perSecondUSD * seconds if sent else 0.0
+            self.record.usd = price.perSecondUSD * seconds if sent else 0.0
         self._count(self._usage)
 
     def _count(self, usage: Usage | None) -> None:
@@ -457,14 +457,14 @@ class Attempt:
         if usage is not None:
             record.input_tokens = usage.prompt_tokens
             record.output_tokens = usage.completion_tokens
-        if isinstance(price, TimePrice):
+        if type(price) is TimePrice:  # isinstance is dear on pydantic's classes
             return
         if self.head is None or self.head.status >= 400:
-            record.cost_usd = 0.0
-        elif price is None or usage is None:
-            record.cost_usd = None
+            record.usd = 0.0
+        elif type(price) is not TokenPrice or usage is None:
+            record.usd = None
         else:
-            record.cost_usd = token_cost_usd(price, usage)
+            record.usd = token_cost_usd(price, usage)
 
 
 def token_cost_usd(price: TokenPrice, usage: Usage) -> float:

@@ -35,6 +35,8 @@ def _stamps(paths: Iterable[Path]) -> Iterable[tuple[str, int, int, int]]:
 
 def bearer_token(authorization: bytes) -> bytes:
     """The token of an `Authorization: Bearer` header; empty if it is another scheme."""
+    if authorization.startswith(b"Bearer "):
+        return authorization[7:].strip()
     scheme, _, token = authorization.strip().partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else b""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import assert_never
 from urllib.parse import unquote
 
@@ -27,8 +28,11 @@ _SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_
 _MOST_ID_BYTES = 128
 _SMALL_BODY_BYTES = 1024 * 1024
 """Most that is read while no snapshot says how much."""
+_JSON = b"application/json"
 _JSON_LINE = b"content-type: application/json\r\n"
 _TEXT_LINE = b"content-type: text/plain; charset=utf-8\r\n"
+
+_NO_HEADERS: dict[str, str] = {}
 
 Handler = Callable[[Incoming, ClientConnection], None]
 
@@ -122,8 +126,8 @@ class Surface:
         return self._endpoints.get(path)
 
     def _check_body(self, incoming: Incoming) -> Problem | None:
-        media_type = incoming.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if media_type != b"application/json":
+        given = incoming.headers.get(b"content-type", b"")
+        if given != _JSON and given.partition(b";")[0].strip().lower() != _JSON:
             message = "Unsupported Media Type: Only 'application/json' is allowed"
             return Problem(status=415, message=message, code="unsupported_media_type")
         length = incoming.headers.get(b"content-length", b"0")
@@ -199,6 +203,7 @@ class Router:
         name = request_id(headers.get(b"x-request-id", b""))
         record = RequestRecord(
             request_id=name,
+            policy=live.snapshot.policy,
             api=api,
             client=incoming.client,
             alias=request.model,
@@ -234,17 +239,15 @@ class Router:
             _RefusedError: nobody may answer.
         """
         now = self.dispatcher.loop.time()
+        dispatcher = self.dispatcher
         features = _features(live, request, incoming.headers)
 
         def ready(target: Target) -> bool:
-            return self.dispatcher.ready(live, target, now)
+            return dispatcher.ready(live, target, now)
 
-        def present(target: Target) -> bool:
-            return self.dispatcher.present(live, target)
-
-        decision = choose(live.table, features, ready, self.dispatcher.draw())
-        if isinstance(decision, Refusal) and decision.status == 503:
-            decision = choose(live.table, features, present, self.dispatcher.draw())
+        decision = choose(live.table, features, ready, dispatcher.draw())
+        if type(decision) is Refusal and decision.status == 503:
+            decision = choose(live.table, features, partial(dispatcher.present, live), dispatcher.draw())
         match decision:
             case Refusal():
                 raise _RefusedError(_problem_of(decision))
@@ -367,7 +370,9 @@ def _features(live: Live, request: ParsedRequest, headers: Mapping[bytes, bytes]
         json_schema=request.json_schema,
         prompt_tokens=request.prompt_tokens,
         max_tokens=request.max_tokens,
-        headers={name: headers[key].decode("latin-1") for name, key in live.header_names if key in headers},
+        headers=_NO_HEADERS
+        if not live.header_names
+        else {name: headers[key].decode("latin-1") for name, key in live.header_names if key in headers},
         boundary_header=None if boundary is None else boundary.decode("latin-1"),
     )
 

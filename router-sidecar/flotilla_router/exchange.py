@@ -84,7 +84,10 @@ class Dispatcher:
         """Whether a call to `target` is worth trying."""
         if target.external is not None and not self.reach.has_credentials(target.name):
             return False
-        return any(replica.open_at <= now for replica in live.state(target).replicas)
+        for replica in live.state(target).replicas:  # noqa: SIM110 - twice per request: no generator
+            if replica.open_at <= now:
+                return True
+        return False
 
     def present(self, live: Live, target: Target) -> bool:
         """Whether `target` has a replica at all, if only one that is left out for now."""
@@ -298,14 +301,15 @@ class Exchange:
         """How an attempt is judged: experts that were not asked for by name, while a fallback is left to go to."""
         decision = self._decision
         config = decision.route.escalation
-        if not self._first or decision.pinned or self._target.kind != "Expert" or not self._target.logprobs:
+        if not self._fallbacks or not self._first or decision.pinned:
+            return None
+        if self._target.kind != "Expert" or not self._target.logprobs:
             return None
         if QUALITY_CAUSES.isdisjoint(config.on):
             return None
         now = self._dispatcher.loop.time()
-        if not any(self._dispatcher.ready(self._live, fallback, now) for fallback in self._fallbacks):
-            return None
-        return config
+        ready = self._dispatcher.ready
+        return config if any(ready(self._live, fallback, now) for fallback in self._fallbacks) else None
 
     def _next_fallback(self, cause: Cause) -> Target | None:
         """The next fallback that may be called; it is taken from the list."""
@@ -372,9 +376,9 @@ class Exchange:
         """More of the answer."""
         now = self._last_sent = self._dispatcher.loop.time()
         record = self._record
-        if record.first_byte_seconds is None:
-            record.first_byte_seconds = now - self._arrived
-        record.sent_bytes += len(data)
+        if record.ttft_ms is None:
+            record.ttft_ms = round((now - self._arrived) * 1000, 1)
+        record.bytes += len(data)
         self._client.send(data)
 
     def ended(self, attempt: Attempt, problem: str | None) -> None:
@@ -475,8 +479,8 @@ class Exchange:
         assert attempt.head is not None
         headers = b"".join(attempt.head.lines) + self._headers(attempt) + self._cost_header()
         record = self._record
-        record.first_byte_seconds = self._dispatcher.loop.time() - self._arrived
-        record.sent_bytes = len(attempt.body)
+        record.ttft_ms = round((self._dispatcher.loop.time() - self._arrived) * 1000, 1)
+        record.bytes = len(attempt.body)
         self._client.respond(status, headers, attempt.body)
         self._finish(status)
 
@@ -486,13 +490,13 @@ class Exchange:
         self._record.error = message
         if self._head_sent:
             event = make_error_event(message, kind, code)
-            self._record.sent_bytes += len(event)
+            self._record.bytes += len(event)
             self._client.send(event)
             self._client.end()
             self._finish(200)
             return
         body = error_body(message, type=kind, code=code)
-        self._record.sent_bytes = len(body)
+        self._record.bytes = len(body)
         self._client.respond(status, _JSON + self._headers(None), body)
         self._finish(status)
 
@@ -525,10 +529,12 @@ class Exchange:
         return attempt.target is self._decision.first
 
     def _cost_header(self) -> bytes:
-        attempts = self._record.attempts
-        if any(attempt.cost_usd is None for attempt in attempts):
-            return b""
-        return b"x-flotilla-cost-usd: %b\r\n" % dollars(self._record.cost_usd).encode()
+        total = 0.0
+        for attempt in self._record.attempts:
+            if attempt.usd is None:
+                return b""
+            total += attempt.usd
+        return b"x-flotilla-cost-usd: %b\r\n" % dollars(total).encode()
 
     # The end
 
@@ -545,7 +551,8 @@ class Exchange:
     def _finish(self, status: int) -> None:
         record = self._record
         record.status = status
-        record.seconds = self._dispatcher.loop.time() - self._arrived
+        record.duration_ms = round((self._dispatcher.loop.time() - self._arrived) * 1000, 1)
+        record.cost_usd = round(sum(attempt.usd or 0.0 for attempt in record.attempts), 9)
         self._held = self._current = self._failed = self._request = None
         self.due = inf
         self._dispatcher.finished(self)

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from math import inf
 from typing import Protocol, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .exchange import Exchange
 from .openai import error_body
@@ -119,6 +119,7 @@ class ClientConnection(asyncio.Protocol):
         "_current",
         "_discarding",
         "_head_bytes",
+        "_header_count",
         "_headers",
         "_in_head",
         "_incoming",
@@ -142,7 +143,9 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[tuple[Incoming, Problem | None]] | None = None
         self._in_head = True
         self._head_bytes = 0
-        self._headers = 0
+        self._headers: dict[bytes, bytes] | None = None
+        """Of the request whose head is arriving."""
+        self._header_count = 0
         self._broken = False
         self._discarding = False
         self._chunked = False
@@ -181,6 +184,8 @@ class ClientConnection(asyncio.Protocol):
             parser.feed_data(data)
         except HttpParserUpgrade:
             self._broken = True
+        except HttpParserCallbackError:  # our own mistake, never the client's
+            raise
         except HttpParserError:
             self._refuse(_problem(400, "the request is not valid HTTP/1.1", "invalid_http"))
         else:
@@ -205,8 +210,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._incoming = Incoming()
-        self._headers = 0
+        incoming = self._incoming = Incoming()
+        if not self._broken:
+            self._headers = incoming.headers
+            self._header_count = 0
         if self._current is None:
             self.due = self._loop.time() + self._listener.patience.head
 
@@ -221,16 +228,16 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; trailers are dropped."""
-        incoming = self._incoming
-        if incoming is None or self._broken or not self._in_head:
-            return
-        self._headers += 1
-        if self._headers > MAX_HEADERS:
-            self._refuse(_TOO_LARGE_HEAD)
+        headers = self._headers
+        if headers is None:
             return
         name = name.lower()
-        known = incoming.headers.get(name)
-        incoming.headers[name] = value if known is None else b"%b, %b" % (known, value)
+        if name in headers:
+            value = b"%b, %b" % (headers[name], value)
+        headers[name] = value
+        self._header_count += 1
+        if self._header_count > MAX_HEADERS:
+            self._refuse(_TOO_LARGE_HEAD)
 
     def on_headers_complete(self) -> None:
         """The head is whole: refuse, or ask for the body."""
@@ -241,6 +248,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(_TOO_LARGE_HEAD)
             return
         self._in_head = False
+        self._headers = None
         incoming.method = parser.get_method()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
         incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and not parser.should_upgrade()
@@ -352,8 +360,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _await_body(self, incoming: Incoming) -> None:
         self.due = self._loop.time() + self._listener.patience.body if self._current is None else inf
-        expected = incoming.headers.get(b"expect")
-        if expected is not None and expected.lower() == b"100-continue" and self._current is None:
+        if b"expect" not in incoming.headers or self._current is not None:
+            return
+        if incoming.headers[b"expect"].lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, problem: Problem) -> None:
@@ -361,6 +370,7 @@ class ClientConnection(asyncio.Protocol):
         if self._broken:
             return
         incoming, self._incoming = self._incoming, None
+        self._headers = None
         self._broken = True
         incoming = incoming or Incoming()
         incoming.keep_alive = False

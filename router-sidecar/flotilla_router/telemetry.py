@@ -7,7 +7,6 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -78,11 +77,62 @@ class _Histogram:
         return family
 
 
+class AttemptRecord(msgspec.Struct, kw_only=True):
+    """One call to an endpoint, as it is logged and counted."""
+
+    target: str
+    endpoint: str | None
+    """The pod; `external` for an API, `service` for a Service."""
+    ms: float = 0.0
+    result: str = "ok"
+    """`ok`, a cause, or `ClientGone`."""
+    score: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    usd: float | None = 0.0
+    """None: the price is unknown."""
+
+
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One request, as it is logged: the canonical line. It holds no prompt and no secret."""
+
+    time: float = 0.0
+    """Unix seconds of its end."""
+    event: str = "request"
+    request_id: str
+    policy: str
+    client: str | None = None
+    """Name of the API key."""
+    alias: str
+    api: str
+    stream: bool
+    rule: str | None = None
+    reason: str | None = None
+    model: str | None = None
+    """Who answered."""
+    attempts: list[AttemptRecord] = []
+    status: int = 0
+    bytes: int = 0
+    """Bytes of the answer that were sent to the client."""
+    ttft_ms: float | None = None
+    """From arrival to the first byte of the answer."""
+    duration_ms: float = 0.0
+    cost_usd: float = 0.0
+    """Dollars of all attempts whose price is known."""
+    client_gone: bool = False
+    snapshot: str = ""
+    error: str | None = None
+
+
 class Log(Protocol):
     """Where log lines go."""
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         """Write one line: a constant event and its fields."""
+        ...
+
+    def request(self, record: RequestRecord) -> None:
+        """Write the line of a request."""
         ...
 
     def flush(self) -> None:
@@ -95,12 +145,19 @@ class JsonLog:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._encoder = msgspec.json.Encoder()
+        self._encode = msgspec.json.Encoder().encode
         self._pending = bytearray()
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         """Add a line."""
-        self._pending += self._encoder.encode({"time": time.time(), "event": event, **fields})
+        self._add(self._encode({"time": round(time.time(), 3), "event": event, **fields}))
+
+    def request(self, record: RequestRecord) -> None:
+        """Add the line of a request."""
+        self._add(self._encode(record))
+
+    def _add(self, line: bytes) -> None:
+        self._pending += line
         self._pending += b"\n"
         if len(self._pending) >= _FLUSH_BYTES:
             self.flush()
@@ -120,8 +177,15 @@ class TerminalLog:
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         """Print a line."""
-        shown = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
+        shown = " ".join(f"{key}={value}" for key, value in fields.items() if value not in (None, False, ""))
         sys.stdout.write(f"{time.strftime('%H:%M:%S')} {event:<18} {shown}\n")
+
+    def request(self, record: RequestRecord) -> None:
+        """Print the line of a request."""
+        fields = msgspec.structs.asdict(record)
+        attempts = [f"{each.target}/{each.endpoint}:{each.result}:{each.ms:g}ms" for each in record.attempts]
+        del fields["time"], fields["event"], fields["snapshot"], fields["policy"]
+        self.write("request", fields | {"attempts": ",".join(attempts)})
 
     def flush(self) -> None:
         """Nothing waits."""
@@ -131,88 +195,6 @@ class TerminalLog:
 def open_log() -> Log:
     """Key-values on a terminal, JSON elsewhere."""
     return TerminalLog() if sys.stdout.isatty() else JsonLog(sys.stdout.fileno())
-
-
-@dataclass(slots=True, kw_only=True)
-class AttemptRecord:
-    """One call to an endpoint, as it is logged."""
-
-    target: str
-    endpoint: str | None
-    milliseconds: float = 0.0
-    result: str = "ok"
-    """`ok`, a cause, or `ClientGone`."""
-    score: float | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cost_usd: float | None = 0.0
-    """None: the price is unknown."""
-
-    def fields(self) -> dict[str, object]:
-        """What is logged of it."""
-        return {
-            "target": self.target,
-            "endpoint": self.endpoint,
-            "ms": round(self.milliseconds, 1),
-            "result": self.result,
-            "score": self.score if self.score is None else round(self.score, 4),
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "usd": self.cost_usd,
-        }
-
-
-@dataclass(slots=True, kw_only=True)
-class RequestRecord:
-    """One request, as it is logged and counted."""
-
-    request_id: str
-    api: str
-    client: str | None = None
-    """Name of the API key."""
-    alias: str = ""
-    stream: bool = False
-    rule: str | None = None
-    reason: str | None = None
-    model: str | None = None
-    """Who answered."""
-    snapshot: str = ""
-    attempts: list[AttemptRecord] = field(default_factory=list[AttemptRecord])
-    status: int = 0
-    sent_bytes: int = 0
-    first_byte_seconds: float | None = None
-    seconds: float = 0.0
-    client_gone: bool = False
-    error: str | None = None
-
-    @property
-    def cost_usd(self) -> float:
-        """Dollars of all attempts whose price is known."""
-        return sum(attempt.cost_usd or 0.0 for attempt in self.attempts)
-
-    def fields(self, policy: str) -> dict[str, object]:
-        """What is logged of it."""
-        first = self.first_byte_seconds
-        return {
-            "request_id": self.request_id,
-            "policy": policy,
-            "client": self.client,
-            "alias": self.alias,
-            "api": self.api,
-            "stream": self.stream,
-            "rule": self.rule,
-            "reason": self.reason,
-            "model": self.model,
-            "attempts": [attempt.fields() for attempt in self.attempts],
-            "status": self.status,
-            "bytes": self.sent_bytes,
-            "ttft_ms": None if first is None else round(first * 1000, 1),
-            "duration_ms": round(self.seconds * 1000, 1),
-            "cost_usd": round(self.cost_usd, 9),
-            "client_gone": self.client_gone,
-            "snapshot": self.snapshot,
-            "error": self.error,
-        }
 
 
 class Telemetry(Collector):
@@ -247,15 +229,15 @@ class Telemetry(Collector):
 
     def attempted(self, attempt: AttemptRecord) -> None:
         """Count one attempt."""
-        target = (self.policy, attempt.target)
-        self._attempts.add((*target, attempt.result))
+        policy, target, usd = self.policy, attempt.target, attempt.usd
+        self._attempts.add((policy, target, attempt.result))
         if attempt.input_tokens is not None:
-            self._tokens.add((*target, "input"), attempt.input_tokens)
-            self._tokens.add((*target, "output"), attempt.output_tokens or 0)
-        if attempt.cost_usd is None:
-            self._unpriced.add(target)
-        elif attempt.cost_usd:
-            self._cost.add(target, attempt.cost_usd)
+            self._tokens.add((policy, target, "input"), attempt.input_tokens)
+            self._tokens.add((policy, target, "output"), attempt.output_tokens or 0)
+        if usd is None:
+            self._unpriced.add((policy, target))
+        elif usd:
+            self._cost.add((policy, target), usd)
 
     def escalated(self, expert: str, cause: Cause) -> None:
         """Count a request that left `expert`."""
@@ -263,12 +245,13 @@ class Telemetry(Collector):
 
     def finished(self, record: RequestRecord) -> None:
         """Count and log a request."""
-        model = record.model or NOBODY
-        self._requests.add((self.policy, record.api, model, str(record.status)))
-        self._seconds.observe((self.policy, model), record.seconds)
-        if record.first_byte_seconds is not None:
-            self._first_byte.observe((self.policy, model), record.first_byte_seconds)
-        self.log.write("request", record.fields(self.policy))
+        record.time = round(time.time(), 3)
+        labels = (self.policy, record.model or NOBODY)
+        self._requests.add((self.policy, record.api, labels[1], str(record.status)))
+        self._seconds.observe(labels, record.duration_ms / 1000)
+        if record.ttft_ms is not None:
+            self._first_byte.observe(labels, record.ttft_ms / 1000)
+        self.log.request(record)
 
     def refused(self, code: str, *, status: int, request_id: str, message: str) -> None:
         """Count and log a request that no model was called for."""

@@ -89,17 +89,6 @@ class ResponseHead:
         self.retry_after: float | None = None
         """Seconds."""
 
-    def add(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
-        lower = name.lower()
-        if lower in _NOT_PASSED or lower.startswith(_OURS):
-            return
-        if lower == b"content-type":
-            self.content_type = value
-        elif lower == b"retry-after":
-            self.retry_after = float(value) if value.isdigit() else None
-        self.lines.append(b"%b: %b\r\n" % (name, value))
-
 
 class Origin:
     """A server, how it is reached, and its idle connections."""
@@ -286,9 +275,11 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_told",
         "_parser",
+        "_response",
         "_sized",
         "_upstreams",
         "idle_since",
+        "on_body",
         "origin",
         "transport",
         "usable",
@@ -301,19 +292,24 @@ class Connection(asyncio.Protocol):
         self.usable = True
         self.idle_since = 0.0
         self._call: Call | None = None
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._head: ResponseHead | None = None
+        """While it arrives."""
+        self._response: ResponseHead | None = None
+        """Once it is whole."""
         self._head_bytes = 0
         self._head_told = False
         self._sized = False
         self._body: list[bytes] = []
+        self.on_body = self._body.append
         self._complete = False
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     def send(self, call: Call) -> None:
         """Send a call whose response is the next that arrives."""
         self._call = call
         call.connection = self
-        self._head = None
+        self._head = ResponseHead()
+        self._response = None
         self._head_bytes = 0
         self._head_told = self._sized = self._complete = False
         self.transport.writelines(call.parts)
@@ -369,45 +365,44 @@ class Connection(asyncio.Protocol):
             return
         call.fail(Failure.CUT if self._head_bytes else Failure.CLOSED)
 
-    # httptools
-
-    def on_message_begin(self) -> None:
-        """A response begins."""
-        if self._complete:
-            self.usable = False
-            return
-        self._head = ResponseHead()
+    # httptools; on_body is the list's own append
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; trailers are dropped."""
-        if self._head is None or self._head_told or self._complete:
+        head = self._head
+        if head is None:
             return
         lower = name.lower()
-        if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
-            self._sized = True
-        self._head.add(name, value)
+        if lower in _NOT_PASSED:
+            if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+                self._sized = True
+            return
+        if lower == b"content-type":
+            head.content_type = value
+        elif lower == b"retry-after":
+            head.retry_after = float(value) if value.isdigit() else None
+        elif lower.startswith(_OURS):
+            return
+        head.lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
         """The head is whole; an interim response is passed over."""
-        if self._head is None or self._parser is None or self._complete:
+        head, parser = self._head, self._parser
+        if head is None or parser is None:  # a second response to one request
+            self.usable = False
             return
-        status = self._parser.get_status_code()
-        if status >= 200:
-            self._head.status = status
-            self._sized = self._sized or status in (204, 304)
-
-    def on_body(self, body: bytes) -> None:
-        """More of the body."""
-        if not self._complete:
-            self._body.append(body)
+        status = parser.get_status_code()
+        if status < 200:
+            self._head = ResponseHead()
+            return
+        head.status = status
+        self._sized = self._sized or status in (204, 304)
+        self._head = None
+        self._response = head
 
     def on_message_complete(self) -> None:
         """The response is whole, unless it was an interim one."""
-        if self._head is None or self._parser is None or self._complete:
-            return
-        if not self._head.status:
-            self._head = None
-            self._sized = False
+        if self._response is None or self._parser is None:
             return
         self._complete = True
         if not self._parser.should_keep_alive():
@@ -416,17 +411,18 @@ class Connection(asyncio.Protocol):
     # What the receiver is told
 
     def _tell(self, failure: Failure | None) -> None:
-        head = self._head
-        if head is not None and head.status and not self._head_told:
+        if not self._head_told and self._response is not None:
             self._head_told = True
             if (receiver := self._receiver()) is not None:
-                receiver.on_head(head)
-        if self._body:
-            chunk = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body = []
+                receiver.on_head(self._response)
+        body = self._body
+        if body:
+            chunk = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
             if (receiver := self._receiver()) is not None:
                 receiver.on_body(chunk)
         if self._complete:
+            self.usable = self.usable and failure is None
             self._finish()
         elif failure is not None or (not self._head_told and self._head_bytes > MAX_RESPONSE_HEADER_BYTES):
             self._fail(Failure.MALFORMED)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import (
     Endpoint,
@@ -25,6 +27,7 @@ from flotilla_api.snapshot import (
 )
 from flotilla_router.__main__ import Ports, RouterProcess
 from flotilla_router.settings import RouterSettings
+from flotilla_router.telemetry import RequestRecord
 
 WAIT_SECONDS = 10.0
 NAMESPACE, POLICY = "agents", "helpdesk"
@@ -326,6 +329,9 @@ class ListLog:
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         self.lines.append({"event": event, **fields})
+
+    def request(self, record: RequestRecord) -> None:
+        self.lines.append(msgspec.to_builtins(record))
 
     def flush(self) -> None:
         pass
