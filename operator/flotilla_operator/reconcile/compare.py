@@ -35,13 +35,13 @@ def differences(wanted: Manifest, live: Manifest) -> Iterator[str]:
 
 
 def _compare(wanted: Any, live: Any, path: tuple[str, ...]) -> Iterator[str]:
-    if _is_empty(wanted) and _is_empty(live):
+    if wanted == live or (_is_empty(wanted) and _is_empty(live)):
         return
     if isinstance(wanted, dict) and isinstance(live, dict):
         yield from _compare_maps(wanted, live, path)  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(wanted, list) and isinstance(live, list):
         yield from _compare_lists(wanted, live, path)  # pyright: ignore[reportUnknownArgumentType]
-    elif not _same_scalar(wanted, live, path):
+    elif not (_is_quantity(path) and _same_quantity(wanted, live)):
         yield f"{'.'.join(path)}: {_shown(live)} -> {_shown(wanted)}"
 
 
@@ -73,14 +73,13 @@ def _is_empty(value: Any) -> bool:
     return value is None or value in ("", [])
 
 
-def _same_scalar(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
-    if type(wanted) is type(live) and wanted == live:
-        return True
-    is_quantity = path[-1] in _QUANTITY_FIELDS or (len(path) > 1 and path[-2] in _QUANTITY_PARENTS)
-    if is_quantity and wanted is not None and live is not None:
-        ours = parse_quantity(str(wanted))
-        return ours is not None and ours == parse_quantity(str(live))
-    return False
+def _is_quantity(path: tuple[str, ...]) -> bool:
+    return path[-1] in _QUANTITY_FIELDS or (len(path) > 1 and path[-2] in _QUANTITY_PARENTS)
+
+
+def _same_quantity(wanted: Any, live: Any) -> bool:
+    amount = parse_quantity(str(wanted))
+    return amount is not None and amount == parse_quantity(str(live))
 
 
 def _shown(value: Any) -> str:
