@@ -18,6 +18,7 @@ BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 60.0
 REFUSED_RETRY_SECONDS = 60.0
 """After a write that was refused for good, or a stranger in the way: nobody tells us when that ends."""
+LOGGED_MAX_CHARACTERS = 200
 
 logger = logging.getLogger(LOGGER)
 
@@ -118,8 +119,8 @@ class Outcome:
     def describe(self) -> dict[str, object]:
         """What the log says."""
         described = {
-            "steps": list(self.steps),
-            "failures": [f"{failure.reason}: {failure.message}" for failure in self.failures],
+            "steps": [_shorten(reason) for reason in self.steps],
+            "failures": [_shorten(f"{failure.reason}: {failure.message}") for failure in self.failures],
             "status": self.status_written,
             "events": list(self.events),
         }
@@ -298,6 +299,11 @@ def _next_look(outcome: Outcome) -> float | None:
     """When to look again though nothing happens; None: only when something does."""
     looks = [outcome.requeue_after_seconds, REFUSED_RETRY_SECONDS if outcome.failures else None]
     return min((seconds for seconds in looks if seconds is not None), default=None)
+
+
+def _shorten(text: str) -> str:
+    """`text` as a log line can bear it: a changed field may be a whole snapshot."""
+    return text if len(text) <= LOGGED_MAX_CHARACTERS else f"{text[:LOGGED_MAX_CHARACTERS]}..."
 
 
 def _about(key: Key, **values: object) -> dict[str, object]:
