@@ -50,6 +50,25 @@ def test_nothing_outlives_a_killed_runner(space: Workspace) -> None:
     space.wait("the pod's processes to end", lambda: not any(map(_is_running, members)))
 
 
+def test_new_runner_takes_over(space: Workspace) -> None:
+    """Pods whose runner was killed run again under the next one, at the same address, with a restart counted."""
+    space.create(a_pod("steady"), a_pod("done", a_container(script="exit 0"), restartPolicy="Never"))
+    space.wait_ready("steady")
+    space.wait("the other to be done", lambda: space.get("pods", "done")["status"]["phase"] == "Succeeded")
+    address = space.get("pods", "steady")["status"]["podIP"]
+    killed = space.cluster.control_plane.forget_process(RUNNER)
+    assert killed is not None
+    killed.kill()
+
+    space.cluster.control_plane.start_process(killed.program)
+    space.wait("a restart", lambda: space.container("steady")["restartCount"] == 1 and space.is_ready("steady"))
+
+    assert space.terminated("steady")["reason"] == "ContainerStatusUnknown"
+    assert space.get("pods", "steady")["status"]["podIP"] == address
+    assert space.get("pods", "done")["status"]["phase"] == "Succeeded"
+    assert space.container("done")["restartCount"] == 0
+
+
 def test_pods_run_on_while_the_api_server_is_away(space: Workspace) -> None:
     """Containers are not touched when the API server restarts; what happened meanwhile is told afterwards."""
     script = "until test -e /tmp/never; do sleep 0.2; done"

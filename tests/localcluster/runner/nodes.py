@@ -27,6 +27,7 @@ class NodeKeeper:
         self._uid: str | None = None
         self._present = asyncio.Event()
         self._status_due_at = 0.0
+        self._ready_since = time.time()
 
     def note(self, uid: str | None) -> None:
         """The node exists under this uid, or not at all."""
@@ -69,7 +70,8 @@ class NodeKeeper:
         if not self._present.is_set():
             return
         if time.time() >= self._status_due_at:
-            status = make_node_status(self._spec, self._config, self._version, time.time())
+            conditions = make_conditions(since=self._ready_since, now=time.time())
+            status = {**make_node_status(self._spec, self._config, self._version), "conditions": conditions}
             await self._api.patch(f"/api/v1/nodes/{self._spec.name}/status", {"status": status}, STRATEGIC)
             self._status_due_at = time.time() + STATUS_SECONDS
         await self._renew_lease()
@@ -95,14 +97,8 @@ def make_node(spec: NodeSpec) -> Json:
     }
 
 
-def make_node_status(spec: NodeSpec, config: RunnerConfig, version: str, now: float) -> Json:
-    """A healthy node's status. Pods and their volumes are processes and directories of this host."""
-    pressures = [
-        ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-    ]
-    conditions = [_condition(kind, "False", reason, message, now) for kind, reason, message in pressures]
+def make_node_status(spec: NodeSpec, config: RunnerConfig, version: str) -> Json:
+    """What a node has and where it is reached."""
     return {
         "capacity": spec.allocatable,
         "allocatable": spec.allocatable,
@@ -112,17 +108,22 @@ def make_node_status(spec: NodeSpec, config: RunnerConfig, version: str, now: fl
         ],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": _node_info(spec.name, version),
-        "conditions": [
-            *conditions,
-            _condition("Ready", "True", "KubeletReady", "kubelet is posting ready status", now),
-        ],
     }
 
 
-def _condition(kind: str, status: str, reason: str, message: str, now: float) -> Json:
-    at = format_time(now)
-    times = {"lastHeartbeatTime": at, "lastTransitionTime": at}
-    return {"type": kind, "status": status, "reason": reason, "message": message, **times}
+def make_conditions(*, since: float, now: float) -> list[Json]:
+    """A healthy node's conditions, true since then, in seconds since the epoch."""
+    healthy = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ]
+    times = {"lastHeartbeatTime": format_time(now), "lastTransitionTime": format_time(since)}
+    return [
+        {"type": kind, "status": status, "reason": reason, "message": message, **times}
+        for kind, status, reason, message in healthy
+    ]
 
 
 def _node_info(name: str, version: str) -> Json:

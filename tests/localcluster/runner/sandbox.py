@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -130,8 +131,10 @@ def _finish_root(spec: dict[str, Any]) -> None:
     _call("umount2", OLD_ROOT.encode(), MNT_DETACH)
     Path(OLD_ROOT).rmdir()
     if spec["read_only_root"]:
+        volumes = [os.path.realpath(bind["target"]) for bind in spec["binds"]]
         for mount in _mounts():
-            if mount.kind == "overlay" or mount.point == "/":
+            is_volume = any(_is_below(mount.point, volume) for volume in volumes)
+            if not is_volume and (mount.kind == "overlay" or mount.point == "/"):
                 _remount_read_only(mount.point)
 
 
@@ -181,13 +184,30 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 class _Layers:
-    """Overlays of one container; what is written to each goes to its own part of the container's directory."""
+    """Overlays of one container; what is written to each goes to its own part of the container's directory.
+
+    Where that directory's file system cannot hold such a part (it is an overlay itself, as in a development
+    container), what is written is kept in memory.
+    """
 
     def __init__(self, directory: str, *, user_namespace: bool) -> None:
         self._directory, self._user_namespace = directory, user_namespace
         self._count = 0
+        self._in_memory = False
 
     def overlay(self, lower: str, target: str) -> None:
+        try:
+            self._overlay(lower, target)
+        except OSError as error:
+            if error.errno != errno.EINVAL or self._in_memory:
+                raise
+            self._in_memory = True
+            self._directory += "/memory"
+            Path(self._directory).mkdir()
+            _mount("tmpfs", self._directory, kind="tmpfs", options="mode=700")
+            self._overlay(lower, target)
+
+    def _overlay(self, lower: str, target: str) -> None:
         upper, work = (f"{self._directory}/{name}{self._count}" for name in ("upper", "work"))
         self._count += 1
         for directory in (upper, work):
