@@ -12,7 +12,7 @@ from flotilla_api.conditions import Reason
 from flotilla_api.names import FETCH_CONTAINER
 from flotilla_operator.resources.pods import condition, find_condition, is_ready
 
-from .containers import ContainerStatus, Ended, find_container
+from .containers import ContainerStatus, Ended, find_container, parse_time
 from .last_words import last_words
 from .types import Manifest
 
@@ -113,6 +113,7 @@ def _cause(pod: Manifest, warnings: Sequence[Manifest], rules: PodRules) -> Caus
     return (
         _fetch_cause(find_container(pod, FETCH_CONTAINER))
         or _container_cause(find_container(pod, rules.container), about_pod, rules)
+        or _readiness_cause(pod, find_container(pod, rules.container))
         or _mount_cause(pod, about_pod)
         or _waiting(pod, rules)
     )
@@ -156,13 +157,23 @@ def _container_cause(container: ContainerStatus, warnings: Sequence[Manifest], r
     if cause := _cannot_run(container):
         return cause
     if container.started:
-        return Cause(Reason.NOT_READY, "the container started but its readiness probe fails now")
+        return None
     if container.ended:
         return _end_cause(container.ended, warnings, rules)
     since = container.running_since
     if since and (rules.now - since).total_seconds() >= rules.startup_seconds:
         return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(rules))
     return None
+
+
+def _readiness_cause(pod: Manifest, container: ContainerStatus) -> Cause | None:
+    """A pod that stopped being ready after its container's start failed; before, it is only not there yet."""
+    if not container.started:
+        return None
+    changed = find_condition(pod, "Ready").get("lastTransitionTime")
+    if changed and container.running_since and parse_time(changed) > container.running_since:
+        return Cause(Reason.NOT_READY, "it was ready, and its readiness probe fails now")
+    return Cause(Reason.STARTING, "started and has not passed its readiness probe yet")
 
 
 def _cannot_run(container: ContainerStatus) -> Cause | None:

@@ -143,6 +143,8 @@ def _scheduled(facts: EngineFacts) -> Check:
     if facts.served.replicas == 0:
         return passed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")
     if cause := scheduling_cause(facts.pods, facts.rules):
+        if cause.reason is Reason.PODS_PENDING and not facts.rules.draining:
+            return unknown(kind, cause.reason, cause.message)
         return failed(kind, cause.reason, cause.message)
     if forbidden := pods_forbidden(facts.deployment):
         return failed(kind, Reason.PODS_FORBIDDEN, forbidden)

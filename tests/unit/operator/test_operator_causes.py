@@ -48,6 +48,17 @@ NO_GPU = (
 )
 
 
+def a_started_pod(*, ready_changed: str) -> Manifest:
+    """Its container started at 11:50 and is not ready since `ready_changed`."""
+    conditions = [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "Ready", "status": "False", "lastTransitionTime": ready_changed},
+    ]
+    state = {"running": {"startedAt": "2026-11-23T11:50:00Z"}}
+    statuses = [{"name": "engine", "started": True, "state": state}]
+    return a_pod(EXPERT, phase="Running", conditions=conditions, containerStatuses=statuses)
+
+
 @pytest.mark.parametrize(
     ("pod", "reason", "telling"),
     [
@@ -194,14 +205,16 @@ NO_GPU = (
             a_waiting_pod(EXPERT, "ContainerCreating"), Reason.STARTING, "created", id="containers are created"
         ),
         pytest.param(
-            a_pod(
-                EXPERT,
-                phase="Running",
-                containerStatuses=[{"name": "engine", "started": True, "state": {"running": {}}}],
-            ),
+            a_started_pod(ready_changed="2026-11-23T11:59:50Z"),
             Reason.NOT_READY,
-            "readiness",
+            "was ready",
             id="it worked and fails its readiness probe now",
+        ),
+        pytest.param(
+            a_started_pod(ready_changed="2026-11-23T11:49:00Z"),
+            Reason.STARTING,
+            "not passed its readiness probe yet",
+            id="it started, and the first readiness probe is still to come",
         ),
     ],
 )

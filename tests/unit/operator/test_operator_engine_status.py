@@ -102,6 +102,11 @@ CRASHING = a_waiting_pod(EXPERT, "CrashLoopBackOff", ended=an_end(1, "ValueError
             id="every GPU is taken",
         ),
         pytest.param(
+            with_pods(an_unscheduled_pod(EXPERT, "", template=TEMPLATE)),
+            {"Scheduled": "Unknown PodsPending", "Available": "False PodsPending", "Progressing": "True"},
+            id="the scheduler has not looked yet",
+        ),
+        pytest.param(
             with_pods(a_starting_pod(EXPERT, template=TEMPLATE)),
             {"Scheduled": "True", "Available": "False Starting", "Progressing": "True", "Ready": "False Starting"},
             id="the engine loads",
