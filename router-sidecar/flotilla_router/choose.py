@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from flotilla_api.policy import Boundary, Cause
 from flotilla_api.snapshot import Conditions, Route, RoutingSnapshot, Target
 
@@ -36,8 +38,7 @@ LOWEST_ESTIMATE_RATIO = 0.7
 """The true length of a prompt is hardly ever less than this part of the estimate."""
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(msgspec.Struct, frozen=True):
     """What routing knows about a request."""
 
     api: Api
@@ -53,8 +54,7 @@ class Features:
     """x-flotilla-boundary: LocalOnly or Any; it may only tighten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Who answers first, and who may answer after it."""
 
     route: Route
@@ -194,8 +194,7 @@ def _strictest(*boundaries: Boundary) -> Boundary:
     return "LocalOnly" if "LocalOnly" in boundaries else "Any"
 
 
-@dataclass(frozen=True, slots=True)
-class _Filters:
+class _Filters(msgspec.Struct, frozen=True):
     """What removes a model from the candidates of a request."""
 
     features: Features

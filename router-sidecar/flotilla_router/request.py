@@ -20,7 +20,6 @@ _ESCAPE_SAMPLE_BYTES = 16_384
 _ESCAPE_SURPLUS_BYTES = 4
 """`\\u00e9` takes six bytes where UTF-8 takes two."""
 _EMBEDDED_DATA_FROM_BYTES = 8_192
-_GRAMMAR_FIELDS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _SPANNED_FIELDS = ("model", "logprobs", "top_logprobs", "stream_options")
 
 
@@ -206,7 +205,13 @@ def _constrained(wire: _Wire) -> bool:
         form = _nested("response_format", _decode_format, wire.response_format)
         if form.type != "text":
             return True
-    return any(_present(cast(Raw, getattr(wire, field))) for field in _GRAMMAR_FIELDS)
+    return (
+        _present(wire.structured_outputs)
+        or _present(wire.guided_json)
+        or _present(wire.guided_regex)
+        or _present(wire.guided_choice)
+        or _present(wire.guided_grammar)
+    )
 
 
 def _logprobs(api: Api, wire: _Wire) -> int | None:
