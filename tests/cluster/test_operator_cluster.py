@@ -124,10 +124,14 @@ async def observe(adapter: Adapter, key: Key) -> Observed:
 
 
 async def carry_out(adapter: Adapter, key: Key) -> Observed:
-    """One round as the runtime does it, without status."""
-    observed = await observe(adapter, key)
-    assert not await adapter.cluster.execute(plan(desired(observed), observed))
-    return observed
+    """Rounds as the runtime does them, without status, until one finds that nothing has changed under it."""
+    while True:
+        observed = await observe(adapter, key)
+        try:
+            assert not await adapter.cluster.execute(plan(desired(observed), observed))
+        except OutdatedError:
+            continue
+        return observed
 
 
 def config_map(namespace: str, name: str, **metadata: Any) -> Manifest:
@@ -186,7 +190,21 @@ async def test_a_stranger_that_bears_our_label_is_a_stranger(api: LocalCluster, 
     async with an_adapter(api, place) as adapter:
         key = a_policy(api, place)
 
-        assert ObjectRef("ConfigMap", place, "router-snapshot") in (await observe(adapter, key)).strangers
+        assert ObjectRef("ConfigMap", place, "router-snapshot") in (await carry_out(adapter, key)).strangers
+
+
+async def test_a_stranger_that_goes_away_makes_room(api: LocalCluster, place: str) -> None:
+    """Once the name is free the child is created."""
+    create(api, f"/api/v1/namespaces/{place}/configmaps", config_map(place, "router-snapshot"))
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await carry_out(adapter, key)
+        api.api.delete(f"/api/v1/namespaces/{place}/configmaps/router-snapshot")
+        await carry_out(adapter, key)
+
+        assert (await observe(adapter, key)).strangers == frozenset()
+        data = api.api.get(f"/api/v1/namespaces/{place}/configmaps/router-snapshot").json()["data"]
+        assert "snapshot.json" in data
 
 
 async def test_a_stranger_that_comes_between_observation_and_creation_is_not_adopted(
@@ -236,10 +254,9 @@ async def test_a_child_whose_label_was_taken_away_is_still_ours(api: LocalCluste
         live = api.api.get(f"/api/v1/namespaces/{place}/configmaps/router-snapshot").json()
         adapter.feed.receive(KINDS["ConfigMap"], "DELETED", live)
 
-        observed = await observe(adapter, key)
-        assert observed.strangers == frozenset()
-        await adapter.cluster.execute(plan(desired(observed), observed))
+        observed = await carry_out(adapter, key)
 
+        assert observed.strangers == frozenset()
         labels = api.api.get(f"/api/v1/namespaces/{place}/configmaps/router-snapshot").json()["metadata"]["labels"]
         assert labels[MANAGED_BY_LABEL] == MANAGED_BY
 

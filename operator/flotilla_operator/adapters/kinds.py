@@ -110,3 +110,11 @@ def labelled_owner(manifest: Manifest) -> Key | None:
     if KIND_LABEL not in labels or OWNER_LABEL not in labels:
         return None
     return key_of(ObjectRef(labels[KIND_LABEL], metadata.get("namespace", ""), labels[OWNER_LABEL]))
+
+
+def controlling_owner(manifest: Manifest) -> Key | None:
+    """The owner whose controlled child `manifest` is, or None."""
+    controller = controller_of(manifest)
+    if controller is None:
+        return None
+    return key_of(ObjectRef(controller["kind"], manifest["metadata"].get("namespace", ""), controller["name"]))

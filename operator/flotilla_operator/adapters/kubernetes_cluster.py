@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,7 @@ from flotilla_operator.telemetry import LOGGER, fields
 
 from .client import Client
 from .feed import Feed, complete
-from .kinds import CORE_EVENT, EVENT, KINDS, Kind, controller_of, key_of, ref_of
+from .kinds import CORE_EVENT, EVENT, KINDS, Kind, controller_of, controlling_owner, key_of, ref_of
 from .store import Store
 
 CREATE_ONLY = "1"
@@ -70,11 +71,14 @@ class KubernetesCluster:
         self._feed = feed
         self._clock = clock
         self._around = surroundings
+        self._contested: defaultdict[Key, set[ObjectRef]] = defaultdict(set)
+        """Children that could not be created because something has their name: only these need a live read."""
 
     async def observe(self, key: Key) -> Observed | None:
         """All inputs about `key`, or None when a live read says that it does not exist."""
         owner = await self._live_unless_stored(ref_of(key))
         if owner is None:
+            self._contested.pop(key, None)
             return None
         references = await self._references(owner)
         pods = self._pods(key)
@@ -91,7 +95,7 @@ class KubernetesCluster:
             acknowledgements=self._around.acknowledgements(key) if policy else (),
             control_ca=self._around.control_ca() if policy else "",
         )
-        return await self._with_unseen(observed)
+        return await self._with_contested(key, observed)
 
     async def execute(self, plan: Plan) -> Sequence[StepFailure]:
         """Every step is carried out or reported; transient errors are raised for a retry."""
@@ -145,6 +149,8 @@ class KubernetesCluster:
             return await self._client.apply(kind, manifest, manager=FIELD_MANAGER, subresource=subresource)
         except (OutdatedError, NotFoundError):
             await self._refresh(kind, ObjectRef.of(manifest))
+            if owner := controlling_owner(manifest):
+                self._contested[owner].add(ObjectRef.of(manifest))
             raise
 
     async def _refresh(self, kind: Kind, ref: ObjectRef) -> None:
@@ -209,19 +215,22 @@ class KubernetesCluster:
             found.extend(events[-WARNINGS_PER_OBJECT:])
         return tuple(found)
 
-    async def _with_unseen(self, observed: Observed) -> Observed:
-        """`observed` with what live reads say about desired children that are not among its children."""
+    async def _with_contested(self, key: Key, observed: Observed) -> Observed:
+        """`observed` with what live reads say about the names that a creation found taken."""
+        contested = self._contested.get(key)
+        if not contested:
+            return observed
         uid = observed.owner["metadata"]["uid"]
         ours = {ObjectRef.of(child): child for child in observed.children}
+        wanted = {ObjectRef.of(manifest) for manifest in desired(observed)}
         strangers: set[ObjectRef] = set()
-        for ref in (ObjectRef.of(manifest) for manifest in desired(observed)):
-            if ref in ours:
-                continue
+        for ref in sorted((contested & wanted) - set(ours)):
             live = await self._live(ref)
             if live is not None and _controller_uid(live) == uid:
                 ours[ref] = live
             elif live is not None:
                 strangers.add(ref)
+        self._contested[key] = strangers
         return replace(observed, children=tuple(ours[ref] for ref in sorted(ours)), strangers=frozenset(strangers))
 
     def _event(self, owner: ObjectRef, owner_uid: str, event: Event) -> Manifest:

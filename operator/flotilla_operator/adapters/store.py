@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from flotilla_operator.reconcile.types import Key, Manifest, ObjectRef
 
-from .kinds import OWNER_KINDS, controller_of, key_of, labelled_owner
+from .kinds import OWNER_KINDS, controller_of, controlling_owner, key_of, labelled_owner
 
 Entry = TypeVar("Entry")
 Member = TypeVar("Member")
@@ -118,7 +118,7 @@ class Store:
         key = key_of(ref)
         if key or ref.kind == "AcceleratorProfile":
             return self.namers(ref).union([key] if key else [])
-        owners = {owner for owner in (labelled_owner(manifest), _controlling_key(manifest)) if owner}
+        owners = {owner for owner in (labelled_owner(manifest), controlling_owner(manifest)) if owner}
         if ref.kind != "Pod":
             return frozenset(owners)
         namers = (self.namers(ObjectRef(owner.kind, owner.namespace, owner.name)) for owner in owners)
@@ -176,13 +176,6 @@ def _discard(index: defaultdict[Entry, set[Member]], entry: Entry, member: Membe
     index[entry].discard(member)
     if not index[entry]:
         del index[entry]
-
-
-def _controlling_key(manifest: Manifest) -> Key | None:
-    controller = controller_of(manifest)
-    if controller is None:
-        return None
-    return key_of(ObjectRef(controller["kind"], manifest["metadata"].get("namespace", ""), controller["name"]))
 
 
 def _uid(manifest: Manifest) -> str:
