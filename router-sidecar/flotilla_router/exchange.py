@@ -215,6 +215,8 @@ class Exchange:
 
     def client_gone(self) -> None:
         """Nobody waits any more: close what is open upstream."""
+        if self._record.status:
+            return
         self._record.client_gone = True
         self._close(self._held, self._cause or CLIENT_GONE)
         self._close(self._current, CLIENT_GONE)
@@ -286,7 +288,10 @@ class Exchange:
                 strict=external is not None,
             )
         except BadRequest as error:
-            self._refuse(error)
+            if self._first:
+                self._refuse(error)
+            else:
+                self._leave(Cause.UPSTREAM_ERROR, error.message)
             return
         attempt = Attempt(self, target, replica, request, injection, config, dispatcher.loop)
         self._record.attempts.append(attempt.record)
@@ -517,16 +522,17 @@ class Exchange:
         lines = f"x-flotilla-policy: {self._live.snapshot.policy}\r\nx-flotilla-request-id: {record.request_id}\r\n"
         if attempt is None:
             return lines.encode()
-        reason = self._cause.value if self._cause is not None and not self._held_answers(attempt) else record.reason
-        lines += f"x-flotilla-model: {attempt.target.name}\r\nx-flotilla-reason: {reason}\r\n"
+        lines += f"x-flotilla-model: {attempt.target.name}\r\nx-flotilla-reason: {self._reason(attempt)}\r\n"
         lines += f"x-flotilla-attempts: {len(record.attempts)}\r\n"
         if attempt.score is not None:
             lines += f"x-flotilla-score: {attempt.score:.4f}\r\n"
         return lines.encode()
 
-    def _held_answers(self, attempt: Attempt) -> bool:
-        """Whether the expert answers after all."""
-        return attempt.target is self._decision.first
+    def _reason(self, attempt: Attempt) -> str:
+        """Why this model answers: the cause of the escalation, unless the model that was chosen first answers."""
+        if self._cause is not None and attempt.target is not self._decision.first:
+            self._record.reason = self._cause.value
+        return self._record.reason or self._decision.reason
 
     def _cost_header(self) -> bytes:
         total = 0.0
@@ -552,7 +558,7 @@ class Exchange:
         record = self._record
         record.status = status
         record.duration_ms = round((self._dispatcher.loop.time() - self._arrived) * 1000, 1)
-        record.cost_usd = round(sum(attempt.usd or 0.0 for attempt in record.attempts), 9)
+        record.cost_usd = round(sum([attempt.usd or 0.0 for attempt in record.attempts]), 9)
         self._held = self._current = self._failed = self._request = None
         self.due = inf
         self._dispatcher.finished(self)

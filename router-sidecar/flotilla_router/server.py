@@ -210,10 +210,11 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._broken:
+            return
         incoming = self._incoming = Incoming()
-        if not self._broken:
-            self._headers = incoming.headers
-            self._header_count = 0
+        self._headers = incoming.headers
+        self._header_count = 0
         if self._current is None:
             self.due = self._loop.time() + self._listener.patience.head
 

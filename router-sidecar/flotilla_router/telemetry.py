@@ -25,6 +25,8 @@ NOBODY = "none"
 """The label `model` of a request that no model answered."""
 _FLUSH_BYTES = 32 * 1024
 
+_CODES = {status: str(status) for status in range(100, 600)}
+
 Labels = tuple[str, ...]
 Amount = TypeVar("Amount")
 
@@ -247,7 +249,7 @@ class Telemetry(Collector):
         """Count and log a request."""
         record.time = round(time.time(), 3)
         labels = (self.policy, record.model or NOBODY)
-        self._requests.add((self.policy, record.api, labels[1], str(record.status)))
+        self._requests.add((self.policy, record.api, labels[1], _CODES.get(record.status) or str(record.status)))
         self._seconds.observe(labels, record.duration_ms / 1000)
         if record.ttft_ms is not None:
             self._first_byte.observe(labels, record.ttft_ms / 1000)
