@@ -38,6 +38,11 @@ _MISSING = (
     (re.compile(r"configmap \S+ not found|in configmap|configmap key", re.IGNORECASE), Reason.CONFIG_MAP_NOT_FOUND),
     (re.compile(r"secret \S+ not found|in secret|secret key", re.IGNORECASE), Reason.SECRET_NOT_FOUND),
 )
+_BEING_CREATED = frozenset({"", "ContainerCreating", "PodInitializing"})
+CREATION_LOOK_SECONDS = 5.0
+"""Between looks at a pod whose containers are being created: a volume that cannot be mounted shows in events only, and
+nobody is told of those."""
+
 _STOPPED_BY_PROBE = frozenset({0, 137, 143})
 
 _SEVERITY = (
@@ -104,6 +109,22 @@ def start_deadline(pod: Manifest, rules: PodRules) -> datetime | None:
     if container.running_since is None or container.started or math.isinf(rules.startup_seconds):
         return None
     return container.running_since + timedelta(seconds=rules.startup_seconds)
+
+
+def next_look_seconds(pods: Sequence[Manifest], rules: PodRules) -> float | None:
+    """When to look at the pods again though nothing about them changes; None: not before something does."""
+    deadlines = [start_deadline(pod, rules) for pod in pods]
+    left = [(each - rules.now).total_seconds() for each in deadlines if each]
+    looks = [CREATION_LOOK_SECONDS for pod in pods if _is_being_created(pod, rules)]
+    return min((seconds for seconds in [*left, *looks] if seconds > 0), default=None)
+
+
+def _is_being_created(pod: Manifest, rules: PodRules) -> bool:
+    """It has a node, and none of its containers has run yet."""
+    containers = (find_container(pod, FETCH_CONTAINER), find_container(pod, rules.container))
+    return has_node(pod) and not any(
+        each.running_since or each.ended or each.waiting_reason not in _BEING_CREATED for each in containers
+    )
 
 
 def _cause(pod: Manifest, warnings: Sequence[Manifest], rules: PodRules) -> Cause:

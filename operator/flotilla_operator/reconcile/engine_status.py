@@ -16,7 +16,7 @@ from flotilla_operator.resources.pods import find_condition, is_live, is_ready
 from flotilla_operator.resources.pricing import hourly_cost_usd
 from flotilla_operator.resources.specs import Served, find_profile
 
-from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, scheduling_cause, start_deadline, worst_cause
+from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, next_look_seconds, scheduling_cause, worst_cause
 from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, same_as, unknown
 from .engine import desired_engine, find_child
@@ -52,7 +52,7 @@ class EngineFacts:
 
 
 def engine_verdict(observed: Observed, served: Served, failures: Sequence[StepFailure]) -> Verdict:
-    """Status, events and the next start-up deadline."""
+    """Status, events, and when to look again."""
     facts = gather_facts(observed, served, failures)
     accepted_check = accepted(failures)
     resolved = _references_resolved(facts)
@@ -66,7 +66,7 @@ def engine_verdict(observed: Observed, served: Served, failures: Sequence[StepFa
         _progressing(facts),
         _ready(facts, accepted_check, resolved, available),
     ]
-    return make_verdict(observed, checks, _fields(facts), _next_deadline_seconds(facts))
+    return make_verdict(observed, checks, _fields(facts), next_look_seconds(facts.pods, facts.rules))
 
 
 def gather_facts(observed: Observed, served: Served, failures: Sequence[StepFailure]) -> EngineFacts:
@@ -228,10 +228,3 @@ def _fields(facts: EngineFacts) -> dict[str, object]:
         selector = sorted(owner_selector(served.owner).items())
         return fields | {"selector": ",".join(f"{key}={value}" for key, value in selector)}
     return fields | {"model": served.spec.model.uri}
-
-
-def _next_deadline_seconds(facts: EngineFacts) -> float | None:
-    """Seconds until the first running start is late."""
-    found = [start_deadline(pod, facts.rules) for pod in facts.pods]
-    left = [(each - facts.observed.now).total_seconds() for each in found if each]
-    return min((seconds for seconds in left if seconds > 0), default=None)

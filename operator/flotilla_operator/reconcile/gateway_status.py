@@ -16,7 +16,7 @@ from flotilla_operator.resources.pods import is_live, is_ready
 from flotilla_operator.resources.snapshot import make_snapshot
 from flotilla_operator.resources.specs import policy_experts, policy_fallbacks
 
-from .causes import Cause, PodRules, worst_cause
+from .causes import Cause, PodRules, next_look_seconds, worst_cause
 from .checks import accepted, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
@@ -40,6 +40,8 @@ class GatewayFacts:
     """Router pods that answer."""
     cause: Cause | None
     """Why the others do not."""
+    next_look_seconds: float | None
+    """When to look at the pods again though nothing about them changes."""
     acknowledged: list[Acknowledgement]
     """What the ready routers last said."""
 
@@ -72,8 +74,14 @@ def gateway_verdict(observed: Observed, spec: RoutingPolicySpec, failures: Seque
         propagated,
         _ready(facts, accepted_check, router_ready, propagated),
     ]
-    waiting = PROPAGATION_SECONDS if facts.lagging and facts.digest_is_new else None
-    return make_verdict(observed, checks, _fields(facts), waiting)
+    return make_verdict(observed, checks, _fields(facts), _next_look_seconds(facts))
+
+
+def _next_look_seconds(facts: GatewayFacts) -> float | None:
+    """When routers should have acknowledged, and what pods that are being created ask for."""
+    acknowledged = PROPAGATION_SECONDS if facts.lagging and facts.digest_is_new else None
+    looks = (acknowledged, facts.next_look_seconds)
+    return min((seconds for seconds in looks if seconds is not None), default=None)
 
 
 def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
@@ -91,6 +99,7 @@ def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
         deployment=find_child(observed, "Deployment", child_of(observed.owner)),
         ready=ready,
         cause=worst_cause(pods, observed.warnings, rules),
+        next_look_seconds=next_look_seconds(pods, rules),
         acknowledged=sorted(
             (each for each in observed.acknowledgements if each.pod_uid in uids), key=lambda each: each.pod
         ),

@@ -20,7 +20,14 @@ from builders import (
     an_unscheduled_pod,
 )
 from flotilla_api.conditions import Reason
-from flotilla_operator.reconcile.causes import Cause, PodRules, start_deadline, worst_cause
+from flotilla_operator.reconcile.causes import (
+    CREATION_LOOK_SECONDS,
+    Cause,
+    PodRules,
+    next_look_seconds,
+    start_deadline,
+    worst_cause,
+)
 from flotilla_operator.reconcile.last_words import last_words
 from flotilla_operator.reconcile.types import Manifest
 
@@ -262,6 +269,19 @@ def test_a_volume_that_cannot_be_mounted_is_named(message: str, reason: Reason) 
     assert about_it == Cause(reason, f"a volume cannot be mounted: {message}")
     assert about_another is not None
     assert about_another.reason is Reason.STARTING
+
+
+def test_a_pod_that_is_being_created_is_looked_at_again() -> None:
+    """Nothing about the pod changes when a volume cannot be mounted; once a container ran, its status tells."""
+    downloading = a_pod(
+        EXPERT, initContainerStatuses=[{"name": "fetch", "state": {"running": {"startedAt": "2026-11-23T11:59:00Z"}}}]
+    )
+
+    assert next_look_seconds([a_pod(EXPERT)], RULES) == CREATION_LOOK_SECONDS
+    assert next_look_seconds([a_waiting_pod(EXPERT, "ContainerCreating")], RULES) == CREATION_LOOK_SECONDS
+    assert next_look_seconds([downloading], RULES) is None
+    assert next_look_seconds([a_waiting_pod(EXPERT, "ImagePullBackOff")], RULES) is None
+    assert next_look_seconds([an_unscheduled_pod(EXPERT, NO_GPU)], RULES) is None
 
 
 def test_the_kubelets_word_on_a_start_up_probe_is_enough() -> None:
