@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,8 +83,8 @@ def a_policy(
 
 def a_secret(name: str, *, type: str = "Opaque", **entries: str) -> Manifest:  # noqa: A002 - Kubernetes' name
     """A Secret; `ca_crt` stands for the key ca.crt, and so on."""
-    data = {key.replace("_", "."): value for key, value in entries.items()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": type, "stringData": data}
+    data = {key.replace("_", "."): base64.b64encode(value.encode()).decode() for key, value in entries.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": type, "data": data}
 
 
 def client_keys(**more: str) -> Manifest:
