@@ -15,7 +15,11 @@ from localcluster.subnet import Subnet
 from localcluster.waiting import wait_until
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
-CONTROLLERS = "*,-nodeipam,-cloud-node-lifecycle,-route,-attachdetach,-bootstrapsigner,-tokencleaner"
+CONTROLLERS = (
+    "*,-nodeipam,-cloud-node-lifecycle,-route,-attachdetach,-bootstrapsigner,-tokencleaner"
+    # Endpoints may not be loopback addresses: these controllers would fail, retry and post events for ever.
+    ",-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+)
 APISERVER_PORT, KUBELET_PORT = 6443, 10250
 ETCD_PORT, ETCD_PEER_PORT = 2379, 2380
 CONTROLLER_MANAGER_PORT, SCHEDULER_PORT = 10257, 10259

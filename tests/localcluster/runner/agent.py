@@ -315,9 +315,9 @@ class PodAgent:
             run.process.send(SIGKILL)
         for run in runs:
             await run.process.wait()
-            run.process.discard()
+            await asyncio.to_thread(run.process.discard)
             (self._directory_of(run.container) / "pid").unlink(missing_ok=True)
-        self.volumes.discard()
+        await asyncio.to_thread(self.volumes.discard)
 
     def _target(self, run: _Run) -> Target:
         return Target(run.container, run.process, run.image, self.pod_ip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from pathlib import Path
@@ -13,6 +14,7 @@ from localcluster.config import RunnerConfig
 
 CHUNK_BYTES = 64 << 10
 POLL_SECONDS = 0.1
+UNSUPPORTED = frozenset({"timestamps", "sinceSeconds", "sinceTime", "limitBytes"})
 
 
 class LogServer:
@@ -42,17 +44,24 @@ class LogServer:
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         names = request.match_info
+        if unknown := UNSUPPORTED & request.query.keys():
+            return web.Response(
+                status=400, text=f"the local cluster's logs cannot be had by {', '.join(sorted(unknown))}"
+            )
         directory = find_logs(self._config.state_dir, names["namespace"], names["pod"], names["container"])
         if directory is None:
             return web.Response(status=404, text=f'container "{names["container"]}" has no logs')
-        log = pick_log(directory, previous=request.query.get("previous") == "true")
+        previous = request.query.get("previous") == "true"
+        log = pick_log(directory, previous=previous)
         if log is None:
-            message = f'previous terminated container "{names["container"]}" in pod "{names["pod"]}" not found'
+            what = f'container "{names["container"]}" in pod "{names["pod"]}"'
+            message = f"previous terminated {what} not found" if previous else f"{what} is waiting to start"
             return web.Response(status=400, text=message)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         follow = request.query.get("follow") == "true"
-        await _send(response, log, _offset(log, request.query.get("tailLines")), follow=follow)
+        with contextlib.suppress(ConnectionError):  # the reader has had enough
+            await _send(response, log, _offset(log, request.query.get("tailLines")), follow=follow)
         return response
 
 
