@@ -375,6 +375,9 @@ class Exchange:
         assert attempt.head is not None
         if not self._head_sent:
             self._begin_stream(b"".join(attempt.head.lines) + self._headers(attempt))
+        attempt.head.lines.clear()
+        self._fallbacks.clear()
+        self._tried.clear()
         self._set_due()
 
     def passed_on(self, data: bytes) -> None:

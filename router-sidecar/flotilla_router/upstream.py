@@ -413,6 +413,8 @@ class Connection(asyncio.Protocol):
     def _tell(self, failure: Failure | None) -> None:
         if not self._head_told and self._response is not None:
             self._head_told = True
+            if self._call is not None:
+                self._call.parts = ()  # it will not be sent again
             if (receiver := self._receiver()) is not None:
                 receiver.on_head(self._response)
         body = self._body
