@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 KUBERNETES = NamespacedName("default", "kubernetes")
 RETRY_SECONDS = 0.5
+GATHER_SECONDS = 0.05  # from the first change of a Service to the update of pods' names for it and what came meanwhile
 
 
 class Node(Model, frozen=True):
@@ -54,6 +55,7 @@ class Runner:
         self._running: dict[str, asyncio.Task[None]] = {}  # by uid
         self._users: defaultdict[tuple[str, NamespacedName], set[NamespacedName]] = defaultdict(set)
         self._pods_of: defaultdict[str, dict[NamespacedName, Pod]] = defaultdict(dict)  # by namespace
+        self._names_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -67,6 +69,7 @@ class Runner:
                 self._spawn(keeper.run())
             for part in (self._provisioner, self._forwarder, self._host.events, LogServer(self._config)):
                 self._spawn(part.run())
+            self._spawn(self._keep_names())
             for source in sources:
                 await source.listed.wait()
             self._spawn(self._pods.run())
@@ -185,8 +188,7 @@ class Runner:
 
     def _note_service(self, key: NamespacedName, _: Service | None) -> None:
         self._route(key)
-        for agent in self._agents.values():
-            agent.volumes.write_hosts()
+        self._names_changed.set()
 
     def _route(self, key: NamespacedName) -> None:
         service = self._services.get(key)
@@ -207,8 +209,17 @@ class Runner:
         if self._host.headless.get(key, ()) == addresses:
             return
         self._host.set_headless({**self._host.headless, key: addresses})
-        for agent in self._agents.values():
-            agent.volumes.write_hosts()
+        self._names_changed.set()
+
+    async def _keep_names(self) -> None:
+        """Every pod's /etc/hosts follows the Services; many changes at once make one update."""
+        while True:
+            await self._names_changed.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._names_changed.clear()
+            for agent in list(self._agents.values()):
+                agent.volumes.write_hosts()
+                await asyncio.sleep(0)
 
 
 async def run(config: RunnerConfig) -> None:

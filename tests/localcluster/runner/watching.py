@@ -83,7 +83,7 @@ class Watched(Generic[T]):
         try:
             decoded = msgspec.convert(item, self._kind)
         except msgspec.ValidationError as error:
-            log.warning("cannot run %s %s: %s", self._kind.__name__, key, error)
+            log.warning("cannot read %s %s: %s", self._kind.__name__, key, error)
             self._drop(key)
             return key
         self._objects[key] = decoded
