@@ -41,9 +41,16 @@ class SnapshotStore:
     """Applies snapshots to everything that depends on them. Implements control.Store."""
 
     def __init__(
-        self, registry: Registry, credentials: UpstreamCredentials, reach: Reach, telemetry: Telemetry
+        self,
+        registry: Registry,
+        reach: Reach,
+        telemetry: Telemetry,
+        *,
+        credentials: UpstreamCredentials,
+        keys: ApiKeys,
     ) -> None:
         self._registry = registry
+        self._keys = keys
         self._credentials = credentials
         self._reach = reach
         self._telemetry = telemetry
@@ -65,12 +72,16 @@ class SnapshotStore:
         self._credentials.want(_wanted(live))
         self._reach.keep({replica.address for state in live.states.values() for replica in state.everyone()})
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
-        self._telemetry.note_problems(self._credentials.problems())
+        self._telemetry.note_problems(self.problems())
         return None
 
     def problems(self) -> Sequence[str]:
-        """Credentials that cannot be used."""
-        return self._credentials.problems()
+        """Keys and credentials that are missing or cannot be used."""
+        live = self._registry.live
+        problems = self._credentials.problems()
+        if live is not None and not live.snapshot.anonymous and not self._keys.any:
+            problems.append("no API key is mounted: every request is refused")
+        return problems
 
     def connected(self, error: str | None) -> None:
         """Note whether the control API answers; only changes are logged."""
@@ -150,7 +161,7 @@ class RouterProcess:
         self.telemetry = Telemetry(settings.namespace, settings.policy, log)
         reach = Reach(self._credentials)
         self.registry = Registry(settings.namespace, settings.policy)
-        self.store = SnapshotStore(self.registry, self._credentials, reach, self.telemetry)
+        self.store = SnapshotStore(self.registry, reach, self.telemetry, credentials=self._credentials, keys=self._keys)
         self.dispatcher = Dispatcher(
             loop=loop, upstreams=self._upstreams, reach=reach, telemetry=self.telemetry, draw=random.random
         )
@@ -227,7 +238,7 @@ class RouterProcess:
     def _look_at_files(self) -> None:
         self._keys.refresh()
         self._credentials.refresh()
-        self.telemetry.note_problems(self._credentials.problems())
+        self.telemetry.note_problems(self.store.problems())
         error = self._certificate.refresh()
         if error is not None:
             self.telemetry.say("certificate refused", error=error)
@@ -262,7 +273,7 @@ def main() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, open_log()))
     except OSError as error:
-        sys.stderr.write(f"flotilla-router: cannot listen: {error}\n")
+        sys.stderr.write(f"flotilla-router: cannot start: {error}\n")
         sys.exit(1)
 
 

@@ -58,6 +58,11 @@ class ApiKeys:
             self._digests = dict(self._read(files))
             self._stamp = stamp
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a key at all."""
+        return bool(self._digests)
+
     def client_of(self, key: bytes) -> str | None:
         """The name of a key's holder; None if no one holds it. Takes the same time for every wrong key."""
         digest = hashlib.sha256(key).digest()
@@ -182,11 +187,16 @@ class ServerCertificate:
     """The gateway's certificate, renewed live."""
 
     def __init__(self, folder: Path) -> None:
+        """Read the certificate if the folder is there: whoever mounts one never gets plain HTTP.
+
+        Raises:
+            OSError: the folder holds no usable certificate.
+        """
         self._files = (folder / "tls.crt", folder / "tls.key")
         self._stamp: Stamp = ()
         self.context: ssl.SSLContext | None = None
-        """What the data listener uses; None: there was no certificate at the start."""
-        if all(path.exists() for path in self._files):
+        """What the data listener uses; None: there was no folder at the start."""
+        if folder.is_dir():
             self.context = _server_context(self._files)
             self._stamp = stamp_of(self._files)
 

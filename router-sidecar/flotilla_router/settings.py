@@ -49,7 +49,7 @@ class RouterSettings:
     api_keys_dir: Path = Path(names.API_KEYS_DIR)
     """Folder in which each file holds one client's API key."""
     tls_dir: Path = Path(names.GATEWAY_TLS_DIR)
-    """Folder of tls.crt and tls.key; if they are there at the start, the data listener speaks TLS."""
+    """Folder of tls.crt and tls.key; if it is there at the start, the data listener speaks TLS."""
     control_token_dir: Path = Path(names.CONTROL_TOKEN_DIR)
     """Folder of the token that is shown to the control API."""
     drain_seconds: float = 30.0

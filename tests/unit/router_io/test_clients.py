@@ -418,6 +418,13 @@ async def test_a_key_is_needed_unless_the_policy_is_anonymous(tmp_path: Path) ->
         assert b"flotilla_router_requests_total" in metrics.body
 
 
+async def test_keys_that_are_not_mounted_are_a_problem(tmp_path: Path) -> None:
+    """A policy that asks for keys refuses everybody without them, and says so."""
+    async with router(tmp_path, a_snapshot(anonymous=False)) as rig:
+        assert (await ask(rig.port, get("/v1/models", headers=["authorization: Bearer "]))).status == 401
+        assert rig.process.store.problems() == ["no API key is mounted: every request is refused"]
+
+
 async def test_keys_are_read_again_when_they_change(tmp_path: Path) -> None:
     """A key that is added works, one that is removed does not, without a restart."""
     (tmp_path / "keys").mkdir()

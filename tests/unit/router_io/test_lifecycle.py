@@ -382,6 +382,16 @@ def test_the_process_ends_with_0_on_sigterm(tmp_path: Path) -> None:
     assert errors == ""
 
 
+def test_a_certificate_that_is_missing_never_means_plain_http(tmp_path: Path) -> None:
+    """With a folder for one, but nothing in it, the process does not start."""
+    (tmp_path / "tls").mkdir()
+    process = start(tmp_path, FLOTILLA_TLS_DIR=str(tmp_path / "tls"))
+    errors = process.communicate(timeout=20)[1]
+
+    assert process.returncode == 1
+    assert errors.startswith("flotilla-router: cannot start: ")
+
+
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     """The process ends with 2 and says what to set."""
     process = start(tmp_path, FLOTILLA_POLICY="")
