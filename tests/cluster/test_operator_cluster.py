@@ -383,6 +383,26 @@ async def test_pods_are_ours_only_through_our_replica_sets(api: LocalCluster, pl
         assert "impostor" not in names
 
 
+async def test_warnings_are_read_for_pods_that_are_not_ready_newest_last(api: LocalCluster, place: str) -> None:
+    """The scheduler's own words reach the observation, and a warning that came later comes later."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+        await carry_out(adapter, key)
+        await asyncio.to_thread(api.wait_for, lambda: len(pods_of(api, place)) == 2, "two pods")
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+        pod = (await observe(adapter, key)).pods[0]["metadata"]
+        involved = {"kind": "Pod", "namespace": place, "name": pod["name"], "uid": pod["uid"]}
+        for name, moment in (("a", "2030-01-02T00:00:00Z"), ("b", "2030-01-01T00:00:00Z")):
+            event: Manifest = {"metadata": {"name": name}, "involvedObject": involved, "type": "Warning"}
+            create(api, f"/api/v1/namespaces/{place}/events", {**event, "reason": name, "lastTimestamp": moment})
+
+        warnings = (await observe(adapter, key)).warnings
+        ours = [event["reason"] for event in warnings if event["involvedObject"]["uid"] == pod["uid"]]
+        assert ours[-2:] == ["b", "a"]
+        assert all(event["type"] == "Warning" for event in warnings)
+
+
 def pods_of(api: LocalCluster, namespace: str) -> list[Manifest]:
     """Live pods."""
     return api.api.get(f"/api/v1/namespaces/{namespace}/pods").json()["items"]

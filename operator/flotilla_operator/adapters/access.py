@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,13 +15,15 @@ from flotilla_operator.ports import Clock
 from flotilla_operator.reconcile.types import Manifest
 
 from .client import Client
-from .kinds import ACCESS_REVIEW, TOKEN_REVIEW
+from .kinds import ACCESS_REVIEW, TOKEN_REVIEW, Kind
 
 ALLOWED_SECONDS = 60.0
 DENIED_SECONDS = 5.0
 """Short, so that a permission granted a moment late is noticed; long enough to bound what a wrong token costs."""
 CACHE_MAX = 4096
 TOKEN_MAX_CHARACTERS = 16_384
+REVIEWS_AT_A_TIME = 8
+"""So that a flood of wrong tokens leaves connections for reconciling."""
 
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -79,6 +82,7 @@ class Access:
         self._client = client
         self._callers: ExpiringCache[Caller | Denied] = ExpiringCache(clock.monotonic)
         self._permissions: ExpiringCache[bool] = ExpiringCache(clock.monotonic)
+        self._reviews = asyncio.Semaphore(REVIEWS_AT_A_TIME)
 
     async def admit(self, authorization: str, namespace: str, policy: str) -> Caller | Denied:
         """The caller, when it is a pod of `namespace` that may get the snapshot of `policy`.
@@ -112,7 +116,7 @@ class Access:
             "kind": TOKEN_REVIEW.kind,
             "spec": {"token": token, "audiences": [CONTROL_AUDIENCE]},
         }
-        status: Manifest = (await self._client.create(TOKEN_REVIEW, "", review, counted=False)).get("status") or {}
+        status = await self._review(TOKEN_REVIEW, review)
         if not status.get("authenticated") or CONTROL_AUDIENCE not in (status.get("audiences") or ()):
             return Denied(401, f"the token is not valid for audience {CONTROL_AUDIENCE}")
         return _caller(status["user"])
@@ -142,8 +146,13 @@ class Access:
             "resourceAttributes": attributes,
         }
         review: Manifest = {"apiVersion": ACCESS_REVIEW.api_version, "kind": ACCESS_REVIEW.kind, "spec": spec}
-        status: Manifest = (await self._client.create(ACCESS_REVIEW, "", review, counted=False)).get("status") or {}
-        return status.get("allowed") is True
+        return (await self._review(ACCESS_REVIEW, review)).get("allowed") is True
+
+    async def _review(self, kind: Kind, review: Manifest) -> Manifest:
+        """The status that the API server gives to a review, which it does not keep."""
+        async with self._reviews:
+            answer = await self._client.create(kind, "", review, counted=False)
+        return answer.get("status") or {}
 
 
 def _caller(user: Manifest) -> Caller | Denied:

@@ -76,12 +76,14 @@ KINDS: dict[str, Kind] = {
 }
 """Every kind in the store, by its name; names are unique among them."""
 
-LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
-SECRET = Kind("Secret", "", "v1", "secrets")
-CORE_EVENT = Kind("Event", "", "v1", "events")
-EVENT = Kind("Event", "events.k8s.io", "v1", "events")
-TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews", namespaced=False)
-ACCESS_REVIEW = Kind("SubjectAccessReview", "authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False)
+LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases", managed=False)
+SECRET = Kind("Secret", "", "v1", "secrets", managed=False)
+CORE_EVENT = Kind("Event", "", "v1", "events", managed=False)
+EVENT = Kind("Event", "events.k8s.io", "v1", "events", managed=False)
+TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews", namespaced=False, managed=False)
+ACCESS_REVIEW = Kind(
+    "SubjectAccessReview", "authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False, managed=False
+)
 
 
 def key_of(ref: ObjectRef) -> Key | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections import defaultdict
@@ -42,6 +43,8 @@ from .store import Store
 CREATE_ONLY = "1"
 """A server-side apply with this resourceVersion creates; where anything exists, its version is another: a conflict."""
 WARNINGS_PER_OBJECT = 20
+WARNED_OBJECTS_MAX = 20
+"""Objects whose warnings are read in one observation: pods of one template fail for the same few reasons."""
 NOTE_MAX_CHARACTERS = 1024
 """The API server's bound on an event's note."""
 
@@ -207,13 +210,15 @@ class KubernetesCluster:
         """Warning events about pods that are not ready, and about ReplicaSets that lack pods."""
         unready = [pod for pod in pods if not _is_ready(pod)]
         lacking = [replicas for replicas in self._replica_sets(key) if _lacks_pods(replicas)]
-        found: list[Manifest] = []
-        for manifest in (*unready, *lacking):
-            metadata = manifest["metadata"]
-            selector = f"involvedObject.uid={metadata['uid']},type=Warning"
-            events, _ = await self._client.list_objects(CORE_EVENT, metadata["namespace"], field_selector=selector)
-            found.extend(events[-WARNINGS_PER_OBJECT:])
-        return tuple(found)
+        about = (*lacking, *unready)[:WARNED_OBJECTS_MAX]
+        found = await asyncio.gather(*(self._warnings_about(manifest) for manifest in about))
+        return tuple(event for events in found for event in events)
+
+    async def _warnings_about(self, manifest: Manifest) -> Sequence[Manifest]:
+        metadata = manifest["metadata"]
+        selector = f"involvedObject.uid={metadata['uid']},type=Warning"
+        events, _ = await self._client.list_objects(CORE_EVENT, metadata["namespace"], field_selector=selector)
+        return sorted(events, key=_when)[-WARNINGS_PER_OBJECT:]
 
     async def _with_contested(self, key: Key, observed: Observed) -> Observed:
         """`observed` with what live reads say about the names that a creation found taken."""
@@ -267,6 +272,11 @@ def _is_managed(manifest: Manifest) -> bool:
 def _controller_uid(manifest: Manifest) -> str:
     controller = controller_of(manifest)
     return controller["uid"] if controller else ""
+
+
+def _when(event: Manifest) -> str:
+    """When an event was last seen; timestamps sort as text."""
+    return event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
 
 
 def _is_ready(pod: Manifest) -> bool:
