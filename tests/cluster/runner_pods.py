@@ -36,7 +36,8 @@ def a_file_server(name: str, ready: str = "/cfg/ready") -> Json:
         "    def do_GET(self):\n"
         "        body = os.environ['POD'].encode()\n"
         f"        ready = self.path != '/ready' or 'yes' in open({ready!r}).read()\n"
-        "        self.send_response(200 if ready else 503); self.send_header('Content-Length', str(len(body))); self.end_headers()\n"
+        "        self.send_response(200 if ready else 503)\n"
+        "        self.send_header('Content-Length', str(len(body))); self.end_headers()\n"
         "        self.wfile.write(body)\n"
         "http.server.ThreadingHTTPServer((os.environ['IP'], 8080), Answer).serve_forever()\n"
     )
