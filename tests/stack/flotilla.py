@@ -35,15 +35,11 @@ class Stack:
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
         """The chart is installed from this tree and its operator is ready."""
-        images = {
-            "operator": {"repository": OPERATOR_IMAGE},
-            "router": {"repository": ROUTER_IMAGE},
-        }
         self.cluster.helm_install(
             "flotilla",
             CHART,
             namespace=SYSTEM_NAMESPACE,
-            values={"images": images, **(values or {})},
+            values={**chart_values(), **(values or {})},
             wait_seconds=INSTALL_SECONDS,
         )
 
@@ -78,6 +74,11 @@ class Stack:
             base_url=self.gateway_address(namespace, policy), api_key=api_key, max_retries=0, timeout=60
         ) as client:
             yield client
+
+
+def chart_values() -> Manifest:
+    """Values of the chart on a local cluster: images that it knows."""
+    return {"images": {"operator": {"repository": OPERATOR_IMAGE}, "router": {"repository": ROUTER_IMAGE}}}
 
 
 @contextmanager

@@ -1,0 +1,179 @@
+"""The operator dies, is away, or was away: requests go on, and what happened meanwhile is caught up with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+
+from e2e.fixtures import new_space
+from e2e.gateway import Gateway
+from e2e.load import load_on
+from e2e.objects import Manifest, a_policy, an_expert
+from e2e.steps import Space, is_ready, system_of
+from flotilla_api import metrics
+from flotilla_api.names import SNAPSHOT_KEY, snapshot_name
+from localcluster.runner.control import kill_container
+from stack.flotilla import Stack
+
+OPERATOR = "flotilla-operator"
+TAKEOVER_SECONDS = 40
+REPLICAS = 2
+
+
+@pytest.fixture(scope="module")
+def fleet(stack: Stack) -> Generator[Space]:
+    """Two experts that answer, behind one gateway."""
+    with new_space(stack) as space:
+        space.apply(an_expert("first"), an_expert("second"))
+        yield space
+
+
+@pytest.fixture
+def gateway(stack: Stack, fleet: Space) -> Generator[Gateway]:
+    """The gateway of a policy that sends everything to the first expert; the operator is whole before and after."""
+    fleet.apply(_policy("first"))
+    fleet.wait_ready("Expert", "first", "second")
+    fleet.wait_ready("RoutingPolicy", "assist")
+    fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
+    yield fleet.gateway("assist")
+    _scale_operator(stack, REPLICAS)
+
+
+def _policy(expert: str) -> Manifest:
+    return a_policy("assist", experts=[expert])
+
+
+def _scale_operator(stack: Stack, count: int) -> None:
+    """That many operators are ready, or none is left."""
+    system = system_of(stack)
+    system.merge("Deployment", OPERATOR, {"spec": {"replicas": count}})
+    system.wait_for(lambda: len(_operators(stack)) == len([p for p in _operators(stack) if is_ready(p)]) == count, "it")
+
+
+def _operators(stack: Stack) -> list[Manifest]:
+    return [pod for pod in system_of(stack).list("Pod") if pod["metadata"]["name"].startswith(OPERATOR)]
+
+
+@contextmanager
+def _no_operator(stack: Stack) -> Generator[None]:
+    """No operator runs while the block does."""
+    _scale_operator(stack, 0)
+    try:
+        yield
+    finally:
+        _scale_operator(stack, REPLICAS)
+
+
+def _kill(stack: Stack, pod: Manifest) -> None:
+    metadata = pod["metadata"]
+    kill_container(stack.cluster.directory / "runner", metadata["namespace"], metadata["name"], "operator")
+
+
+def _leader(stack: Stack) -> str:
+    """The process that holds the Lease: its pod's name and a mark of its own."""
+    return system_of(stack).get("Lease", OPERATOR)["spec"].get("holderIdentity") or ""
+
+
+def test_when_the_leader_dies_another_process_takes_over(stack: Stack, fleet: Space, gateway: Gateway) -> None:
+    """The Lease goes to another process, and a policy edit is acknowledged by the routers again."""
+    before = _leader(stack)
+    (leader,) = (pod for pod in _operators(stack) if before.startswith(pod["metadata"]["name"]))
+
+    _kill(stack, leader)
+    fleet.apply(_policy("second"))
+
+    fleet.wait_for(lambda: _leader(stack) not in {"", before}, "another holder of the Lease", TAKEOVER_SECONDS)
+    fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True", "Acknowledged")
+    assert gateway.ask("who now?").headers["x-flotilla-model"] == "second"
+
+
+def test_a_leader_that_is_deleted_hands_over(stack: Stack, fleet: Space, gateway: Gateway) -> None:
+    """A leader that ends in order releases its Lease, and the standby goes on at once."""
+    before = _leader(stack)
+    (leader,) = (pod for pod in _operators(stack) if before.startswith(pod["metadata"]["name"]))
+
+    system_of(stack).delete("Pod", leader["metadata"]["name"])
+    fleet.apply(_policy("second"))
+
+    fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True", "Acknowledged")
+    assert not _leader(stack).startswith(leader["metadata"]["name"])
+
+
+def test_requests_go_on_when_every_operator_is_killed(stack: Stack, fleet: Space, gateway: Gateway) -> None:
+    """No router needs the operator to serve; when it is back it catches up with what was edited meanwhile."""
+    with load_on(gateway) as load:
+        for pod in _operators(stack):
+            _kill(stack, pod)
+        fleet.apply(_policy("second"))
+        load.wait_for_more(30)
+        fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True", "Acknowledged")
+        assert {outcome.model for outcome in load.wait_for_more(12)[4:]} == {"second"}
+
+    assert load.failures == []
+
+
+def test_what_is_deleted_while_the_operator_is_away_is_noticed(stack: Stack, space: Space) -> None:
+    """A child comes back, a deleted expert leaves the routes, and a deleted owner's children are not made again."""
+    space.apply(
+        an_expert("stays", replicas=0),
+        an_expert("goes", replicas=0),
+        an_expert("dies", replicas=0),
+        a_policy("assist", experts=["stays", "goes"]),
+    )
+    for name in ("stays", "goes", "dies"):
+        space.wait_condition("Expert", name, "Ready", "False", "ScaledToZero")
+    space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
+
+    with _no_operator(stack):
+        space.delete("Service", "stays-expert")
+        space.delete("Expert", "goes")
+        space.delete("Expert", "dies")
+        space.wait_for(lambda: not space.owned("Deployment", "Expert", "dies"), "the children of the deleted expert")
+
+    space.wait_for(lambda: space.find("Service", "stays-expert"), "the Service to come back")
+    missing = space.wait_condition("RoutingPolicy", "assist", "ReferencesResolved", "False", "ExpertNotFound")
+    assert "Expert goes" in missing["message"]
+    space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True", "Acknowledged")
+    snapshot = json.loads(space.get("ConfigMap", snapshot_name("assist"))["data"][SNAPSHOT_KEY])
+    assert [target["name"] for target in snapshot["targets"]] == ["stays"]
+    assert space.owned("Deployment", "Expert", "dies") == []
+
+
+def test_an_invalid_snapshot_leaves_the_last_good_one_in_use(stack: Stack, fleet: Space, gateway: Gateway) -> None:
+    """A router without its operator reads the ConfigMap; what does not validate is counted and changes nothing."""
+    name = snapshot_name("assist")
+    with _no_operator(stack):
+        good = fleet.get("ConfigMap", name)["data"][SNAPSHOT_KEY]
+        broken = json.dumps({**json.loads(good), "timeouts": {"connectSeconds": -1}})
+        with load_on(gateway) as load:
+            fleet.merge("ConfigMap", name, {"data": {SNAPSHOT_KEY: broken}})
+            fleet.wait_for(lambda: gateway.metric(metrics.ROUTER_SNAPSHOT_REJECTED) == 1, "the refusal to be counted")
+            assert {outcome.model for outcome in load.wait_for_more()} == {"first"}
+        assert load.failures == []
+        (line,) = (line for line in gateway.log_lines() if line["event"] == "snapshot rejected")
+        assert "timeouts" in line["error"]
+        assert line["stays"].startswith("sha256:")
+
+    fleet.wait_for(lambda: fleet.get("ConfigMap", name)["data"][SNAPSHOT_KEY] == good, "the snapshot's repair")
+    assert gateway.ask("and now?").headers["x-flotilla-model"] == "first"
+
+
+def test_a_gateway_starts_without_the_operator(stack: Stack, fleet: Space, gateway: Gateway) -> None:
+    """A router that is replaced while no operator runs starts from the ConfigMap and serves."""
+    with _no_operator(stack):
+        (old,) = fleet.ready_pods("RoutingPolicy", "assist")
+        fleet.delete("Pod", old["metadata"]["name"])
+        fleet.wait_for(
+            lambda: [
+                pod
+                for pod in fleet.ready_pods("RoutingPolicy", "assist")
+                if pod["metadata"]["uid"] != old["metadata"]["uid"]
+            ],
+            "a new gateway pod",
+        )
+        fleet.wait_gone("Pod", old["metadata"]["name"])
+
+        assert gateway.ask("anybody?").headers["x-flotilla-model"] == "first"
