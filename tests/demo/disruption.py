@@ -11,6 +11,7 @@ from openai import APIError, OpenAI
 from localcluster.runner.control import container_pid
 from stack.flotilla import Stack
 
+LONG_ANSWER_TOKENS = 800  # long enough to be cut, short enough for a context of 1,024
 LONG_PROMPT = "Tell me at length how a small model and a large one share the work."
 
 
@@ -50,7 +51,7 @@ def kill_while_streaming(stack: Stack, client: OpenAI, namespace: str, expert: s
     with client.chat.completions.with_streaming_response.create(
         model=expert,
         messages=[{"role": "user", "content": LONG_PROMPT}],
-        max_tokens=2000,
+        max_tokens=LONG_ANSWER_TOKENS,
         stream=True,
         extra_body={"ignore_eos": True},
     ) as response:

@@ -15,6 +15,7 @@ from rich.table import Table
 from demo.questions import Answer
 
 LogLine = Mapping[str, Any]
+TITLE = "40 questions; answers marked [simulated] come from no model, every hop is real"
 
 
 @dataclass(frozen=True, slots=True)
