@@ -70,87 +70,55 @@ class Owner(Protocol):
         ...
 
 
-class Attempt:
+class Attempt(msgspec.Struct, kw_only=True, eq=False):
     """One call. Its owner hears of at most one of committed, answered, escalates and failed before it acts."""
 
-    __slots__ = (
-        "_backlog",
-        "_call",
-        "_chunks",
-        "_config",
-        "_end",
-        "_follower",
-        "_injection",
-        "_last",
-        "_loop",
-        "_owner",
-        "_request",
-        "_size",
-        "_splitter",
-        "_started",
-        "_stream",
-        "_timer",
-        "_usage",
-        "body",
-        "failure",
-        "head",
-        "record",
-        "replica",
-        "score",
-        "state",
-        "target",
-    )
+    owner: Owner
+    target: Target
+    replica: Replica
+    request: ParsedRequest | None
+    """Until it is no longer needed."""
+    injection: Injection
+    config: EscalationConfig | None
+    """How the answer is judged; None: it is not."""
+    loop: asyncio.AbstractEventLoop
+    started: float
+    """Monotonic seconds."""
+    stream: bool
+    record: AttemptRecord
 
-    def __init__(  # noqa: PLR0917 - one place builds it
-        self,
-        owner: Owner,
-        target: Target,
-        replica: Replica,
-        request: ParsedRequest,
-        injection: Injection,
-        config: EscalationConfig | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        """config: how the answer is judged; None: it is not."""
-        self._owner = owner
-        self.target = target
-        self.replica = replica
-        self._request: ParsedRequest | None = request
-        self._stream = request.stream
-        self._injection = injection
-        self._config = config
-        self._loop = loop
-        self._call: Call | None = None
-        self._follower: StreamJudge | StreamMeter | None = None
-        self._splitter: EventSplitter | None = None
-        self._backlog: list[bytes] = []
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._usage: Usage | None = None
-        self._started = self._last = loop.time()
-        self._end: str | None = None
-        self.state = State.WAITING
-        self.head: ResponseHead | None = None
-        self.body = b""
-        self.score: float | None = None
-        self.failure: Failure | None = None
-        self.record = AttemptRecord(target=target.name, endpoint=replica.pod)
-        replica.in_flight += 1
+    state: State = State.WAITING
+    head: ResponseHead | None = None
+    body: bytes = b""
+    """Of a whole answer."""
+    score: float | None = None
+    failure: Failure | None = None
+    _call: Call | None = None
+    _follower: StreamJudge | StreamMeter | None = None
+    _splitter: EventSplitter | None = None
+    _backlog: list[bytes] = []
+    _chunks: list[bytes] = []
+    _size: int = 0
+    _timer: asyncio.TimerHandle | None = None
+    _last: float = 0.0
+    """When something last came, in monotonic seconds."""
+    _end: str | None = None
+    """Why the response is not whole."""
 
     def send(self, upstreams: Upstreams, origin: Origin, parts: Sequence[bytes], connect_seconds: float) -> None:
         """Make the call."""
+        self.replica.in_flight += 1
         self._call = upstreams.call(origin, parts, self, connect_seconds=connect_seconds)
 
     # What the owner may do
 
     def due(self, timeouts: TimeoutConfig) -> float:
         """Monotonic seconds at which the stream has been silent for too long; whole answers have no such time."""
-        if not self._stream or self.state is State.HELD:
+        if not self.stream or self.state is State.HELD:
             return inf
         follower = self._follower
         if follower is None or not follower.first_token_seen:
-            return self._started + timeouts.firstTokenSeconds
+            return self.started + timeouts.firstTokenSeconds
         return self._last + timeouts.idleSeconds
 
     def hold(self) -> None:
@@ -162,9 +130,9 @@ class Attempt:
 
     def release(self) -> None:
         """The held answer is the answer after all."""
-        self._last = self._loop.time()
+        self._last = self.loop.time()
         if self._follower is None:
-            self._owner.answered(self)
+            self.owner.answered(self)
             return
         self._commit(self.score)
         if self._call is not None:
@@ -177,7 +145,7 @@ class Attempt:
 
     def resume(self) -> None:
         """The client reads on."""
-        self._last = self._loop.time()
+        self._last = self.loop.time()
         if self._call is not None:
             self._call.resume()
 
@@ -186,11 +154,11 @@ class Attempt:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-            self._settle()
+            self._settle(self._usage)
 
     def timed_out(self) -> None:
         """The replica took too long."""
-        self.replica.failed(self._loop.time())
+        self.replica.failed(self.loop.time())
         self.cancel()
 
     def close(self, result: str) -> AttemptRecord:
@@ -198,7 +166,7 @@ class Attempt:
         self.cancel()
         self._stop_timer()
         self.state = State.OVER
-        self._request = None
+        self.request = None
         self.record.result = result
         self.record.score = self.score if self.score is None else round(self.score, 4)
         return self.record
@@ -208,14 +176,14 @@ class Attempt:
     def on_head(self, response: ResponseHead) -> None:
         """Decide how the body is read, and note how the replica does."""
         self.head = response
-        now = self._last = self._loop.time()
+        now = self._last = self.loop.time()
         if response.status in (429, 503):
             self.replica.overloaded(now, response.retry_after)
         elif response.status >= 500:
             self.replica.failed(now)
         else:
             self.replica.succeeded()
-        if response.status == 200 and self._stream and response.content_type.startswith(_EVENT_STREAM):
+        if response.status == 200 and self.stream and response.content_type.startswith(_EVENT_STREAM):
             self._follow()
 
     def on_body(self, chunk: bytes) -> None:
@@ -223,7 +191,7 @@ class Attempt:
         if self._splitter is None:
             self._keep(chunk)
             return
-        self._last = self._loop.time()
+        self._last = self.loop.time()
         try:
             events = self._splitter.feed(chunk)
         except EventTooLarge:
@@ -239,10 +207,11 @@ class Attempt:
     def on_complete(self) -> None:
         """The response is whole."""
         self._call = None
-        self._settle()
         if self._follower is None:
             self._judge_whole()
-        elif self.state is State.PASSING:
+            return
+        self._settle(self._usage)
+        if self.state is State.PASSING:
             self._tell_end()
         elif self.state is State.WAITING:
             self._judge_end()
@@ -251,26 +220,26 @@ class Attempt:
         """The response is not whole, or there is none."""
         self._call = None
         self.failure = failure
-        self.replica.failed(self._loop.time(), refused=failure.before_sending)
-        self._settle()
+        self.replica.failed(self.loop.time(), refused=failure.before_sending)
+        self._settle(self._usage)
         self._end = f"the model server failed: {failure.value}"
         if self.state is State.PASSING:
-            self._owner.ended(self, self._end)
+            self.owner.ended(self, self._end)
         elif self.state is State.WAITING:
             cause = Cause.TIMEOUT if failure is Failure.CONNECT_TIMEOUT else Cause.UPSTREAM_ERROR
-            self._owner.failed(self, cause, self._end)
+            self.owner.failed(self, cause, self._end)
 
     # Streams
 
     def _follow(self) -> None:
         """Read events. Their follower needs no body, which may be large and outlive its use."""
-        assert self._request is not None
-        request = msgspec.structs.replace(self._request, body=b"")
+        assert self.request is not None
+        request = msgspec.structs.replace(self.request, body=b"")
         self._splitter = EventSplitter()
-        if self._config is not None:
-            self._follower = StreamJudge(request, self._config, self._injection)
+        if self.config is not None:
+            self._follower = StreamJudge(request, self.config, self.injection)
         else:
-            self._follower = StreamMeter(request, self._injection)
+            self._follower = StreamMeter(request, self.injection)
 
     def _weigh(self, events: list[bytes]) -> None:
         """Feed events until there is a verdict."""
@@ -321,24 +290,24 @@ class Attempt:
     def _escalate(self, cause: Cause) -> None:
         """Below the bar is an answer all the same; an error is none."""
         if cause in QUALITY_CAUSES:
-            self._owner.escalates(self, cause)
+            self.owner.escalates(self, cause)
             return
-        self.replica.failed(self._loop.time())
+        self.replica.failed(self.loop.time())
         self.cancel()
-        self._owner.failed(self, cause, "the model server's answer is an error")
+        self.owner.failed(self, cause, "the model server's answer is an error")
 
     def _commit(self, score: float | None) -> None:
         self.state = State.PASSING
         self.score = score
-        self._request = None
+        self.request = None
         follower, backlog = self._follower, self._backlog
         assert follower is not None
         self._backlog = []
         held = follower.take_held() if isinstance(follower, StreamJudge) else []
-        self._owner.committed(self)
+        self.owner.committed(self)
         first = b"".join([*held, *map(follower.pass_on, backlog)])
         if first:
-            self._owner.passed_on(first)
+            self.owner.passed_on(first)
         if self.state is State.PASSING and (self._end is not None or self._call is None):
             self._tell_end()
 
@@ -347,7 +316,7 @@ class Attempt:
         assert follower is not None
         data = follower.pass_on(events[0]) if len(events) == 1 else b"".join(map(follower.pass_on, events))
         if data:
-            self._owner.passed_on(data)
+            self.owner.passed_on(data)
 
     def _judge_end(self) -> None:
         """A stream has ended before its verdict."""
@@ -358,29 +327,29 @@ class Attempt:
                 self._decide(verdict)
                 return
         self._end = "the model server ended its stream early"
-        self._owner.failed(self, Cause.UPSTREAM_ERROR, self._end)
+        self.owner.failed(self, Cause.UPSTREAM_ERROR, self._end)
 
     def _tell_end(self) -> None:
         assert self._follower is not None
         if self._end is None and not self._follower.finished:
             self._end = "the model server ended its stream early"
-        self._owner.ended(self, self._end)
+        self.owner.ended(self, self._end)
 
     def _break(self, message: str) -> None:
         """The stream cannot be used any further."""
         passing = self.state is State.PASSING
-        self.replica.failed(self._loop.time())
+        self.replica.failed(self.loop.time())
         self.cancel()
         self._end = message
         if passing:
-            self._owner.ended(self, message)
+            self.owner.ended(self, message)
         elif self.state is State.WAITING:
-            self._owner.failed(self, Cause.UPSTREAM_ERROR, message)
+            self.owner.failed(self, Cause.UPSTREAM_ERROR, message)
 
     def _start_timer(self) -> None:
         judge = self._follower
         if self._timer is None and isinstance(judge, StreamJudge) and judge.deadline is not None:
-            self._timer = self._loop.call_at(judge.deadline, self._expire)
+            self._timer = self.loop.call_at(judge.deadline, self._expire)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -390,7 +359,7 @@ class Attempt:
     def _expire(self) -> None:
         self._timer = None
         if self.state is State.WAITING and isinstance(self._follower, StreamJudge):
-            self._decide(self._follower.expire(self._loop.time()))
+            self._decide(self._follower.expire(self.loop.time()))
 
     # Whole answers
 
@@ -402,26 +371,28 @@ class Attempt:
         self._chunks.append(chunk)
 
     def _judge_whole(self) -> None:
-        self.body = b"".join(self._chunks)
+        chunks = self._chunks
+        self.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
         assert self.head is not None
         status = self.head.status
         if status >= 300:
+            self._settle(None)
             self._judge_error(status)
-        elif self._config is None or self._request is None:
-            self._count(usage_of(self.body))
-            self._owner.answered(self)
+        elif self.config is None or self.request is None:
+            self._settle(usage_of(self.body))
+            self.owner.answered(self)
         else:
-            self._judge_answer(self._request, self._config)
+            self._judge_answer(self.request, self.config)
 
     def _judge_answer(self, request: ParsedRequest, config: EscalationConfig) -> None:
-        judged = judge_whole(request, self.body, config, self._injection)
+        judged = judge_whole(request, self.body, config, self.injection)
         self.body = judged.body
         self.score = judged.verdict.score
-        self._count(judged.usage)
+        self._settle(judged.usage)
         match judged.verdict:
             case Commit():
-                self._owner.answered(self)
+                self.owner.answered(self)
             case Escalate(cause):
                 self._escalate(cause)
             case _:
@@ -431,40 +402,39 @@ class Attempt:
         ours = status < 400 or status in _OURS_TO_SOLVE
         cause = Cause.UPSTREAM_ERROR if ours else cause_of_response(status, self.body)
         if cause is None:
-            self._owner.answered(self)
+            self.owner.answered(self)
             return
         if ours:
             self.body = b""
-        self._owner.failed(self, cause, f"the model server answered with status {status}")
+        self.owner.failed(self, cause, f"the model server answered with status {status}")
 
     # Accounts
 
-    def _settle(self) -> None:
+    @property
+    def _usage(self) -> Usage | None:
+        return self._follower.usage if self._follower is not None else None
+
+    def _settle(self, usage: Usage | None) -> None:
         """The call is over: the replica is free and the price is known."""
         self.replica.in_flight -= 1
-        seconds = self._loop.time() - self._started
-        self.record.ms = round(seconds * 1000, 1)
-        if self._follower is not None:
-            self._usage = self._follower.usage
-        price = self.target.price
-        if type(price) is TimePrice:
-            sent = self.failure is None or not self.failure.before_sending
-            self.record.usd = price.perSecondUSD * seconds if sent else 0.0
-        self._count(self._usage)
-
-    def _count(self, usage: Usage | None) -> None:
-        record, price = self.record, self.target.price
+        seconds = self.loop.time() - self.started
+        record = self.record
+        record.ms = round(seconds * 1000, 1)
         if usage is not None:
             record.input_tokens = usage.prompt_tokens
             record.output_tokens = usage.completion_tokens
+        record.usd = self._cost_usd(usage, seconds)
+
+    def _cost_usd(self, usage: Usage | None, seconds: float) -> float | None:
+        price = self.target.price
         if type(price) is TimePrice:  # isinstance is dear on pydantic's classes
-            return
+            sent = self.failure is None or not self.failure.before_sending
+            return price.perSecondUSD * seconds if sent else 0.0
         if self.head is None or self.head.status >= 400:
-            record.usd = 0.0
-        elif type(price) is not TokenPrice or usage is None:
-            record.usd = None
-        else:
-            record.usd = token_cost_usd(price, usage)
+            return 0.0
+        if type(price) is not TokenPrice or usage is None:
+            return None
+        return token_cost_usd(price, usage)
 
 
 def token_cost_usd(price: TokenPrice, usage: Usage) -> float:

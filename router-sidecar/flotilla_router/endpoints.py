@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
@@ -22,8 +22,11 @@ from .server import ClientConnection, Incoming, Problem, too_large
 from .telemetry import METRICS_CONTENT_TYPE, RequestRecord
 
 BOUNDARY_HEADER = b"x-flotilla-boundary"
-_PASSED_HEADERS = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate")
-"""A client's headers that go upstream, beside its request id."""
+_SDK_HEADERS = (b"content-type", b"accept", b"user-agent")
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
+"""With the request id, all of a client's headers that go upstream."""
+_MOST_KNOWN_LINES = 256
+_known_lines: dict[tuple[bytes | None, ...], bytes] = {}
 _SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+="
 _MOST_ID_BYTES = 128
 _SMALL_BODY_BYTES = 1024 * 1024
@@ -213,14 +216,15 @@ class Router:
             snapshot=live.digest,
         )
         exchange = Exchange(
-            dispatcher,
-            connection,
+            dispatcher=dispatcher,
+            client=connection,
             live=live,
             request=request,
             decision=decision,
             passed_headers=_passed_headers(headers, name),
             record=record,
             arrived=dispatcher.loop.time(),
+            stream=request.stream,
         )
         connection.exchange = exchange
         incoming.release()
@@ -378,12 +382,23 @@ def _features(live: Live, request: ParsedRequest, headers: Mapping[bytes, bytes]
 
 
 def _passed_headers(headers: Mapping[bytes, bytes], name: str) -> bytes:
-    lines = [b"x-request-id: %b\r\n" % name.encode()]
-    for passed in _PASSED_HEADERS:
-        value = headers.get(passed)
-        if value is not None:
-            lines.append(b"%b: %b\r\n" % (passed, value))
-    return b"".join(lines)
+    """Header lines that go upstream. A client's SDK sends the same ones each time, so they are made once."""
+    get = headers.get
+    key = (get(b"content-type"), get(b"accept"), get(b"user-agent"))
+    lines = _known_lines.get(key)
+    if lines is None:
+        if len(_known_lines) >= _MOST_KNOWN_LINES:
+            _known_lines.clear()
+        lines = _known_lines[key] = _lines(_SDK_HEADERS, key)
+    if b"traceparent" in headers:
+        lines += _lines(_TRACE_HEADERS, (get(b"traceparent"), get(b"tracestate")))
+    return b"%bx-request-id: %b\r\n" % (lines, name.encode())
+
+
+def _lines(names: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
+    return b"".join(
+        b"%b: %b\r\n" % (name, value) for name, value in zip(names, values, strict=True) if value is not None
+    )
 
 
 def _problem_of(refusal: Refusal) -> Problem:

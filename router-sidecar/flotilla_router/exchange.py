@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
+import msgspec
+
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
 
@@ -28,7 +30,7 @@ from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewri
 from .reach import Reach
 from .registry import Live, Replica, TargetState, pick
 from .sse import KEEP_ALIVE, make_error_event
-from .telemetry import RequestRecord, Telemetry
+from .telemetry import AttemptRecord, RequestRecord, Telemetry
 from .upstream import Failure, Upstreams
 
 ATTEMPTS_PER_TARGET = 2
@@ -110,114 +112,92 @@ class Dispatcher:
         self.telemetry.in_flight -= 1
 
     def _tick(self) -> None:
-        now = self.loop.time()
-        for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
-            exchange.tick(now)
         self._ticking = bool(self.under_way)
         if self._ticking:
             self.loop.call_later(TICK_SECONDS, self._tick)
+        now = self.loop.time()
+        for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
+            exchange.tick(now)
 
 
-class Exchange:
+class Exchange(msgspec.Struct, kw_only=True, eq=False):
     """One request that has been routed, until its last byte."""
 
-    __slots__ = (
-        "_arrived",
-        "_cause",
-        "_client",
-        "_committed",
-        "_current",
-        "_decision",
-        "_dispatcher",
-        "_failed",
-        "_fallbacks",
-        "_first",
-        "_head_sent",
-        "_held",
-        "_last_sent",
-        "_lines",
-        "_live",
-        "_paused",
-        "_reached",
-        "_record",
-        "_request",
-        "_sent",
-        "_stream",
-        "_target",
-        "_tried",
-        "due",
-    )
+    dispatcher: Dispatcher
+    client: Client
+    live: Live
+    request: ParsedRequest | None
+    """Until the answer is committed."""
+    decision: Decision
+    passed_headers: bytes
+    """The client's header lines that go upstream."""
+    record: RequestRecord
+    arrived: float
+    """Monotonic seconds."""
+    stream: bool
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        client: Client,
-        *,
-        live: Live,
-        request: ParsedRequest,
-        decision: Decision,
-        passed_headers: bytes,
-        record: RequestRecord,
-        arrived: float,
-    ) -> None:
-        """passed_headers: the client's header lines that go upstream. arrived: monotonic seconds."""
-        self._dispatcher = dispatcher
-        self._client = client
-        self._live = live
-        self._request: ParsedRequest | None = request
-        self._stream = request.stream
-        self._decision = decision
-        self._lines = passed_headers
-        self._record = record
-        self._arrived = arrived
-        self._fallbacks = list(decision.fallbacks)
-        self._target = decision.first
-        self._first = True
-        self._tried: list[Replica] = []
-        self._sent = 0
-        self._reached = False
-        self._current: Attempt | None = None
-        self._failed: Attempt | None = None
-        self._held: Attempt | None = None
-        self._cause: Cause | None = decision.cause
-        self._committed = False
-        self._head_sent = False
-        self._paused = False
-        self._last_sent = arrived
-        self.due = inf
-        """Monotonic seconds when `tick` has something to look at."""
+    due: float = inf
+    """Monotonic seconds when `tick` has something to look at."""
+    _fallbacks: list[Target] = []
+    """Those that have not been tried."""
+    _first: bool = True
+    """Whether no fallback has been called after the first target."""
+    _target: Target | None = None
+    """Who is called now."""
+    _tried: list[Replica] = []
+    """Its replicas that have been called."""
+    _sent: int = 0
+    """Calls to it that may have been seen."""
+    _reached: bool = False
+    """Whether one of its replicas could be connected to."""
+    _current: Attempt | None = None
+    _failed: Attempt | None = None
+    """The last one without a usable answer."""
+    _held: Attempt | None = None
+    """The expert's, below the bar, while a fallback is asked."""
+    _cause: Cause | None = None
+    """Why the request left its expert."""
+    _committed: bool = False
+    _head_sent: bool = False
+    _paused: bool = False
+    _last_sent: float = 0.0
+    """When the client last got something, in monotonic seconds."""
 
     # What the dispatcher and the client's connection call
 
     def begin(self) -> None:
         """Make the first attempt."""
-        if self._decision.cause is not None:
-            self._dispatcher.telemetry.escalated(_expert_left(self._decision), self._decision.cause)
-        self._open(self._decision.first)
+        decision = self.decision
+        self._fallbacks = list(decision.fallbacks)
+        self._last_sent = self.arrived
+        if decision.cause is not None:
+            self._cause = decision.cause
+            self.dispatcher.telemetry.escalated(_expert_left(decision), decision.cause)
+        self._open(decision.first)
 
     def tick(self, now: float) -> None:
         """Look after timeouts and silence."""
-        if self._record.status:
+        if self.record.status:
             return
-        timeouts = self._live.snapshot.timeouts
-        if now >= self._arrived + timeouts.totalSeconds:
+        timeouts = self.live.snapshot.timeouts
+        if now >= self.arrived + timeouts.totalSeconds:
             self._out_of_time()
             return
         current = self._current
         if current is not None and now >= current.due(timeouts) and not self._paused:
             current.timed_out()
             self._attempt_timed_out(current)
-            if self._record.status:
+            if self.record.status:
                 return
-        if self._stream and not self._paused and now >= self._last_sent + timeouts.keepAliveAfterSeconds:
+        if self.stream and not self._paused and now >= self._last_sent + timeouts.keepAliveAfterSeconds:
             self._keep_alive()
         self._set_due()
 
     def client_gone(self) -> None:
         """Nobody waits any more: close what is open upstream."""
-        if self._record.status:
+        if self.record.status:
             return
-        self._record.client_gone = True
+        self.record.client_gone = True
         self._close(self._held, self._cause or CLIENT_GONE)
         self._close(self._current, CLIENT_GONE)
         self._finish(CLIENT_GONE_STATUS)
@@ -248,35 +228,35 @@ class Exchange:
         self._tried = []
         self._sent = 0
         self._reached = False
-        replica = self._next_replica()
+        replica = self._next_replica(target)
         if replica is None:
             self._leave(Cause.NO_READY_REPLICA, f"{target.kind} {target.name} has no ready replica")
         else:
-            self._call(replica)
+            self._call(target, replica)
 
-    def _next_replica(self) -> Replica | None:
+    def _next_replica(self, target: Target) -> Replica | None:
         """The replica to call next; the Service where no replica could be connected to."""
-        state: TargetState = self._live.state(self._target)
-        now = self._dispatcher.loop.time()
+        state: TargetState = self.live.state(target)
+        now = self.dispatcher.loop.time()
         candidates = state.candidates(now, self._tried)
         if not candidates and not self._tried:
             candidates = state.candidates(now, healthy=False)
         if candidates and self._sent < ATTEMPTS_PER_TARGET:
-            return pick(candidates, self._dispatcher.draw())
+            return pick(candidates, self.dispatcher.draw())
         if self._tried and not self._reached and state.service not in self._tried:
             return state.service
         return None
 
-    def _call(self, replica: Replica) -> None:
-        request, target = self._request, self._target
+    def _call(self, target: Target, replica: Replica) -> None:
+        request = self.request
         assert request is not None
-        dispatcher = self._dispatcher
+        dispatcher = self.dispatcher
         self._tried.append(replica)
         reached = dispatcher.reach.of(target, replica, request.api)
         if isinstance(reached, Missing):
             self._leave(Cause.UPSTREAM_ERROR, reached.problem)
             return
-        config = self._judgement()
+        config = self._judgement(target)
         external = target.external
         injection = plan_injection(request, judged=config is not None, external=external is not None)
         try:
@@ -293,45 +273,57 @@ class Exchange:
             else:
                 self._leave(Cause.UPSTREAM_ERROR, error.message)
             return
-        attempt = Attempt(self, target, replica, request, injection, config, dispatcher.loop)
-        self._record.attempts.append(attempt.record)
-        self._current = attempt
+        record = AttemptRecord(target=target.name, endpoint=replica.pod)
+        self.record.attempts.append(record)
+        attempt = self._current = Attempt(
+            owner=self,
+            target=target,
+            replica=replica,
+            request=request,
+            injection=injection,
+            config=config,
+            loop=dispatcher.loop,
+            started=dispatcher.loop.time(),
+            stream=self.stream,
+            record=record,
+        )
         self._sent += 1
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (reached.beginning, self._lines, sum(map(len, body)))
-        connect_seconds = self._live.snapshot.timeouts.connectSeconds
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (reached.beginning, self.passed_headers, sum(map(len, body)))
+        connect_seconds = self.live.snapshot.timeouts.connectSeconds
         attempt.send(dispatcher.upstreams, reached.origin, [head, *body], connect_seconds)
         self._set_due()
 
-    def _judgement(self) -> EscalationConfig | None:
+    def _judgement(self, target: Target) -> EscalationConfig | None:
         """How an attempt is judged: experts that were not asked for by name, while a fallback is left to go to."""
-        decision = self._decision
+        decision = self.decision
         config = decision.route.escalation
         if not self._fallbacks or not self._first or decision.pinned:
             return None
-        if self._target.kind != "Expert" or not self._target.logprobs:
+        if target.kind != "Expert" or not target.logprobs:
             return None
         if QUALITY_CAUSES.isdisjoint(config.on):
             return None
-        now = self._dispatcher.loop.time()
-        ready = self._dispatcher.ready
-        return config if any(ready(self._live, fallback, now) for fallback in self._fallbacks) else None
+        now = self.dispatcher.loop.time()
+        ready = self.dispatcher.ready
+        return config if any(ready(self.live, fallback, now) for fallback in self._fallbacks) else None
 
     def _next_fallback(self, cause: Cause) -> Target | None:
         """The next fallback that may be called; it is taken from the list."""
-        config = self._decision.route.escalation
-        now = self._dispatcher.loop.time()
-        if now > self._arrived + config.deadlineSeconds or (self._first and cause not in config.on):
+        config = self.decision.route.escalation
+        now = self.dispatcher.loop.time()
+        if now > self.arrived + config.deadlineSeconds or (self._first and cause not in config.on):
             return None
         while self._fallbacks:
             fallback = self._fallbacks.pop(0)
-            if self._dispatcher.ready(self._live, fallback, now):
+            if self.dispatcher.ready(self.live, fallback, now):
                 return fallback
         return None
 
     def _escalate_to(self, fallback: Target, cause: Cause) -> None:
-        if self._first and self._target.kind == "Expert":
+        left = self._target
+        if self._first and left is not None and left.kind == "Expert":
             self._cause = cause
-            self._dispatcher.telemetry.escalated(self._target.name, cause)
+            self.dispatcher.telemetry.escalated(left.name, cause)
         self._first = False
         self._open(fallback)
 
@@ -340,7 +332,7 @@ class Exchange:
         fallback = self._next_fallback(cause)
         if fallback is not None:
             self._escalate_to(fallback, cause)
-        elif self._held is not None and self._decision.route.escalation.onFallbackFailure == "UseExpert":
+        elif self._held is not None and self.decision.route.escalation.onFallbackFailure == "UseExpert":
             self._use_held(self._held)
         else:
             self._give_up(cause, message)
@@ -356,7 +348,7 @@ class Exchange:
         failed = self._failed
         self._close(self._held, self._cause or cause)
         self._held = None
-        self._record.error = message
+        self.record.error = message
         status = failed.head.status if failed is not None and failed.head is not None else 0
         if failed is not None and status >= 400 and failed.body and not self._head_sent:
             self._send_whole(failed, status)
@@ -369,9 +361,9 @@ class Exchange:
         """The stream of `attempt` is the answer."""
         self._drop_held()
         self._committed = True
-        self._request = self._failed = None
-        self._lines = b""
-        self._record.model = attempt.target.name
+        self.request = self._failed = None
+        self.passed_headers = b""
+        self.record.model = attempt.target.name
         assert attempt.head is not None
         if not self._head_sent:
             self._begin_stream(b"".join(attempt.head.lines) + self._headers(attempt))
@@ -382,18 +374,18 @@ class Exchange:
 
     def passed_on(self, data: bytes) -> None:
         """More of the answer."""
-        now = self._last_sent = self._dispatcher.loop.time()
-        record = self._record
+        now = self._last_sent = self.dispatcher.loop.time()
+        record = self.record
         if record.ttft_ms is None:
-            record.ttft_ms = round((now - self._arrived) * 1000, 1)
+            record.ttft_ms = round((now - self.arrived) * 1000, 1)
         record.bytes += len(data)
-        self._client.send(data)
+        self.client.send(data)
 
     def ended(self, attempt: Attempt, problem: str | None) -> None:
         """The answer is over."""
         self._close(attempt, "ok" if problem is None else Cause.UPSTREAM_ERROR)
         if problem is None:
-            self._client.end()
+            self.client.end()
             self._finish(200)
         else:
             self._send_error(502, problem, "upstream_error")
@@ -409,7 +401,7 @@ class Exchange:
         self._close(attempt, "ok")
         self._drop_held()
         if status < 400:
-            self._record.model = attempt.target.name
+            self.record.model = attempt.target.name
         if self._head_sent:
             self._send_error(status, "the model server answered a stream with a whole answer", "upstream_error")
         else:
@@ -435,9 +427,9 @@ class Exchange:
         elif attempt.failure is not Failure.CONNECT_TIMEOUT:
             self._sent -= 1
         if cause is not Cause.CONTEXT_OVERFLOW:
-            replica = self._next_replica()
+            replica = self._next_replica(attempt.target)
             if replica is not None:
-                self._call(replica)
+                self._call(attempt.target, replica)
                 return
         self._leave(cause, message)
 
@@ -453,9 +445,9 @@ class Exchange:
 
     def _out_of_time(self) -> None:
         """Every request is bounded; a whole answer that is held is better than none."""
-        held, use = self._held, self._decision.route.escalation.onFallbackFailure == "UseExpert"
+        held, use = self._held, self.decision.route.escalation.onFallbackFailure == "UseExpert"
         self._close(self._current, Cause.TIMEOUT)
-        if held is not None and use and not self._stream:
+        if held is not None and use and not self.stream:
             self._use_held(held)
             return
         self._close(held, self._cause or Cause.TIMEOUT)
@@ -464,16 +456,16 @@ class Exchange:
     def _keep_alive(self) -> None:
         if not self._head_sent:
             self._begin_stream(_EVENTS + self._headers(None))
-        self._last_sent = self._dispatcher.loop.time()
-        self._client.send(KEEP_ALIVE)
+        self._last_sent = self.dispatcher.loop.time()
+        self.client.send(KEEP_ALIVE)
 
     def _set_due(self) -> None:
         """Times only move back while data flows, so `tick` may find that there is nothing to do yet."""
-        timeouts = self._live.snapshot.timeouts
-        due = self._arrived + timeouts.totalSeconds
+        timeouts = self.live.snapshot.timeouts
+        due = self.arrived + timeouts.totalSeconds
         if self._current is not None:
             due = min(due, self._current.due(timeouts))
-        if self._stream:
+        if self.stream:
             due = min(due, self._last_sent + timeouts.keepAliveAfterSeconds)
         self.due = due
 
@@ -481,48 +473,48 @@ class Exchange:
 
     def _begin_stream(self, headers: bytes) -> None:
         self._head_sent = True
-        self._client.begin_stream(200, headers)
+        self.client.begin_stream(200, headers)
 
     def _send_whole(self, attempt: Attempt, status: int) -> None:
         assert attempt.head is not None
         headers = b"".join(attempt.head.lines) + self._headers(attempt) + self._cost_header()
-        record = self._record
-        record.ttft_ms = round((self._dispatcher.loop.time() - self._arrived) * 1000, 1)
+        record = self.record
+        record.ttft_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
         record.bytes = len(attempt.body)
-        self._client.respond(status, headers, attempt.body)
+        self.client.respond(status, headers, attempt.body)
         self._finish(status)
 
     def _send_error(self, status: int, message: str, code: str) -> None:
         """Our own error: whole, or in band where the head is out already."""
         kind = "server_error"
-        self._record.error = message
+        self.record.error = message
         if self._head_sent:
             event = make_error_event(message, kind, code)
-            self._record.bytes += len(event)
-            self._client.send(event)
-            self._client.end()
+            self.record.bytes += len(event)
+            self.client.send(event)
+            self.client.end()
             self._finish(200)
             return
         body = error_body(message, type=kind, code=code)
-        self._record.bytes = len(body)
-        self._client.respond(status, _JSON + self._headers(None), body)
+        self.record.bytes = len(body)
+        self.client.respond(status, _JSON + self._headers(None), body)
         self._finish(status)
 
     def _refuse(self, error: BadRequest) -> None:
         """The request cannot be sent to this target as it is; that is the client's mistake."""
         self._close(self._held, self._cause or CLIENT_GONE)
-        self._record.error = error.message
+        self.record.error = error.message
         if self._head_sent:
             self._send_error(error.status, error.message, error.code or "invalid_request")
             return
         body = error_body(error.message, type=error.type, param=error.param, code=error.code)
-        self._client.respond(error.status, _JSON + self._headers(None), body)
+        self.client.respond(error.status, _JSON + self._headers(None), body)
         self._finish(error.status)
 
     def _headers(self, attempt: Attempt | None) -> bytes:
         """Our own header lines; attempt: who answers."""
-        record = self._record
-        lines = f"x-flotilla-policy: {self._live.snapshot.policy}\r\nx-flotilla-request-id: {record.request_id}\r\n"
+        record = self.record
+        lines = f"x-flotilla-policy: {self.live.snapshot.policy}\r\nx-flotilla-request-id: {record.request_id}\r\n"
         if attempt is None:
             return lines.encode()
         lines += f"x-flotilla-model: {attempt.target.name}\r\nx-flotilla-reason: {self._reason(attempt)}\r\n"
@@ -533,13 +525,13 @@ class Exchange:
 
     def _reason(self, attempt: Attempt) -> str:
         """Why this model answers: the cause of the escalation, unless the model that was chosen first answers."""
-        if self._cause is not None and attempt.target is not self._decision.first:
-            self._record.reason = self._cause.value
-        return self._record.reason or self._decision.reason
+        if self._cause is not None and attempt.target is not self.decision.first:
+            self.record.reason = self._cause.value
+        return self.record.reason or self.decision.reason
 
     def _cost_header(self) -> bytes:
         total = 0.0
-        for attempt in self._record.attempts:
+        for attempt in self.record.attempts:
             if attempt.usd is None:
                 return b""
             total += attempt.usd
@@ -553,19 +545,19 @@ class Exchange:
 
     def _close(self, attempt: Attempt | None, result: str) -> None:
         if attempt is not None:
-            self._dispatcher.telemetry.attempted(attempt.close(result))
+            self.dispatcher.telemetry.attempted(attempt.close(result))
         if attempt is self._current:
             self._current = None
 
     def _finish(self, status: int) -> None:
-        record = self._record
+        record = self.record
         record.status = status
-        record.duration_ms = round((self._dispatcher.loop.time() - self._arrived) * 1000, 1)
+        record.duration_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
         record.cost_usd = round(sum([attempt.usd or 0.0 for attempt in record.attempts]), 9)
-        self._held = self._current = self._failed = self._request = None
+        self._held = self._current = self._failed = self.request = None
         self.due = inf
-        self._dispatcher.finished(self)
-        self._dispatcher.telemetry.finished(record)
+        self.dispatcher.finished(self)
+        self.dispatcher.telemetry.finished(record)
 
 
 def dollars(amount: float) -> str:

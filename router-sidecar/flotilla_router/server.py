@@ -119,7 +119,6 @@ class ClientConnection(asyncio.Protocol):
         "_current",
         "_discarding",
         "_head_bytes",
-        "_header_count",
         "_headers",
         "_in_head",
         "_incoming",
@@ -143,9 +142,8 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[tuple[Incoming, Problem | None]] | None = None
         self._in_head = True
         self._head_bytes = 0
-        self._headers: dict[bytes, bytes] | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
         """Of the request whose head is arriving."""
-        self._header_count = 0
         self._broken = False
         self._discarding = False
         self._chunked = False
@@ -212,9 +210,7 @@ class ClientConnection(asyncio.Protocol):
         """A request begins."""
         if self._broken:
             return
-        incoming = self._incoming = Incoming()
-        self._headers = incoming.headers
-        self._header_count = 0
+        self._incoming = Incoming()
         if self._current is None:
             self.due = self._loop.time() + self._listener.patience.head
 
@@ -229,27 +225,21 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; trailers are dropped."""
-        headers = self._headers
-        if headers is None:
-            return
-        name = name.lower()
-        if name in headers:
-            value = b"%b, %b" % (headers[name], value)
-        headers[name] = value
-        self._header_count += 1
-        if self._header_count > MAX_HEADERS:
-            self._refuse(_TOO_LARGE_HEAD)
+        if self._in_head:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is whole: refuse, or ask for the body."""
         incoming, parser = self._incoming, self._parser
         if incoming is None or parser is None or self._broken:
             return
-        if self._head_bytes > MAX_HEADER_BYTES and _head_size(incoming) > MAX_HEADER_BYTES:
+        given, self._headers = self._headers, []
+        large = self._head_bytes > MAX_HEADER_BYTES and _head_size(incoming.url, given) > MAX_HEADER_BYTES
+        if large or len(given) > MAX_HEADERS:
             self._refuse(_TOO_LARGE_HEAD)
             return
         self._in_head = False
-        self._headers = None
+        incoming.headers = _by_name(given)
         incoming.method = parser.get_method()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
         incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and not parser.should_upgrade()
@@ -371,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
         if self._broken:
             return
         incoming, self._incoming = self._incoming, None
-        self._headers = None
+        self._headers = []
         self._broken = True
         incoming = incoming or Incoming()
         incoming.keep_alive = False
@@ -443,8 +433,19 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d Unknown\r\n" % status
 
 
-def _head_size(incoming: Incoming) -> int:
-    return len(incoming.url) + sum(len(name) + len(value) + 4 for name, value in incoming.headers.items())
+def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _by_name(given: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Values by name in lower case; those of a repeated one are joined with ", ", so that none is overlooked."""
+    headers = {name.lower(): value for name, value in given}
+    if len(headers) < len(given):
+        headers.clear()
+        for name, value in given:
+            lower = name.lower()
+            headers[lower] = b"%b, %b" % (headers[lower], value) if lower in headers else value
+    return headers
 
 
 def _problem(status: int, message: str, code: str) -> Problem:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -25,7 +26,7 @@ NOBODY = "none"
 """The label `model` of a request that no model answered."""
 _FLUSH_BYTES = 32 * 1024
 
-_CODES = {status: str(status) for status in range(100, 600)}
+_CODES = {status: str(status) for status in range(1000)}
 
 Labels = tuple[str, ...]
 Amount = TypeVar("Amount")
@@ -38,14 +39,11 @@ class _Counter:
         self._name = name
         self._text = text
         self._labels = labels
-        self._sums: dict[Labels, float] = {}
-
-    def add(self, values: Labels, amount: float = 1.0) -> None:
-        self._sums[values] = self._sums.get(values, 0.0) + amount
+        self.sums: defaultdict[Labels, float] = defaultdict(float)
 
     def collect(self) -> Metric:
         family = CounterMetricFamily(self._name.removesuffix("_total"), self._text, labels=self._labels)
-        for values, amount in self._sums.items():
+        for values, amount in self.sums.items():
             family.add_metric(values, amount)
         return family
 
@@ -220,7 +218,7 @@ class Telemetry(Collector):
         self._unpriced = _Counter(m.ROUTER_UNPRICED, "Attempts without a known price.", ("policy", "target"))
         self._refused = _Counter(m.ROUTER_REFUSED, "Requests refused before a call.", ("policy", "code"))
         self._rejected = _Counter(m.ROUTER_SNAPSHOT_REJECTED, "Snapshots that did not validate.", ("policy",))
-        self._rejected.add((policy,), 0)
+        self._rejected.sums[policy,] = 0
         self._seconds = _Histogram(m.ROUTER_REQUEST_SECONDS, "Arrival to last byte.", ("policy", "model"))
         self._first_byte = _Histogram(m.ROUTER_TTFT_SECONDS, "Arrival to first byte.", ("policy", "model"))
         self._registry = CollectorRegistry()
@@ -232,24 +230,24 @@ class Telemetry(Collector):
     def attempted(self, attempt: AttemptRecord) -> None:
         """Count one attempt."""
         policy, target, usd = self.policy, attempt.target, attempt.usd
-        self._attempts.add((policy, target, attempt.result))
+        self._attempts.sums[policy, target, attempt.result] += 1
         if attempt.input_tokens is not None:
-            self._tokens.add((policy, target, "input"), attempt.input_tokens)
-            self._tokens.add((policy, target, "output"), attempt.output_tokens or 0)
+            self._tokens.sums[policy, target, "input"] += attempt.input_tokens
+            self._tokens.sums[policy, target, "output"] += attempt.output_tokens or 0
         if usd is None:
-            self._unpriced.add((policy, target))
+            self._unpriced.sums[policy, target] += 1
         elif usd:
-            self._cost.add((policy, target), usd)
+            self._cost.sums[policy, target] += usd
 
     def escalated(self, expert: str, cause: Cause) -> None:
         """Count a request that left `expert`."""
-        self._escalations.add((self.policy, expert, cause.value, CAUSE_GROUPS[cause].value))
+        self._escalations.sums[self.policy, expert, cause.value, CAUSE_GROUPS[cause].value] += 1
 
     def finished(self, record: RequestRecord) -> None:
         """Count and log a request."""
         record.time = round(time.time(), 3)
         labels = (self.policy, record.model or NOBODY)
-        self._requests.add((self.policy, record.api, labels[1], _CODES.get(record.status) or str(record.status)))
+        self._requests.sums[self.policy, record.api, labels[1], _CODES[record.status]] += 1
         self._seconds.observe(labels, record.duration_ms / 1000)
         if record.ttft_ms is not None:
             self._first_byte.observe(labels, record.ttft_ms / 1000)
@@ -257,7 +255,7 @@ class Telemetry(Collector):
 
     def refused(self, code: str, *, status: int, request_id: str, message: str) -> None:
         """Count and log a request that no model was called for."""
-        self._refused.add((self.policy, code))
+        self._refused.sums[self.policy, code] += 1
         fields = {"request_id": request_id, "policy": self.policy, "status": status, "code": code, "error": message}
         self.log.write("refused", fields)
 
@@ -268,7 +266,7 @@ class Telemetry(Collector):
 
     def snapshot_rejected(self, digest: str, error: str) -> None:
         """Say that a snapshot was refused and the last good one stays."""
-        self._rejected.add((self.policy,))
+        self._rejected.sums[self.policy,] += 1
         self.say("snapshot rejected", digest=digest, error=error, stays=self.snapshot_digest or None)
 
     def note_problems(self, problems: Sequence[str]) -> None:
