@@ -20,8 +20,8 @@ import uvloop
 
 from .control import Answer, Poll, SnapshotSource
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, Wanted, client_context, stamp_of
+from .dispatch import Dispatcher
 from .endpoints import Router
-from .exchange import Dispatcher
 from .reach import Reach
 from .registry import Live, Registry, SnapshotError
 from .server import Listener, Patience

@@ -15,10 +15,12 @@ from flotilla_api.snapshot import Target
 
 from .choose import Decision, Features, Refusal, choose, visible_models
 from .credentials import ApiKeys, bearer_token
-from .exchange import Dispatcher, Exchange
+from .dispatch import Dispatcher
+from .exchange import Exchange
+from .incoming import Incoming, Problem, too_large
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
-from .server import ClientConnection, Incoming, Problem, too_large
+from .server import ClientConnection
 from .telemetry import METRICS_CONTENT_TYPE, RequestRecord
 
 BOUNDARY_HEADER = b"x-flotilla-boundary"

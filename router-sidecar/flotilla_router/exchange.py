@@ -12,9 +12,6 @@ nothing but keep-alive comments is sent; after it a failure can only end the str
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -26,17 +23,15 @@ from flotilla_api.snapshot import EscalationConfig, Target
 from .attempt import CLIENT_GONE, QUALITY_CAUSES, Attempt
 from .choose import Decision
 from .credentials import Missing
+from .dispatch import Dispatcher
 from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewrite
-from .reach import Reach
 from .registry import Live, Replica, TargetState, pick
 from .sse import KEEP_ALIVE, make_error_event
-from .telemetry import AttemptRecord, RequestRecord, Telemetry
-from .upstream import Failure, Upstreams
+from .telemetry import AttemptRecord, RequestRecord
+from .upstream import Failure
 
 ATTEMPTS_PER_TARGET = 2
 """Calls to replicas of one target that may have seen the request; refused connections are not counted."""
-TICK_SECONDS = 0.1
-"""How exact timeouts are; a commit's maxWait has a timer of its own."""
 CLIENT_GONE_STATUS = 499
 _STATUS_OF: dict[Cause, int] = {
     Cause.OVERLOADED: 503,
@@ -67,57 +62,6 @@ class Client(Protocol):
     def end(self) -> None:
         """End the stream; the exchange is over."""
         ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Dispatcher:
-    """What exchanges share: the outside world, the clock, and each other's list."""
-
-    loop: asyncio.AbstractEventLoop
-    upstreams: Upstreams
-    reach: Reach
-    telemetry: Telemetry
-    draw: Callable[[], float]
-    """Uniform in [0, 1)."""
-    under_way: set[Exchange] = field(default_factory=set["Exchange"])
-    _ticking: bool = False
-
-    def ready(self, live: Live, target: Target, now: float) -> bool:
-        """Whether a call to `target` is worth trying."""
-        if target.external is not None and not self.reach.has_credentials(target.name):
-            return False
-        for replica in live.state(target).replicas:  # noqa: SIM110 - twice per request: no generator
-            if replica.open_at <= now:
-                return True
-        return False
-
-    def present(self, live: Live, target: Target) -> bool:
-        """Whether `target` has a replica at all, if only one that is left out for now."""
-        return bool(live.state(target).replicas) and (
-            target.external is None or self.reach.has_credentials(target.name)
-        )
-
-    def begin(self, exchange: Exchange) -> None:
-        """Run an exchange."""
-        self.under_way.add(exchange)
-        self.telemetry.in_flight += 1
-        exchange.begin()
-        if not self._ticking and self.under_way:
-            self._ticking = True
-            self.loop.call_later(TICK_SECONDS, self._tick)
-
-    def finished(self, exchange: Exchange) -> None:
-        """Forget an exchange."""
-        self.under_way.discard(exchange)
-        self.telemetry.in_flight -= 1
-
-    def _tick(self) -> None:
-        self._ticking = bool(self.under_way)
-        if self._ticking:
-            self.loop.call_later(TICK_SECONDS, self._tick)
-        now = self.loop.time()
-        for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
-            exchange.tick(now)
 
 
 class Exchange(msgspec.Struct, kw_only=True, eq=False):

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .exchange import Exchange
-from .openai import error_body
+from .incoming import TOO_LARGE_HEAD, Incoming, Problem, by_name, head_size, make_problem, too_large
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 LINGER_SECONDS = 2.0
@@ -27,52 +27,6 @@ _SMALL = 16 * 1024
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
 _JSON = b"content-type: application/json\r\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Why a request is refused, in OpenAI's shape."""
-
-    status: int
-    message: str
-    code: str
-    type: str = "invalid_request_error"
-    param: str | None = None
-    headers: bytes = b""
-    """Lines that end in CRLF."""
-
-    def body(self) -> bytes:
-        """The error envelope."""
-        return error_body(self.message, type=self.type, param=self.param, code=self.code)
-
-
-class Incoming:
-    """A request as it arrives."""
-
-    __slots__ = ("chunks", "client", "has_body", "headers", "http_1_0", "keep_alive", "method", "size", "url")
-
-    def __init__(self) -> None:
-        self.method = b""
-        self.url = b""
-        self.headers: dict[bytes, bytes] = {}
-        """Names in lower case; values of repeated ones are joined with ", "."""
-        self.chunks: list[bytes] = []
-        self.size = 0
-        """Bytes of the body so far."""
-        self.has_body = False
-        self.client: str | None = None
-        """Name of the API key that was shown."""
-        self.http_1_0 = False
-        self.keep_alive = True
-
-    def body(self) -> bytes:
-        """The whole body."""
-        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-
-    def release(self) -> None:
-        """Forget what is no longer needed while the answer is awaited."""
-        self.chunks = []
-        self.headers = {}
 
 
 class Service(Protocol):
@@ -185,10 +139,10 @@ class ClientConnection(asyncio.Protocol):
         except HttpParserCallbackError:  # our own mistake, never the client's
             raise
         except HttpParserError:
-            self._refuse(_problem(400, "the request is not valid HTTP/1.1", "invalid_http"))
+            self._refuse(make_problem(400, "the request is not valid HTTP/1.1", "invalid_http"))
         else:
             if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
-                self._refuse(_TOO_LARGE_HEAD)
+                self._refuse(TOO_LARGE_HEAD)
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -221,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
             return
         incoming.url += url
         if len(incoming.url) > MAX_URL_BYTES:
-            self._refuse(_problem(414, f"the URL is longer than {MAX_URL_BYTES} bytes", "uri_too_long"))
+            self._refuse(make_problem(414, f"the URL is longer than {MAX_URL_BYTES} bytes", "uri_too_long"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; trailers are dropped."""
@@ -234,19 +188,19 @@ class ClientConnection(asyncio.Protocol):
         if incoming is None or parser is None or self._broken:
             return
         given, self._headers = self._headers, []
-        large = self._head_bytes > MAX_HEADER_BYTES and _head_size(incoming.url, given) > MAX_HEADER_BYTES
+        large = self._head_bytes > MAX_HEADER_BYTES and head_size(incoming.url, given) > MAX_HEADER_BYTES
         if large or len(given) > MAX_HEADERS:
-            self._refuse(_TOO_LARGE_HEAD)
+            self._refuse(TOO_LARGE_HEAD)
             return
         self._in_head = False
-        incoming.headers = _by_name(given)
+        incoming.headers = by_name(given)
         incoming.method = parser.get_method()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
         incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and not parser.should_upgrade()
         headers = incoming.headers
         incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         if incoming.has_body and parser.should_upgrade():  # the parser takes the body for the other protocol's
-            self._refuse(_problem(400, "only HTTP/1.1 is spoken here: send the request without Upgrade", "upgrade"))
+            self._refuse(make_problem(400, "only HTTP/1.1 is spoken here: send the request without Upgrade", "upgrade"))
             return
         problem = self._listener.service.admit(incoming)
         if problem is None:
@@ -331,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._incoming is None:
             self._transport.close()
         else:
-            self._refuse(_problem(408, "the request did not arrive in time", "request_timeout"))
+            self._refuse(make_problem(408, "the request did not arrive in time", "request_timeout"))
 
     @property
     def busy(self) -> bool:
@@ -431,35 +385,6 @@ class ClientConnection(asyncio.Protocol):
 
 def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d Unknown\r\n" % status
-
-
-def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
-
-
-def _by_name(given: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Values by name in lower case; those of a repeated one are joined with ", ", so that none is overlooked."""
-    headers = {name.lower(): value for name, value in given}
-    if len(headers) < len(given):
-        headers.clear()
-        for name, value in given:
-            lower = name.lower()
-            headers[lower] = b"%b, %b" % (headers[lower], value) if lower in headers else value
-    return headers
-
-
-def _problem(status: int, message: str, code: str) -> Problem:
-    return Problem(status=status, message=message, code=code)
-
-
-def too_large(limit: int) -> Problem:
-    """The body is over the policy's bound."""
-    return _problem(413, f"the request body is larger than {limit} bytes", "request_too_large")
-
-
-_TOO_LARGE_HEAD = _problem(
-    431, f"the request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them", "headers_too_large"
-)
 
 
 class Listener:

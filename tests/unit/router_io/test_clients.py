@@ -24,6 +24,7 @@ from rig import (
     chunk,
     client,
     expert,
+    external_fallback,
     get,
     model_server,
     post,
@@ -488,6 +489,21 @@ async def test_hop_by_hop_headers_of_a_model_server_do_not_reach_the_client(tmp_
         assert reply.headers["x-flotilla-model"] == "maths"
         assert reply.headers["x-ratelimit-limit"] == "7"
         assert not {"keep-alive", "connection"} & set(reply.headers)
+
+
+async def test_a_boundary_cannot_be_widened_by_saying_it_twice(tmp_path: Path) -> None:
+    """A second x-flotilla-boundary does not hide the first: such a request is refused."""
+    headers = ["x-flotilla-boundary: LocalOnly", "X-Flotilla-Boundary: Any"]
+    async with (
+        model_server(replies(ANSWER)) as provider,
+        router(tmp_path, a_snapshot(external_fallback("big", f"http://{provider.address}/v1"))) as rig,
+    ):
+        local = await ask(rig.port, post(chat(), headers=headers[:1]))
+        both = await ask(rig.port, post(chat(), headers=headers))
+
+        assert local.status == 503
+        assert (both.status, error_of(both)["code"]) == (400, "invalid_boundary")
+        assert provider.received == []
 
 
 # Models and explanations

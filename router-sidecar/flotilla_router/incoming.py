@@ -1,0 +1,85 @@
+"""A request as it arrives, and why it may be refused before a model is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .openai import error_body
+from .settings import MAX_HEADER_BYTES, MAX_HEADERS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a request is refused, in OpenAI's shape."""
+
+    status: int
+    message: str
+    code: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    headers: bytes = b""
+    """Lines that end in CRLF."""
+
+    def body(self) -> bytes:
+        """The error envelope."""
+        return error_body(self.message, type=self.type, param=self.param, code=self.code)
+
+
+class Incoming:
+    """A request as it arrives."""
+
+    __slots__ = ("chunks", "client", "has_body", "headers", "http_1_0", "keep_alive", "method", "size", "url")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.url = b""
+        self.headers: dict[bytes, bytes] = {}
+        """Names in lower case; values of repeated ones are joined with ", "."""
+        self.chunks: list[bytes] = []
+        self.size = 0
+        """Bytes of the body so far."""
+        self.has_body = False
+        self.client: str | None = None
+        """Name of the API key that was shown."""
+        self.http_1_0 = False
+        self.keep_alive = True
+
+    def body(self) -> bytes:
+        """The whole body."""
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+
+    def release(self) -> None:
+        """Forget what is no longer needed while the answer is awaited."""
+        self.chunks = []
+        self.headers = {}
+
+
+def head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    """Bytes of a request's head, about: the method, the version and the spaces aside."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def by_name(given: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Values by name in lower case; those of a repeated one are joined with ", ", so that none is overlooked."""
+    headers = {name.lower(): value for name, value in given}
+    if len(headers) < len(given):
+        headers.clear()
+        for name, value in given:
+            lower = name.lower()
+            headers[lower] = b"%b, %b" % (headers[lower], value) if lower in headers else value
+    return headers
+
+
+def make_problem(status: int, message: str, code: str) -> Problem:
+    """A problem of the request as a whole."""
+    return Problem(status=status, message=message, code=code)
+
+
+def too_large(limit: int) -> Problem:
+    """The body is over the policy's bound."""
+    return make_problem(413, f"the request body is larger than {limit} bytes", "request_too_large")
+
+
+TOO_LARGE_HEAD = make_problem(
+    431, f"the request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them", "headers_too_large"
+)
