@@ -50,8 +50,9 @@ RESERVED_FLAGS = (
 )
 """vLLM flags that Flotilla sets itself; `engine.args` may not. vLLM reads '_' in a flag as '-'."""
 
-RESERVED_VARIABLES = ("HF_HUB_OFFLINE", "VLLM_API_KEY")
-"""Variables that `engine.env` may not set: engines run offline, and a key would lock the router out."""
+RESERVED_VARIABLES = ("HF_HUB_OFFLINE", "POD_IP", "VLLM_API_KEY")
+"""Variables that `engine.env` may not set: engines run offline at the pod's address, and a key would lock the router
+out."""
 
 
 class ModelSource(Model):
@@ -144,7 +145,9 @@ def _reserved_variable_rule() -> Cel:
     names = ", ".join(f"'{name}'" for name in RESERVED_VARIABLES)
     return Cel(
         f"!self.exists(variable, variable.name in [{names}])",
-        "must not set " + " or ".join(RESERVED_VARIABLES) + ": engines run offline, and routers send no key",
+        "must not set "
+        + ", ".join(RESERVED_VARIABLES)
+        + ": engines run offline, listen at the pod's address, and routers send no key",
     )
 
 

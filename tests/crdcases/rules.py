@@ -107,10 +107,12 @@ RULES: dict[str, Examples] = {
         ([], ["--quantization=awq", "--model-impl=vllm", "--kv-cache-dtype", "fp8"]),
         (["--model", "x"], ["--port=1"], ["--quantization=awq", "-tp", "2"], ["--max_model_len=10"]),
     ),
-    "must not set HF_HUB_OFFLINE or VLLM_API_KEY: engines run offline, and routers send no key": Examples(
+    "must not set HF_HUB_OFFLINE, POD_IP, VLLM_API_KEY: engines run offline, listen at the pod's address, and routers "
+    "send no key": Examples(
         ([], [{"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"}]),
         (
             [{"name": "VLLM_API_KEY", "value": "x"}],
+            [{"name": "POD_IP", "value": "10.0.0.1"}],
             [{"name": "A", "value": ""}, {"name": "HF_HUB_OFFLINE", "value": "0"}],
         ),
     ),
