@@ -29,7 +29,7 @@ from flotilla_router.__main__ import Ports, RouterProcess
 from flotilla_router.settings import RouterSettings
 from flotilla_router.telemetry import RequestRecord
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 NAMESPACE, POLICY = "agents", "helpdesk"
 
 

@@ -262,7 +262,7 @@ async def test_causes_escalate_streams(tmp_path: Path, script: Script, cause: st
             a_snapshot(
                 expert("maths", small.address),
                 served_fallback("big", large.address),
-                timeouts={"firstTokenSeconds": 0.3, "idleSeconds": 0.3},
+                timeouts={"firstTokenSeconds": 1, "idleSeconds": 1},
             ),
         ) as rig,
     ):

@@ -297,7 +297,7 @@ async def test_a_drain_finishes_what_is_under_way(tmp_path: Path) -> None:
 
     async with (
         model_server(slow) as model,
-        router(tmp_path, a_snapshot(expert("maths", model.address)), settle_seconds=0.5) as rig,
+        router(tmp_path, a_snapshot(expert("maths", model.address)), settle_seconds=2) as rig,
         client(rig.port) as raw,
         client(rig.port) as idle,
     ):
