@@ -145,21 +145,37 @@ class SnapshotSource:
                 await asyncio.sleep(backoff_seconds(failures, draw()))
 
     async def _poll(self, base: str, path: str) -> None:
-        url = poll_url(base, path, self._store.digest, self._rejected, self._store.problems())
+        problems = tuple(self._store.problems())
+        url = poll_url(base, path, self._store.digest, self._rejected, problems)
         try:
             token = self._token.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ControlError(f"the token of the control API cannot be read: {self._token}") from error
         try:
-            answer = await self._fetch(Poll(url, token, self._ca, POLL_SECONDS))
+            answer = await self._fetch_unless_outdated(Poll(url, token, self._ca, POLL_SECONDS), problems)
         except (OSError, ValueError) as error:
             raise ControlError(f"the control API does not answer: {error or type(error).__name__}") from error
+        if answer is None:
+            return
         if answer.status not in (200, 204, 304):
             raise ControlError(f"the control API answered with status {answer.status}")
         self._connected = True
         self._store.connected(None)
         if answer.status == 200:
             await self._take(answer.body)
+
+    async def _fetch_unless_outdated(self, poll: Poll, problems: tuple[str, ...]) -> Answer | None:
+        """The answer; None when what the poll says this router misses is no longer so, and it must be said anew."""
+        fetching = asyncio.ensure_future(self._fetch(poll))
+        try:
+            while True:
+                await asyncio.wait((fetching,), timeout=FILE_SECONDS)
+                if fetching.done():
+                    return fetching.result()
+                if tuple(self._store.problems()) != problems:
+                    return None
+        finally:
+            fetching.cancel()
 
     async def _take(self, data: bytes) -> None:
         before = self._store.digest

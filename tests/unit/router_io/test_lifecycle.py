@@ -214,6 +214,24 @@ async def test_problems_are_reported(tmp_path: Path) -> None:
         assert polls(server)[1]["problem"] == ["Fallback big: its API key is not mounted"]
 
 
+async def test_a_problem_that_ended_is_reported_at_once(tmp_path: Path) -> None:
+    """A poll that waits for news is given up when what it said is no longer so."""
+    control = Control(a_snapshot(external_fallback("big", "https://example.com/v1", hasCredentials=True)))
+    folder = tmp_path / "credentials" / "big"
+    folder.mkdir(parents=True)
+    async with (
+        model_server(control) as server,
+        router(with_token(tmp_path), None, control_url=f"http://{server.address}") as rig,
+    ):
+        await until(lambda: len(server.received) == 2)
+        (folder / "api-key").write_text("sk-provider")
+
+        await until(lambda: len(server.received) == 3)
+        assert "problem" not in polls(server)[2]
+        assert polls(server)[2]["digest"] == polls(server)[1]["digest"]
+        assert rig.log.of("control API lost") == []
+
+
 async def test_the_file_serves_while_the_control_api_does_not(tmp_path: Path) -> None:
     """An operator that is away changes nothing; when it is back, its token is read again."""
     folder = tmp_path / "snapshot"
