@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from uuid import uuid4
 
 import pytest
 
@@ -82,25 +83,37 @@ def provider(stack: Stack) -> Generator[Engine]:
     provider_of(stack).heal()
 
 
+@pytest.fixture
+def fresh(fleet: Space, single: Gateway) -> Generator[Gateway]:
+    """Another gateway of the same kind, for tests after which it would shun the provider for a while."""
+    name = f"fresh-{uuid4().hex[:8]}"
+    fleet.apply(a_policy(name, experts=["single"], fallbacks=["big"]))
+    fleet.wait_ready("RoutingPolicy", name)
+    fleet.wait_condition("RoutingPolicy", name, "ConfigPropagated", "True")
+    yield fleet.gateway(name)
+    fleet.delete("RoutingPolicy", name)
+
+
 def _ended_in_an_error(answer: Streamed) -> bool:
     """Some of the answer came, then an error event, and nothing after it."""
     return bool(answer.text) and "error" in answer.events[-1] and not answer.done
 
 
 @pytest.mark.parametrize("stream", [pytest.param(False, id="whole"), pytest.param(True, id="streamed")])
-def test_an_engine_that_dies_before_its_first_byte_is_replaced_by_another(
+def test_where_a_replica_dies_before_its_first_byte_another_one_answers(
     fleet: Space, pair: Gateway, *, stream: bool
 ) -> None:
     """One of two replicas fails twice; the other one answers then, and every client sees one whole answer."""
     fleet.engines("pair")[0].inject("die_before_first_byte", count=2)
-    texts = set[str]()
     retried = 0
-    for number in range(8):
+    for number in range(60):
         answer = pair.stream(f"try {number}") if stream else pair.ask(f"try {number}")
-        texts.add(answer.text[:16] if isinstance(answer, Streamed) else text_of(answer)[:16])
+        text = answer.text if isinstance(answer, Streamed) else text_of(answer)
+        assert text.startswith("[simulated pair]")
         retried += answer.headers["x-flotilla-attempts"] == "2"
+        if retried == 2:
+            break
 
-    assert texts == {"[simulated pair]"}
     assert retried == 2
 
 
@@ -192,7 +205,7 @@ def test_a_prompt_that_is_too_long_is_escalated(fleet: Space, single: Gateway) -
 
 @pytest.mark.parametrize("stream", [pytest.param(False, id="whole"), pytest.param(True, id="streamed")])
 def test_when_the_provider_is_down_the_expert_answers_after_all(
-    stack: Stack, fleet: Space, single: Gateway, provider: Engine, *, stream: bool
+    stack: Stack, fleet: Space, fresh: Gateway, provider: Engine, *, stream: bool
 ) -> None:
     """An unsure answer is better than none: with onFallbackFailure UseExpert the held answer is sent."""
     providers = Space(stack, PROVIDERS)
@@ -200,32 +213,32 @@ def test_when_the_provider_is_down_the_expert_answers_after_all(
     providers.wait_gone("Pod", provider.name)
     fleet.engine("single").inject("low_confidence")
 
-    answer = single.stream("unsure, but alone") if stream else single.ask("unsure, but alone")
+    answer = fresh.stream("unsure, but alone") if stream else fresh.ask("unsure, but alone")
 
     text = answer.text if isinstance(answer, Streamed) else text_of(answer)
     assert text.startswith("[simulated single]")
     assert answer.headers["x-flotilla-model"] == "single"
 
 
-def test_when_the_provider_fails_the_expert_answers_after_all(single: Gateway, fleet: Space, provider: Engine) -> None:
+def test_when_the_provider_fails_the_expert_answers_after_all(fresh: Gateway, fleet: Space, provider: Engine) -> None:
     """The same for a provider that answers with errors."""
     provider.inject("http_error", status=500, count=None)
     fleet.engine("single").inject("low_confidence")
 
-    answer = single.ask("unsure, but alone")
+    answer = fresh.ask("unsure, but alone")
 
     assert answer.headers["x-flotilla-model"] == "single"
     assert text_of(answer).startswith("[simulated single]")
 
 
 def test_a_provider_that_is_too_busy_is_waited_for_with_the_experts_answer(
-    single: Gateway, fleet: Space, provider: Engine
+    fresh: Gateway, fleet: Space, provider: Engine
 ) -> None:
     """A 429 of the provider with Retry-After leads to the expert's answer, and the next request does not go there."""
     provider.inject("http_error", status=429, retry_after=30)
     fleet.engine("single").inject("low_confidence", count=2)
 
-    first, second = single.ask("busy one"), single.ask("busy two")
+    first, second = fresh.ask("busy one"), fresh.ask("busy two")
 
     assert [each.headers["x-flotilla-model"] for each in (first, second)] == ["single", "single"]
     assert len(provider.requests("busy")) == 1

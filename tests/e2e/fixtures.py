@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -45,7 +46,9 @@ def dump_after_failure(stack: Stack, request: pytest.FixtureRequest) -> Generato
         request.getfixturevalue("space")
     yield
     if request.node.stash.get(_FAILED, False):
-        stack.cluster.dump(DUMPS / re.sub(r"[^\w.-]+", "-", request.node.nodeid))
+        folder = DUMPS / re.sub(r"[^\w.-]+", "-", request.node.nodeid)
+        shutil.rmtree(folder, ignore_errors=True)
+        stack.cluster.dump(folder)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

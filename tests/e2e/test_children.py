@@ -37,7 +37,7 @@ def owners(stack: Stack) -> Generator[Space]:
 
 def _child(space: Space, kind: str, owner_kind: str, owner: str) -> Manifest:
     (child,) = space.owned(kind, owner_kind, owner)
-    return child
+    return space.get(kind, child["metadata"]["name"])
 
 
 @pytest.mark.parametrize(
