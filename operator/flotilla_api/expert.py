@@ -48,7 +48,22 @@ RESERVED_FLAGS = (
     "--max-num-seqs",
     "--api-key",
 )
-"""vLLM flags that Flotilla sets itself; `engine.args` may not. vLLM reads '_' in a flag as '-'."""
+"""vLLM flags that Flotilla sets itself."""
+
+BREAKING_FLAGS = (
+    "--disable-log-stats",
+    "--ssl-certfile",
+    "--ssl-keyfile",
+    "--uds",
+    "--grpc",
+    "--headless",
+    "--pipeline-parallel-size",
+    "-pp",
+    "--data-parallel-size",
+    "-dp",
+)
+"""vLLM flags with which Flotilla cannot work: it reads the metrics, speaks plain HTTP to the pod's address, and asks
+for as many GPUs as tensor parallelism needs."""
 
 RESERVED_VARIABLES = ("HF_HUB_OFFLINE", "POD_IP", "VLLM_API_KEY")
 """Variables that `engine.env` may not set: engines run offline at the pod's address, and a key would lock the router
@@ -133,11 +148,27 @@ class EnvVar(Model):
     )
 
 
-def _reserved_flag_rule() -> Cel:
-    flags = ", ".join(f"'{flag}'" for flag in RESERVED_FLAGS)
+def _refused_flag_rule(flags: tuple[str, ...], message: str) -> Cel:
+    """No argument is one of `flags` or short for one: vLLM reads '_' as '-', and a flag's beginning as the flag."""
+    listed = ", ".join(f"'{flag}'" for flag in flags)
     return Cel(
-        f"self.all(arg, !(arg.split('=')[0].replace('_', '-') in [{flags}]))",
-        "Flotilla sets " + " ".join(RESERVED_FLAGS) + " itself: use the fields of model, accelerator and engine",
+        f"self.all(arg, !arg.startsWith('-') || "
+        f"![{listed}].exists(flag, flag.startsWith(arg.split('=')[0].replace('_', '-'))))",
+        message,
+    )
+
+
+def _reserved_flag_rule() -> Cel:
+    flags = " ".join(RESERVED_FLAGS)
+    return _refused_flag_rule(
+        RESERVED_FLAGS, f"Flotilla sets {flags} itself: use the fields of model, accelerator and engine"
+    )
+
+
+def _breaking_flag_rule() -> Cel:
+    flags = " ".join(BREAKING_FLAGS)
+    return _refused_flag_rule(
+        BREAKING_FLAGS, f"Flotilla does not work with {flags}: it needs metrics, plain HTTP and one engine in a pod"
     )
 
 
@@ -162,6 +193,7 @@ class Engine(Model):
     )
     args: list[Annotated[str, Field(max_length=1024)]] | None = checked(
         _reserved_flag_rule(),
+        _breaking_flag_rule(),
         default=None,
         description="More vLLM flags, one per entry, such as --enable-auto-tool-choice or --quantization=awq.",
         max_length=64,
