@@ -73,6 +73,7 @@ ModelAlias = Annotated[
     ),
 ]
 MAP_BY_NAME = as_map_by("name")
+_ALIASES = "(has(self.models) ? self.models : ['auto'])"
 
 
 class WeightedExpert(Model):
@@ -337,11 +338,13 @@ class RoutingPolicySpec(Model):
             "pinnable may only name fallbacks of this policy",
         ),
         Cel(
-            "!self.experts.exists(e, e.name in (has(self.models) ? self.models : ['auto']))",
-            "models must not hold an expert's name: that name pins it anyway (the default is [auto])",
+            f"!self.experts.exists(e, e.name in {_ALIASES})"
+            f" && (!has(self.rules) || !self.rules.exists(r, has(r.experts) && r.experts.exists(e, e.name in {_ALIASES})))"
+            f" && (!has(self.pinnable) || !self.pinnable.exists(p, p in {_ALIASES}))",
+            "models must not hold the name of an expert or a pinnable fallback: that name pins it anyway (the default is [auto])",
         ),
         Cel(
-            "!has(self.rules) || self.rules.all(r, !has(r.when.models) || r.when.models.all(m, m in (has(self.models) ? self.models : ['auto'])))",
+            f"!has(self.rules) || self.rules.all(r, !has(r.when.models) || r.when.models.all(m, m in {_ALIASES}))",
             "when.models of a rule may only name aliases from models",
         ),
         Cel(

@@ -104,8 +104,32 @@ RULES: dict[str, Examples] = {
     ),
     "Flotilla sets --model --port --host --served-model-name --revision --tensor-parallel-size -tp --max-model-len "
     "--max-num-seqs --api-key itself: use the fields of model, accelerator and engine": Examples(
-        ([], ["--quantization=awq", "--model-impl=vllm", "--kv-cache-dtype", "fp8"]),
-        (["--model", "x"], ["--port=1"], ["--quantization=awq", "-tp", "2"], ["--max_model_len=10"]),
+        ([], ["--quantization=awq", "--model-impl=vllm", "--kv-cache-dtype", "fp8"], ["-q", "awq", "", "-1"]),
+        (
+            ["--model", "x"],
+            ["--port=1"],
+            ["--quantization=awq", "-tp", "2"],
+            ["--max_model_len=10"],
+            ["--max-mod", "10"],
+            ["--tensor_par=2"],
+            ["--quantization=awq", "-t", "2"],
+        ),
+    ),
+    "Flotilla does not work with --disable-log-stats --ssl-certfile --ssl-keyfile --uds --grpc --headless "
+    "--pipeline-parallel-size -pp --data-parallel-size -dp: it needs metrics, plain HTTP and one engine in a "
+    "pod": Examples(
+        ([], ["--enable-log-requests", "--ssl-ca-certs=/tmp/ca", "--data-parallel-backend", "mp"]),
+        (
+            ["--disable-log-stats"],
+            ["--ssl_certfile=/tmp/a"],
+            ["--ssl-key", "/tmp/a"],
+            ["--uds", "/tmp/a"],
+            ["--grpc"],
+            ["--headl"],
+            ["--quantization=awq", "-pp", "2"],
+            ["-dp=2"],
+            ["--data-parallel-s", "2"],
+        ),
     ),
     "must not set HF_HUB_OFFLINE, POD_IP, VLLM_API_KEY: engines run offline, listen at the pod's address, and routers "
     "send no key": Examples(
@@ -194,9 +218,20 @@ RULES: dict[str, Examples] = {
         (POLICY, {**_BARE_POLICY, "pinnable": []}),
         ({**_BARE_POLICY, "pinnable": ["big"]}, {**POLICY, "pinnable": ["bigger"]}),
     ),
-    "models must not hold an expert's name: that name pins it anyway (the default is [auto])": Examples(
-        ({**_BARE_POLICY, "models": ["any"], "experts": [{"name": "auto"}]},),
-        ({**_BARE_POLICY, "experts": [{"name": "auto"}]}, {**_BARE_POLICY, "models": ["auto", "invoice"]}),
+    "models must not hold the name of an expert or a pinnable fallback: that name pins it anyway (the default is "
+    "[auto])": Examples(
+        (
+            {**_BARE_POLICY, "models": ["any"], "experts": [{"name": "auto"}]},
+            {**_BARE_POLICY, "models": ["big"], "fallbacks": [{"name": "big"}]},
+            {**_BARE_POLICY, "models": ["any"], "rules": [_rule(experts=[{"name": "auto"}])]},
+        ),
+        (
+            {**_BARE_POLICY, "experts": [{"name": "auto"}]},
+            {**_BARE_POLICY, "models": ["auto", "invoice"]},
+            {**_BARE_POLICY, "rules": [_rule(), _rule(name="b", experts=[{"name": "auto"}])]},
+            {**_BARE_POLICY, "models": ["big"], "fallbacks": [{"name": "big"}], "pinnable": ["big"]},
+            {**_BARE_POLICY, "fallbacks": [{"name": "auto"}], "pinnable": ["auto"]},
+        ),
     ),
     "when.models of a rule may only name aliases from models": Examples(
         (POLICY, {**_BARE_POLICY, "rules": [_rule(when={"models": ["auto"]})]}),
