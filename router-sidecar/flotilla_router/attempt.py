@@ -181,8 +181,6 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
             self.replica.overloaded(now, response.retry_after)
         elif response.status >= 500:
             self.replica.failed(now)
-        else:
-            self.replica.succeeded()
         if response.status == 200 and self.stream and response.content_type.startswith(_EVENT_STREAM):
             self._follow()
 
@@ -207,6 +205,8 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     def on_complete(self) -> None:
         """The response is whole."""
         self._call = None
+        if self.head is not None and self.head.status < 500 and self.head.status not in (429, 503):
+            self.replica.succeeded()
         if self._follower is None:
             self._judge_whole()
             return
@@ -297,6 +297,7 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
         self.owner.failed(self, cause, "the model server's answer is an error")
 
     def _commit(self, score: float | None) -> None:
+        self.replica.succeeded()  # not at the head: a replica that hangs or dies later sends one, too
         self.state = State.PASSING
         self.score = score
         self.request = None

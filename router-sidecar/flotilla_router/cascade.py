@@ -139,7 +139,7 @@ class _Bar:
         if not tokens.judged:
             unsure = self.scores and self._config.noSignal == "Escalate"
             return Escalate(Cause.LOW_CONFIDENCE, None) if unsure else Commit(None)
-        score = math.exp(tokens.total_logprob / tokens.judged)
+        score = math.exp(min(0.0, tokens.total_logprob / tokens.judged))
         if self.scores and score < self._config.minConfidence:
             return Escalate(Cause.LOW_CONFIDENCE, score)
         return Commit(score)

@@ -20,7 +20,7 @@ even the low end of the estimate, with max_tokens, is over its limit; it never c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -162,7 +162,7 @@ def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bo
         known = ", ".join(visible_models(table))
         return Refusal(
             404,
-            f"The model `{features.model}` does not exist. Models here: {known}.",
+            f"The model `{features.model[:64]}` does not exist. Models here: {known}.",
             "invalid_request_error",
             "model_not_found",
             "model",
@@ -186,8 +186,15 @@ def _holds(when: Conditions, features: Features) -> bool:
         and (when.maxTools is None or tools <= when.maxTools)
         and (when.minPromptTokens is None or tokens >= when.minPromptTokens)
         and (when.belowPromptTokens is None or tokens < when.belowPromptTokens)
-        and all(features.headers.get(header.name) in header.values for header in when.headers)
+        and all(_matches(features.headers.get(header.name), header.values) for header in when.headers)
     )
+
+
+def _matches(value: str | None, wanted: Sequence[str]) -> bool:
+    """Whether a header has one of the wanted values, alone or as a member of a list: proxies append to headers."""
+    if value is None or value in wanted:
+        return value is not None
+    return "," in value and any(member.strip() in wanted for member in value.split(","))
 
 
 def _strictest(*boundaries: Boundary) -> Boundary:

@@ -89,6 +89,9 @@ class Surface:
         if endpoint is None:
             path = _path(incoming.url).decode("latin-1")
             return Problem(status=404, message=f"there is nothing at {path}", code="not_found")
+        if incoming.has_body and incoming.method != b"POST":
+            method = incoming.method.decode("latin-1")
+            return Problem(status=413, message=f"a {method} request has no body here", code="body_not_allowed")
         if incoming.method == b"OPTIONS":
             return None
         if incoming.method not in endpoint.methods:

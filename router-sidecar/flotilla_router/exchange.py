@@ -285,6 +285,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         self._held = None
         self._current = held
         held.release()
+        if self._paused and self._current is held:
+            held.pause()
         self._set_due()
 
     def _give_up(self, cause: Cause, message: str) -> None:
@@ -314,6 +316,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         attempt.head.lines.clear()
         self._fallbacks.clear()
         self._tried.clear()
+        if self._paused:
+            attempt.pause()
         self._set_due()
 
     def passed_on(self, data: bytes) -> None:
@@ -370,12 +374,18 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             self._reached = True
         elif attempt.failure is not Failure.CONNECT_TIMEOUT:
             self._sent -= 1
-        if cause is not Cause.CONTEXT_OVERFLOW:
+        if cause is not Cause.CONTEXT_OVERFLOW and not self._waited_enough(attempt, cause):
             replica = self._next_replica(attempt.target)
             if replica is not None:
                 self._call(attempt.target, replica)
                 return
         self._leave(cause, message)
+
+    def _waited_enough(self, attempt: Attempt, cause: Cause) -> bool:
+        """Whether a second slow replica would use up the time in which a fallback may still be called."""
+        if cause is not Cause.TIMEOUT or attempt.failure is not None:
+            return False
+        return bool(self._fallbacks) and cause in self.decision.route.escalation.on
 
     # Time
 

@@ -184,7 +184,10 @@ def _refuse_ambiguous_model(request: ParsedRequest) -> None:
     body = request.body
     if body.count(b'"model"') == 1 and b"\\u006" not in body:  # the letters of "model" are \u0064 to \u006f
         return
-    pairs: list[tuple[str, object]] = json.loads(body, object_pairs_hook=list)
+    try:
+        pairs: list[tuple[str, object]] = json.loads(body, object_pairs_hook=list)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, very deep nesting
+        raise BadRequest("The body cannot be read unambiguously.", code="invalid_json") from error
     start = request.spans.model[0]
     key = body.rfind(b'"model"', 0, start)
     plain = key >= 0 and body[key + 7 : start].strip() == b":"

@@ -280,7 +280,7 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Patience has ended."""
-        if self._discarding or self._write_paused:
+        if self._discarding or self._write_paused or self._transport.is_closing():
             self._transport.abort()
         elif self._incoming is None:
             self._transport.close()
@@ -289,8 +289,9 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is arriving or under way."""
-        return self._current is not None or self._incoming is not None
+        """Whether a request is arriving or under way, or an answer is not yet sent."""
+        unsent = self._transport.get_write_buffer_size() > 0
+        return self._current is not None or self._incoming is not None or unsent
 
     def close_if_idle(self) -> None:
         """Close between requests."""
@@ -323,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _submit(self, incoming: Incoming, problem: Problem | None) -> None:
         self._incoming = None
-        if self._current is None and not self._queue:
+        if self._current is None and not self._queue and not self._write_paused:
             self._serve(incoming, problem)
             return
         if self._queue is None:
@@ -334,10 +335,17 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self, incoming: Incoming, problem: Problem | None) -> None:
         self._current = incoming
         self.due = inf
-        if problem is None:
-            self._listener.service.serve(incoming, self)
+        if problem is not None:
+            self.refuse(problem)
             return
-        self.refuse(problem)
+        try:
+            self._listener.service.serve(incoming, self)
+        except Exception as error:  # our own mistake: it is told, and the client gets an answer all the same
+            self._loop.call_exception_handler({"message": "a request failed", "exception": error})
+            if self._current is incoming and self.exchange is None:
+                self.refuse(make_problem(500, "the router failed on this request", "internal_error"))
+            else:
+                self.abort()
 
     def refuse(self, problem: Problem) -> None:
         """Answer the current request with an error."""
@@ -380,6 +388,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.resume_reading()
         else:
             self._broken = True
+            self.due = self._loop.time() + self._listener.patience.keep_alive
             self._transport.close()
 
 

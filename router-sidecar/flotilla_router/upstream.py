@@ -25,12 +25,17 @@ _READ_LIMIT = 256 * 1024
 
 _NOT_PASSED = frozenset(
     (
+        b"alt-svc",
         b"connection",
         b"content-length",
         b"keep-alive",
+        b"openai-organization",
+        b"openai-project",
         b"proxy-authenticate",
         b"proxy-authentication-info",
         b"proxy-connection",
+        b"set-cookie",
+        b"strict-transport-security",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -167,7 +172,7 @@ class Upstreams:
             failure = Failure.CONNECT_TIMEOUT
         except ssl.SSLError:
             failure = Failure.TLS
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a host name that cannot be one
             failure = Failure.REFUSED
         else:
             call.connecting = None
@@ -275,6 +280,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_told",
         "_parser",
+        "_parts",
         "_response",
         "_sized",
         "_upstreams",
@@ -299,6 +305,8 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._head_told = False
         self._sized = False
+        self._parts = 0
+        """Pieces of the body that belong to the response, once it is complete."""
         self._body: list[bytes] = []
         self.on_body = self._body.append
         self._complete = False
@@ -385,6 +393,11 @@ class Connection(asyncio.Protocol):
             return
         head.lines.append(b"%b: %b\r\n" % (name, value))
 
+    def on_message_begin(self) -> None:
+        """A response begins; after the one that was asked for, there is none to begin."""
+        if self._complete:
+            self.usable = False
+
     def on_headers_complete(self) -> None:
         """The head is whole; an interim response is passed over."""
         head, parser = self._head, self._parser
@@ -402,9 +415,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The response is whole, unless it was an interim one."""
-        if self._response is None or self._parser is None:
+        if self._response is None or self._parser is None or self._complete:
             return
         self._complete = True
+        self._parts = len(self._body)
         if not self._parser.should_keep_alive():
             self.usable = False
 
@@ -418,6 +432,8 @@ class Connection(asyncio.Protocol):
             if (receiver := self._receiver()) is not None:
                 receiver.on_head(self._response)
         body = self._body
+        if self._complete:
+            del body[self._parts :]  # of a response that nobody asked for
         if body:
             chunk = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
@@ -436,7 +452,7 @@ class Connection(asyncio.Protocol):
         call, self._call = self._call, None
         if call is None:
             return
-        if self.usable:
+        if self.usable and not self.transport.get_write_buffer_size():  # else part of the request is still unsent
             self.transport.resume_reading()
             self._upstreams.keep(self)
         else:

@@ -126,6 +126,8 @@ TO_SQL: Route = a_route({"sql": 1}, ("big",))
         pytest.param({"models": ("gpt-4o-mini",)}, {}, {}, False, id="another alias"),
         pytest.param({}, {"x-task": ("extract", "sum")}, {"headers": {"x-task": "sum"}}, True, id="a header"),
         pytest.param({}, {"x-task": ("extract",)}, {"headers": {"x-task": "Extract"}}, False, id="values are exact"),
+        pytest.param({}, {"x-task": ("sum",)}, {"headers": {"x-task": "read, sum"}}, True, id="a member of a list"),
+        pytest.param({}, {"x-task": ("sum",)}, {"headers": {"x-task": "sums, read"}}, False, id="no member of a list"),
         pytest.param({}, {"x-task": ("extract",)}, {}, False, id="no header"),
         pytest.param({"minTools": 1}, {"x-task": ("extract",)}, {"tool_count": 1}, False, id="one of two conditions"),
     ],
