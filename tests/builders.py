@@ -230,9 +230,22 @@ def carried_out(observed: Observed) -> Observed:
         ref = ObjectRef.of(step.manifest)
         if step.verb == "delete":
             children.pop(ref)
+        elif step.verb == "prune":
+            children[ref] = _merged(children[ref], step.manifest)
         else:
             children[ref] = as_stored(step.manifest)
     return replace(observed, children=tuple(children.values()))
+
+
+def _merged(live: Manifest, patch: Manifest) -> Manifest:
+    """RFC 7386."""
+    merged = {name: value for name, value in live.items() if name not in patch or patch[name] is not None}
+    for name, value in patch.items():
+        if isinstance(value, dict):
+            merged[name] = _merged(merged.get(name, {}), cast("Manifest", value))
+        elif value is not None:
+            merged[name] = value
+    return merged
 
 
 def rolled_out(observed: Observed) -> Observed:

@@ -4,7 +4,7 @@ OperatorError
 ├── ApiError            the Kubernetes API answered with an error
 │   ├── NotFoundError        404
 │   ├── OutdatedError        409, or a uid that is no longer the object's: what was observed has changed
-│   ├── RefusedError         any other 4xx: the same request would be refused again
+│   ├── RefusedError         any other 4xx, or an apply that fits no schema: it would be refused again
 │   └── UnavailableError     429 and 5xx
 ├── UnreachableError         no answer from the Kubernetes API
 └── NotLeadingError          this replica may not write

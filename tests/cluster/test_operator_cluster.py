@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flotilla_api.conditions import Reason
 from flotilla_api.names import FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.clock import SystemClock
@@ -20,7 +22,7 @@ from flotilla_operator.adapters.kinds import KINDS
 from flotilla_operator.adapters.kubernetes_cluster import KubernetesCluster, Surroundings
 from flotilla_operator.adapters.store import Store
 from flotilla_operator.ports import NotLeadingError, OutdatedError
-from flotilla_operator.reconcile.dispatch import desired, references
+from flotilla_operator.reconcile.dispatch import desired, references, verdict
 from flotilla_operator.reconcile.plan import conflicts, plan
 from flotilla_operator.reconcile.types import Event, Key, Manifest, ObjectRef, Observed, Plan, Step
 from flotilla_operator.resources.settings import OperatorSettings
@@ -272,6 +274,156 @@ async def test_a_refusal_is_a_value_and_the_other_steps_are_carried_out(api: Loc
         assert failure.step.manifest is bad
         assert "Not-A-Name" in failure.message
         assert api.api.get(f"/api/v1/namespaces/{place}/configmaps/good").is_success
+
+
+def an_expert(api: LocalCluster, namespace: str, **spec: Any) -> Key:
+    """An Expert and its profile."""
+    path = KINDS["AcceleratorProfile"].collection_path("")
+    if not api.api.get(f"{path}/l4").is_success:
+        profile = {"resource": "nvidia.com/gpu", "memoryGiB": 24}
+        head = {"apiVersion": "flotilla.dev/v1alpha1", "kind": "AcceleratorProfile", "metadata": {"name": "l4"}}
+        create(api, path, {**head, "spec": profile})
+    key = Key("Expert", namespace, "invoice")
+    own(api, key, {"model": {"uri": "hf://a/b"}, "accelerator": {"profile": "l4"}, **spec})
+    return key
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        pytest.param(
+            {"podOverrides": {"affinity": {"podAntiAfinity": {}}}},
+            ".spec.template.spec.affinity.podAntiAfinity: field not declared in schema",
+            id="a misspelt affinity",
+        ),
+        pytest.param(
+            {"podOverrides": {"topologySpreadConstraints": [{"maxSkew": "one"}]}},
+            ".spec.template.spec.topologySpreadConstraints",
+            id="constraints of another form",
+        ),
+    ],
+)
+async def test_a_template_that_fits_no_schema_is_refused_for_good(
+    api: LocalCluster, place: str, spec: dict[str, Any], expected: str
+) -> None:
+    """The API server calls it an internal error; the condition says what is wrong with which field."""
+    async with an_adapter(api, place) as adapter:
+        observed = await observe(adapter, an_expert(api, place, **spec))
+
+        failures = await adapter.cluster.execute(plan(desired(observed), observed))
+
+        conditions = {each["type"]: each for each in verdict(observed, failures).status["conditions"]}
+        assert conditions["Accepted"]["status"] == conditions["Ready"]["status"] == "False"
+        assert conditions["Accepted"]["reason"] == Reason.INVALID_POD_TEMPLATE
+        assert expected in conditions["Accepted"]["message"]
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        pytest.param({"spec": {"template": {"spec": {"containers": [{"name": "spy", "image": "s"}]}}}}, id="container"),
+        pytest.param(
+            {
+                "spec": {
+                    "template": {"spec": {"containers": [{"name": "engine", "env": [{"name": "D", "value": "1"}]}]}}
+                }
+            },
+            id="variable",
+        ),
+        pytest.param(
+            {
+                "spec": {
+                    "template": {
+                        "spec": {
+                            "volumes": [{"name": "spy", "emptyDir": {"medium": "Memory"}}],
+                            "containers": [{"name": "engine", "volumeMounts": [{"name": "spy", "mountPath": "/spy"}]}],
+                        }
+                    }
+                }
+            },
+            id="volume and mount",
+        ),
+        pytest.param({"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}, id="toleration"),
+        pytest.param(
+            {
+                "spec": {
+                    "template": {
+                        "spec": {
+                            "containers": [
+                                {
+                                    "name": "engine",
+                                    "ports": [{"name": "debug", "containerPort": 5678}],
+                                    "command": ["sh"],
+                                }
+                            ]
+                        }
+                    }
+                }
+            },
+            id="port and command",
+        ),
+    ],
+)
+async def test_what_kubectl_patch_added_is_removed(api: LocalCluster, place: str, patch: Manifest) -> None:
+    """The Deployment's spec is again what it was, to the last byte, and the plan is empty."""
+    async with an_adapter(api, place) as adapter:
+        key = an_expert(api, place)
+        await carry_out(adapter, key)
+        path = f"/apis/apps/v1/namespaces/{place}/deployments/invoice-expert"
+        before = api.api.get(path).json()["spec"]
+        api.kubectl("patch", "deployment", "invoice-expert", "-n", place, "-p", json.dumps(patch))
+        adapter.feed.learn(KINDS["Deployment"], api.api.get(path).json())
+        assert plan(desired(await observe(adapter, key)), await observe(adapter, key)).steps
+
+        await carry_out(adapter, key)
+
+        assert api.api.get(path).json()["spec"] == before
+        observed = await observe(adapter, key)
+        assert plan(desired(observed), observed).steps == ()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("set", "env", "deploy/invoice-expert", "DEBUG=1"), id="set env"),
+        pytest.param(("rollout", "pause", "deploy/invoice-expert"), id="rollout pause"),
+    ],
+)
+async def test_what_kubectl_did_to_a_deployment_is_undone(api: LocalCluster, place: str, command: tuple[str]) -> None:
+    """Commands that people reach for leave nothing behind that nobody sees."""
+    async with an_adapter(api, place) as adapter:
+        key = an_expert(api, place)
+        await carry_out(adapter, key)
+        path = f"/apis/apps/v1/namespaces/{place}/deployments/invoice-expert"
+        before = api.api.get(path).json()["spec"]
+        api.kubectl(*command, "-n", place)
+        edited = api.api.get(path).json()
+        assert edited["spec"] != before
+        adapter.feed.learn(KINDS["Deployment"], edited)
+
+        await carry_out(adapter, key)
+
+        assert api.api.get(path).json()["spec"] == before
+
+
+async def test_what_somebody_changes_between_observation_and_removal_is_not_lost(api: LocalCluster, place: str) -> None:
+    """The patch replaces lists, so it is for one version; the next look sees the newer one."""
+    async with an_adapter(api, place) as adapter:
+        key = an_expert(api, place)
+        await carry_out(adapter, key)
+        path = f"/apis/apps/v1/namespaces/{place}/deployments/invoice-expert"
+        api.kubectl("rollout", "pause", "deploy/invoice-expert", "-n", place)
+        adapter.feed.learn(KINDS["Deployment"], api.api.get(path).json())
+        observed = await observe(adapter, key)
+        api.kubectl("annotate", "deployment", "invoice-expert", "note=kept", "-n", place)
+
+        with pytest.raises(OutdatedError):
+            await adapter.cluster.execute(plan(desired(observed), observed))
+        await carry_out(adapter, key)
+
+        live = api.api.get(path).json()
+        assert live["metadata"]["annotations"]["note"] == "kept"
+        assert "paused" not in live["spec"]
 
 
 async def test_an_owner_counts_as_gone_only_after_a_live_read(api: LocalCluster, place: str) -> None:

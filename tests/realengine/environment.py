@@ -11,10 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from localcluster.config import ImageSpec
+from stack.images import program_path
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "vllm.txt"
 ENGINE_IMAGE = "vllm/vllm-openai-cpu"
 
+_PROGRAMS = Path(__file__).with_name("bin")  # on the image's PATH
 _INSIDE = Path(__file__).with_name("inside")  # programs that the vLLM environment's Python runs
 _SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
@@ -51,5 +53,6 @@ def make_image() -> ImageSpec:
     """vLLM's image, for the pod runner: `vllm serve` with a model from `tiny_llama` in place of a download."""
     python = str(ensure_vllm())
     download = [python, str(_INSIDE / "tiny_llama.py")]
-    serve = [python, str(_INSIDE / "serve.py"), "serve"]
-    return ImageSpec(serve, programs={"python3": [sys.executable], "hf": download}, env=dict(_SETTINGS))
+    serve = str(_INSIDE / "serve.py")
+    env = {**_SETTINGS, "PATH": program_path(_PROGRAMS), "SERVE_PYTHON": python, "SERVE_PROGRAM": serve}
+    return ImageSpec([python, serve], programs={"python3": [sys.executable], "hf": download}, env=env)

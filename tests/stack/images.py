@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ ENGINE_IMAGE = "vllm/vllm-openai"
 PROVIDER_IMAGE = "flotilla-simulated-provider"
 
 _TESTS = str(Path(__file__).parents[1])
+_ENGINE_PROGRAMS = Path(__file__).with_name("bin")
 _PYTHON = [sys.executable]
 
 ENGINE_SPEED: Mapping[str, str] = {
@@ -27,14 +29,19 @@ ENGINE_SPEED: Mapping[str, str] = {
 def make_images(engine_env: Mapping[str, str] | None = None) -> dict[str, ImageSpec]:
     """Image name -> local program; `engine_env` is added to the simulated engines' and provider's behaviour."""
     fakes = {"PYTHONPATH": _TESTS}
-    engine = {**fakes, **ENGINE_SPEED, **(engine_env or {})}
+    engine = {**fakes, **ENGINE_SPEED, "PATH": program_path(_ENGINE_PROGRAMS), **(engine_env or {})}
     return {
         OPERATOR_IMAGE: ImageSpec([*_PYTHON, "-m", "flotilla_operator"]),
         ROUTER_IMAGE: ImageSpec([*_PYTHON, "-m", "flotilla_router"]),
         ENGINE_IMAGE: ImageSpec(
-            [*_PYTHON, "-m", "fakes.engine", "serve"],
+            [*_PYTHON, "-m", "fakes.engine"],
             programs={"python3": _PYTHON, "hf": [*_PYTHON, "-m", "fakes.hf"]},
             env=engine,
         ),
         PROVIDER_IMAGE: ImageSpec([*_PYTHON, "-m", "fakes.provider"], env=fakes),
     }
+
+
+def program_path(first: Path) -> str:
+    """The PATH of an image whose own programs lie in `first`; then this Python's and the system's."""
+    return os.pathsep.join([str(first), str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])

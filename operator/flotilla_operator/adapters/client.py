@@ -28,6 +28,7 @@ from .kinds import Kind
 
 Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 JSON = "application/json"
 
 READ_TIMEOUT_SECONDS = 30.0
@@ -35,6 +36,8 @@ WRITE_TIMEOUT_SECONDS = 4.0
 """Shorter than what is left of a Lease when its holder stops writing: no write of a former holder lands late."""
 CONNECT_TIMEOUT_SECONDS = 3.0
 CONNECTIONS = 32
+UNTYPED_PATCH = "failed to create typed patch object"
+"""How the API server answers, with status 500, an apply that does not fit the kind's schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,18 @@ class Client:
         self._count(kind, "patch")
         return answer
 
+    async def merge(self, kind: Kind, patch: Manifest, *, manager: str) -> Manifest:
+        """`patch` is merged into the object of its name; fields that are None and lists that it replaces are gone.
+
+        Raises:
+            OperatorError: see the tree; OutdatedError when metadata.resourceVersion is not the live object's.
+        """
+        path = kind.path(patch["metadata"]["namespace"], patch["metadata"]["name"])
+        query = {"fieldManager": manager}
+        answer = await self._request("PATCH", path, query=query, body=patch, content_type=MERGE)
+        self._count(kind, "patch")
+        return answer
+
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         """The object with `uid` is gone or going."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
@@ -256,6 +271,8 @@ def _error_class(status: int, message: str) -> type[ApiError]:
     # An apply whose metadata.uid is not the live object's is refused as if it tried to change the uid.
     if status == 409 or (status == 422 and "metadata.uid: Invalid value" in message):
         return OutdatedError
+    if status == 500 and UNTYPED_PATCH in message:
+        return RefusedError
     if status == 429 or status >= 500:
         return UnavailableError
     # A token that was just rotated, or an authorizer that has not caught up, passes by itself.

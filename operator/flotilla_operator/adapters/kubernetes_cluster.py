@@ -142,9 +142,20 @@ class KubernetesCluster:
         if step.verb == "delete":
             await self._client.delete(kind, ref.namespace, ref.name, uid=step.uid)
             return
+        if step.verb == "prune":
+            self._feed.learn(kind, await self._prune(kind, step.manifest))
+            return
         guard = {"resourceVersion": CREATE_ONLY} if step.verb == "create" else {"uid": step.uid}
         manifest = {**step.manifest, "metadata": {**step.manifest["metadata"], **guard}}
         self._feed.learn(kind, await self._apply(kind, manifest))
+
+    async def _prune(self, kind: Kind, patch: Manifest) -> Manifest:
+        """The object without what others added; after a conflict the store is told the truth."""
+        try:
+            return await self._client.merge(kind, patch, manager=FIELD_MANAGER)
+        except (OutdatedError, NotFoundError):
+            await self._refresh(kind, ObjectRef.of(patch))
+            raise
 
     async def _apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
         """The applied object. After a conflict the store is told the truth, so that a retry does not meet it again."""

@@ -16,17 +16,27 @@ _KEYED: dict[str, Callable[[Any], Any]] = {
     "volumes": lambda each: each.get("name"),
     "imagePullSecrets": lambda each: each.get("name"),
     "volumeMounts": lambda each: each.get("mountPath"),
-    "ports": lambda each: each.get("name"),
+    "ports": lambda each: (each.get("containerPort") or each.get("port"), each.get("protocol", "TCP")),
     "topologySpreadConstraints": lambda each: (each.get("topologyKey"), each.get("whenUnsatisfiable")),
     "ownerReferences": lambda each: each.get("uid"),
 }
-"""Lists that the server merges by key: entries of another writer stay there whatever we apply, so they do not count."""
+"""Lists that the server merges by key: entries of another writer stay there whatever we apply; see `additions`."""
 
 _ATOMIC_MAPS = frozenset({"selector", "matchLabels", "nodeSelector", "roleRef", "secretKeyRef", "configMapKeyRef"})
 """Maps that have one writer as a whole: a key that somebody added is a difference, and applying again removes it."""
 
 _QUANTITY_PARENTS = frozenset({"limits", "requests"})
 _QUANTITY_FIELDS = frozenset({"sizeLimit"})
+
+
+def key_of(name: str) -> Callable[[Any], Any] | None:
+    """What tells entries of the list `name` apart; None: the list has one writer as a whole."""
+    return _KEYED.get(name)
+
+
+def named(key: object) -> str:
+    """A list entry's key as a part of a path."""
+    return "/".join(map(str, cast("tuple[object, ...]", key))) if isinstance(key, tuple) else str(key)
 
 
 def differences(wanted: Manifest, live: Manifest) -> Iterator[str]:
@@ -42,7 +52,7 @@ def _compare(wanted: Any, live: Any, path: tuple[str, ...]) -> Iterator[str]:
     elif isinstance(wanted, list) and isinstance(live, list):
         yield from _compare_lists(wanted, live, path)  # pyright: ignore[reportUnknownArgumentType]
     elif not (_is_quantity(path) and _same_quantity(wanted, live)):
-        yield f"{'.'.join(path)}: {_shown(live)} -> {_shown(wanted)}"
+        yield f"{'.'.join(path)}: {shown(live)} -> {shown(wanted)}"
 
 
 def _compare_maps(wanted: dict[str, Any], live: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
@@ -54,13 +64,13 @@ def _compare_maps(wanted: dict[str, Any], live: dict[str, Any], path: tuple[str,
 
 
 def _compare_lists(wanted: list[Any], live: list[Any], path: tuple[str, ...]) -> Iterator[str]:
-    key_of = _KEYED.get(path[-1]) if path else None
-    if key_of and all(isinstance(each, dict) for each in [*wanted, *live]):
-        found = {key_of(each): each for each in live}
+    key = key_of(path[-1]) if path else None
+    if key and all(isinstance(each, dict) for each in [*wanted, *live]):
+        found = {key(each): each for each in live}
         for each in wanted:
-            yield from _compare(each, found.get(key_of(each)), (*path, str(key_of(each))))
+            yield from _compare(each, found.get(key(each)), (*path, named(key(each))))
     elif len(wanted) != len(live):
-        yield f"{'.'.join(path)}: {_shown(live)} -> {_shown(wanted)}"
+        yield f"{'.'.join(path)}: {shown(live)} -> {shown(wanted)}"
     else:
         for index, (ours, theirs) in enumerate(zip(wanted, live, strict=True)):
             yield from _compare(ours, theirs, (*path, str(index)))
@@ -82,6 +92,7 @@ def _same_quantity(wanted: Any, live: Any) -> bool:
     return amount is not None and amount == parse_quantity(str(live))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a sentence can bear it."""
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

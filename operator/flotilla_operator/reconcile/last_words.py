@@ -12,7 +12,7 @@ _PREFIX = re.compile(
     r"|\d\d-\d\d \d\d:\d\d:\d\d\s*"
     r"|\[[\w./-]+:\d+\]\s*)"
 )
-_ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|.*\berror:.*", re.IGNORECASE)
+_ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|Value error,.*|.*\berror:.*", re.IGNORECASE)
 _SAYS_NOTHING = re.compile(
     r"Engine core initialization failed|Engine process failed to start|See (?:root cause|stack trace)"
 )

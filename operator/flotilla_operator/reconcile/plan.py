@@ -9,6 +9,7 @@ from flotilla_api.conditions import Reason
 from flotilla_api.names import DESIRED_HASH_ANNOTATION
 from flotilla_operator.resources.manifest import canonical_hash
 
+from .additions import find_additions
 from .compare import differences
 from .types import Manifest, ObjectRef, Observed, Plan, Step, StepFailure
 
@@ -21,7 +22,8 @@ def plan(desired: Sequence[Manifest], observed: Observed) -> Plan:
     | live            | in desired | step                                                             |
     |-----------------|------------|------------------------------------------------------------------|
     | absent          | yes        | create                                                           |
-    | ours            | yes        | apply where the annotated hash or any wanted field differs       |
+    | ours            | yes        | apply where the annotated hash or any wanted field differs,      |
+    |                 |            | and prune before it what others added to pod templates and ports |
     | ours            | no         | delete                                                           |
     | ours, ending    | either     | none: its end wakes the owner again                              |
     | a stranger's    | either     | none: see `conflicts`                                            |
@@ -64,6 +66,9 @@ def _step_for(manifest: Manifest, live: Manifest | None, owner: Manifest) -> Ite
         yield Step("create", annotated(manifest), _reason_to_create(owner))
     elif manifest != live and not _is_ending(live):
         wanted = annotated(manifest)
+        if added := find_additions(manifest, live):
+            reason = f"edited by hand: {_in_short(added.reasons)}"
+            yield Step("prune", added.patch, reason, live["metadata"]["uid"])
         if reason := _reason_to_apply(wanted, live):
             yield Step("apply", wanted, reason, live["metadata"]["uid"])
 
@@ -78,12 +83,15 @@ def _reason_to_apply(wanted: Manifest, live: Manifest) -> str:
     applied = live["metadata"].get("annotations", {}).get(DESIRED_HASH_ANNOTATION)
     hashed_alike = applied == wanted["metadata"]["annotations"][DESIRED_HASH_ANNOTATION]
     found = [each for each in differences(wanted, live) if DESIRED_HASH_ANNOTATION not in each]
-    text = "; ".join(islice(found, _SHOWN_DIFFERENCES))
-    if len(found) > _SHOWN_DIFFERENCES:
-        text += f"; {len(found) - _SHOWN_DIFFERENCES} more"
+    text = _in_short(found)
     if hashed_alike:
         return f"edited by hand: {text}" if text else ""
     return text or ("a field is no longer wanted" if applied else "applied by nobody yet")
+
+
+def _in_short(found: Sequence[str]) -> str:
+    text = "; ".join(islice(found, _SHOWN_DIFFERENCES))
+    return text if len(found) <= _SHOWN_DIFFERENCES else f"{text}; {len(found) - _SHOWN_DIFFERENCES} more"
 
 
 def _delete(child: Manifest) -> Step:

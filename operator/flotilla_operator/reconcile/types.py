@@ -87,8 +87,9 @@ class Observed:
 class Step:
     """One write, and why."""
 
-    verb: Literal["create", "apply", "delete"]
-    """create: nothing is there. apply: ours is there (`uid`) and differs. delete: ours is there and is not wanted."""
+    verb: Literal["create", "apply", "prune", "delete"]
+    """create: nothing is there. apply: ours is there (`uid`) and differs. prune: others added to ours; `manifest` is a
+    merge patch that removes it. delete: ours is there and is not wanted."""
     manifest: Manifest
     reason: str
     uid: str = ""

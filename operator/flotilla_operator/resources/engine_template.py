@@ -152,6 +152,7 @@ def _fetch_container(served: Served, settings: OperatorSettings) -> Manifest:
 
 def _engine_container(served: Served, profile: AcceleratorProfileSpec, settings: OperatorSettings) -> Manifest:
     return _container(names.ENGINE_CONTAINER, served, settings) | {
+        "command": ["python3", "-c", scripts.LAUNCHER, "vllm", "serve"],
         "args": vllm.vllm_args(served),
         "env": vllm.engine_env(served),
         "ports": [{"name": ENGINE_PORT_NAME, "containerPort": names.ENGINE_PORT, "protocol": "TCP"}],

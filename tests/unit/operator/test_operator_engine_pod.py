@@ -34,12 +34,13 @@ def env_of(container: Manifest) -> dict[str, Any]:
 
 
 def test_the_command_line_is_vllms() -> None:
-    """The image runs `vllm serve`; what the spec says comes first, the user's own flags last."""
+    """Whatever the image's entrypoint, `vllm serve` runs; what the spec says comes first, the user's own flags last."""
     expert = an_expert(
         accelerator={"profile": "l4", "count": 2},
         engine={"maxModelLen": 4096, "maxNumSeqs": 8, "args": ["--quantization", "awq"]},
     )
 
+    assert engine_of(template(expert))["command"][-2:] == ["vllm", "serve"]
     assert engine_of(template(expert))["args"] == [
         *("/models/Qwen/Qwen2.5-1.5B-Instruct", "--served-model-name", "invoice"),
         *("--host", "$(POD_IP)", "--port", "8000", "--tensor-parallel-size", "2"),

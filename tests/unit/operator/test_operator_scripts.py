@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fakes
+from flotilla_operator.reconcile.last_words import last_words
 from flotilla_operator.resources import scripts
 
 IDLE = 'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 0.0\n'
@@ -156,3 +161,80 @@ def test_the_drain_outlives_an_engine_that_stumbles(engine: FakeEngine) -> None:
 def test_the_drain_ends_with_an_engine_that_is_gone() -> None:
     """A closed port means that there is nothing left to wait for."""
     assert run(scripts.DRAIN, 1, 0, 60).returncode == 0
+
+
+RECORDINGS = Path(fakes.__file__).parent / "recordings" / "vllm-0.32"
+
+
+def launch(message: Path, program: str) -> subprocess.Popen[bytes]:
+    """The launcher of a program in Python, which tells `message` why it failed."""
+    command = [sys.executable, "-c", scripts.LAUNCHER, sys.executable, "-c", program]
+    return subprocess.Popen(command, env={**os.environ, "TERMINATION_LOG": str(message)}, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("recording", "cause"),
+    [
+        pytest.param(
+            "failed_start_kv_cache",
+            "ValueError: To serve at least one request with the model's max seq len (4000000)",
+            id="an engine process without room for its cache",
+        ),
+        pytest.param(
+            "failed_start_max_model_len",
+            "Value error, User-specified max_model_len (99999) is greater than",
+            id="a length that the model does not have",
+        ),
+    ],
+)
+def test_a_failed_starts_root_cause_is_its_last_word(tmp_path: Path, recording: str, cause: str) -> None:
+    """However long the tracebacks below it are; the output itself passes through byte for byte."""
+    log, message = RECORDINGS / f"{recording}.log", tmp_path / "message"
+
+    with launch(message, f"print(open({str(log)!r}).read(), end=''); raise SystemExit(3)") as launched:
+        output, _ = launched.communicate(timeout=60)
+
+    assert launched.returncode == 3
+    assert output == log.read_bytes()
+    assert len(message.read_bytes()) <= 4096
+    assert last_words(message.read_text()).startswith(cause)
+
+
+def test_a_long_failure_keeps_its_first_and_last_lines(tmp_path: Path) -> None:
+    """The message has room for 4096 bytes, however much is said."""
+    message = tmp_path / "message"
+    program = "for each in range(999): print(f'ValueError: number {each} ' + 'x' * 200)\nraise SystemExit(1)"
+
+    with launch(message, program) as launched:
+        launched.communicate(timeout=60)
+    lines = message.read_text().splitlines()
+
+    assert lines[0].startswith("ValueError: number 0 ")
+    assert lines[-1].startswith("ValueError: number 998 ")
+    assert len(message.read_bytes()) <= 4096
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_launched_program(tmp_path: Path, number: signal.Signals) -> None:
+    """A pod that ends lets vLLM end in its own way, and its exit code is the container's."""
+    message = tmp_path / "message"
+    program = (
+        f"import signal; signal.signal({int(number)}, lambda *_: exit(0)); print('up', flush=True); signal.pause()"
+    )
+
+    with launch(message, program) as launched:
+        assert launched.stdout is not None
+        assert launched.stdout.readline() == b"up\n"
+        launched.send_signal(number)
+        launched.communicate(timeout=60)
+
+    assert launched.returncode == 0
+    assert not message.exists()
+
+
+def test_a_program_that_a_signal_ends_has_128_and_the_signal(tmp_path: Path) -> None:
+    """As a shell says it."""
+    with launch(tmp_path / "message", "import os; os.kill(os.getpid(), 9)") as launched:
+        launched.communicate(timeout=60)
+
+    assert launched.returncode == 137

@@ -22,6 +22,8 @@ from flotilla_operator.telemetry import Telemetry
 
 IMMUTABLE_UID = 'ConfigMap "x" is invalid: metadata.uid: Invalid value: "1": field is immutable'
 
+UNTYPED = "failed to create typed patch object (agents/x; apps/v1, Kind=Deployment): .spec.x: field not declared"
+
 
 def connect(url: str) -> Connection:
     """A connection with a token."""
@@ -42,6 +44,8 @@ def connect(url: str) -> Connection:
         pytest.param(401, "expired token", UnavailableError, id="a token that is being rotated"),
         pytest.param(429, "slow down", UnavailableError, id="throttled"),
         pytest.param(503, "etcd", UnavailableError, id="broken"),
+        pytest.param(500, "etcdserver: leader changed", UnavailableError, id="broken inside"),
+        pytest.param(500, UNTYPED, RefusedError, id="an apply that does not fit the schema"),
     ],
 )
 def test_api_error_says_whether_to_try_again(status: int, message: str, expected: type[ApiError]) -> None:
