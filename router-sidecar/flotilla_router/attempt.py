@@ -205,8 +205,9 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     def on_complete(self) -> None:
         """The response is whole."""
         self._call = None
-        if self.head is not None and self.head.status < 500 and self.head.status not in (429, 503):
-            self.replica.succeeded()
+        answered = self._follower is None or self._follower.first_token_seen
+        if answered and self.head is not None and self.head.status < 500 and self.head.status != 429:
+            self.replica.succeeded()  # not at the head: a replica that hangs or dies later sends one, too
         if self._follower is None:
             self._judge_whole()
             return
@@ -297,7 +298,6 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
         self.owner.failed(self, cause, "the model server's answer is an error")
 
     def _commit(self, score: float | None) -> None:
-        self.replica.succeeded()  # not at the head: a replica that hangs or dies later sends one, too
         self.state = State.PASSING
         self.score = score
         self.request = None
@@ -431,7 +431,9 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
         if type(price) is TimePrice:  # isinstance is dear on pydantic's classes
             sent = self.failure is None or not self.failure.before_sending
             return price.perSecondUSD * seconds if sent else 0.0
-        if self.head is None or self.head.status >= 400:
+        if self.head is None:  # what was sent may have cost something, nobody says how much
+            return 0.0 if self.failure is not None and self.failure.before_sending else None
+        if self.head.status >= 400:
             return 0.0
         if type(price) is not TokenPrice or usage is None:
             return None

@@ -87,4 +87,8 @@ class Dispatcher:
             self.loop.call_later(TICK_SECONDS, self._tick)
         now = self.loop.time()
         for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
-            exchange.tick(now)
+            try:
+                exchange.tick(now)
+            except Exception as error:  # our own mistake, in one request: the others are looked after all the same
+                self.loop.call_exception_handler({"message": "a request's clock failed", "exception": error})
+                self.under_way.discard(exchange)

@@ -360,6 +360,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         fallback = self._next_fallback(cause)
         if fallback is None:
             attempt.release()
+            if self._paused and self._current is attempt:
+                attempt.pause()
             return
         attempt.hold()
         self._held = attempt
@@ -385,7 +387,11 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         """Whether a second slow replica would use up the time in which a fallback may still be called."""
         if cause is not Cause.TIMEOUT or attempt.failure is not None:
             return False
-        return bool(self._fallbacks) and cause in self.decision.route.escalation.on
+        config = self.decision.route.escalation
+        now = self.dispatcher.loop.time()
+        if cause not in config.on or now > self.arrived + config.deadlineSeconds:
+            return False
+        return any(self.dispatcher.ready(self.live, fallback, now) for fallback in self._fallbacks)
 
     # Time
 

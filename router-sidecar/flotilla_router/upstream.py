@@ -20,6 +20,8 @@ IDLE_SECONDS = 4.0
 """How long a connection to a model server stays idle; below the 5 s after which uvicorn closes it."""
 EXTERNAL_IDLE_SECONDS = 30.0
 """The same for TLS origins, where a new connection is dear."""
+RESEND_SECONDS = 0.1
+"""A kept connection that closes this soon was stale: the server cannot have worked on the request."""
 MAX_RESPONSE_HEADER_BYTES = 64 * 1024
 _READ_LIMIT = 256 * 1024
 
@@ -217,7 +219,17 @@ class Upstreams:
 class Call:
     """One request to one origin."""
 
-    __slots__ = ("_upstreams", "connect_seconds", "connecting", "connection", "origin", "parts", "receiver", "reused")
+    __slots__ = (
+        "_upstreams",
+        "connect_seconds",
+        "connecting",
+        "connection",
+        "origin",
+        "parts",
+        "receiver",
+        "reused",
+        "sent_at",
+    )
 
     def __init__(
         self, upstreams: Upstreams, origin: Origin, parts: Sequence[bytes], receiver: Receiver, connect_seconds: float
@@ -230,6 +242,8 @@ class Call:
         self.connecting: asyncio.Task[None] | None = None
         self.connection: Connection | None = None
         self.reused = False
+        self.sent_at = 0.0
+        """Monotonic seconds."""
 
     def cancel(self) -> None:
         """End the call at once: the server sees its connection close; the receiver hears no more."""
@@ -255,7 +269,8 @@ class Call:
         self.connection = None
         if self.receiver is None:
             return
-        if failure is Failure.CLOSED and self.reused:
+        waited = self._upstreams.loop.time() - self.sent_at
+        if failure is Failure.CLOSED and self.reused and waited < RESEND_SECONDS:
             self._upstreams.connect(self)
             return
         receiver, self.receiver = self.receiver, None
@@ -316,6 +331,7 @@ class Connection(asyncio.Protocol):
         """Send a call whose response is the next that arrives."""
         self._call = call
         call.connection = self
+        call.sent_at = self._upstreams.loop.time()
         self._head = ResponseHead()
         self._response = None
         self._head_bytes = 0
