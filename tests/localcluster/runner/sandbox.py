@@ -125,6 +125,8 @@ def _finish_root(spec: dict[str, Any]) -> None:
     _mount_proc()
     for bind in spec["binds"]:
         _bind(OLD_ROOT + bind["source"], bind["target"], read_only=bind["read_only"])
+    for path in _hidden_programs([os.path.realpath(bind["target"]) for bind in spec["binds"]]):
+        _bind(OLD_ROOT + path, path, read_only=True)
     for path, target in spec["links"].items():
         Path(path).unlink(missing_ok=True)
         Path(path).symlink_to(target)
@@ -136,6 +138,12 @@ def _finish_root(spec: dict[str, Any]) -> None:
             is_volume = any(_is_below(mount.point, volume) for volume in volumes)
             if not is_volume and (mount.kind == "overlay" or mount.point == "/"):
                 _remount_read_only(mount.point)
+
+
+def _hidden_programs(volumes: list[str]) -> list[str]:
+    """What stands in for the image, where a volume covers it: the project may lie in /tmp, where pods mount volumes."""
+    programs = {str(Path(__file__).parents[3]), str(Path(sys.executable).parents[1]), sys.base_prefix}
+    return sorted(path for path in programs if any(_is_below(path, volume) and path != volume for volume in volumes))
 
 
 class _Mount(NamedTuple):
