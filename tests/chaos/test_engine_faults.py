@@ -104,17 +104,20 @@ def test_where_a_replica_dies_before_its_first_byte_another_one_answers(
     fleet: Space, pair: Gateway, *, stream: bool
 ) -> None:
     """One of two replicas fails twice; the other one answers then, and every client sees one whole answer."""
-    fleet.engines("pair")[0].inject("die_before_first_byte", count=2)
+    victim = fleet.engines("pair")[0]
+    victim.inject("die_before_first_byte", count=2)
     retried = 0
+
     for number in range(60):
         answer = pair.stream(f"try {number}") if stream else pair.ask(f"try {number}")
         text = answer.text if isinstance(answer, Streamed) else text_of(answer)
         assert text.startswith("[simulated pair]")
-        retried += answer.headers["x-flotilla-attempts"] == "2"
-        if retried == 2:
+        retried += int(answer.headers["x-flotilla-attempts"]) > 1
+        if len([each for each in victim.requests("try") if each["fault"]]) == 2:
             break
 
-    assert retried == 2
+    assert len([each for each in victim.requests("try") if each["fault"]]) == 2
+    assert retried > 0
 
 
 @pytest.mark.parametrize("stream", [pytest.param(False, id="whole"), pytest.param(True, id="streamed")])

@@ -87,9 +87,9 @@ def a_secret(name: str, *, type: str = "Opaque", **entries: str) -> Manifest:  #
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": type, "data": data}
 
 
-def client_keys(**more: str) -> Manifest:
-    """The API keys of a gateway's clients."""
-    return a_secret(KEYS, tests=CLIENT_KEY, **more)
+def client_keys() -> Manifest:
+    """The API key of the one client that the builders' policies let in."""
+    return a_secret(KEYS, tests=CLIENT_KEY)
 
 
 def _owned(kind: str, name: str, spec: Manifest) -> Manifest:

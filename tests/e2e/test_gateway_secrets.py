@@ -82,18 +82,19 @@ def test_a_missing_certificate_is_named(space: Space) -> None:
 
 def test_api_keys_are_rotated_live(fleet: Space) -> None:
     """A key that is added to the Secret is accepted soon, one that is taken away is refused soon; nothing restarts."""
-    fleet.apply(client_keys(), a_policy("assist", fallbacks=["big"]))
-    fleet.wait_ready("RoutingPolicy", "assist")
-    gateway = fleet.gateway("assist")
+    auth = {"apiKeysSecretRef": {"name": "rotated"}}
+    fleet.apply(a_secret("rotated", tests=CLIENT_KEY), a_policy("rotating", fallbacks=["big"], auth=auth))
+    fleet.wait_ready("RoutingPolicy", "rotating")
+    gateway = fleet.gateway("rotating")
     pods = gateway.pods()
     assert gateway.ask("old key").status_code == 200
     assert gateway.with_key("sk-second").ask("not yet").status_code == 401
 
-    fleet.apply(client_keys(second="sk-second"))
+    fleet.apply(a_secret("rotated", tests=CLIENT_KEY, second="sk-second"))
     fleet.wait_for(lambda: gateway.with_key("sk-second").ask("now?").status_code == 200, "the second key")
     assert gateway.ask("old key still").status_code == 200
 
-    fleet.apply(a_secret(KEYS, second="sk-second"))
+    fleet.apply(a_secret("rotated", second="sk-second"))
     fleet.wait_for(lambda: gateway.ask("old key").status_code == 401, "the end of the first key")
     answer = gateway.with_key("sk-second").ask("who am I?")
     assert answer.status_code == 200
@@ -129,7 +130,7 @@ def test_an_anonymous_gateway_asks_for_no_key(space: Space) -> None:
 
 def test_no_secret_is_in_a_snapshot(fleet: Space) -> None:
     """The snapshot that anyone who reads ConfigMaps may see holds neither keys nor their Secrets' contents."""
-    fleet.apply(client_keys(), a_policy("assist", fallbacks=["big"]))
+    fleet.apply(a_policy("assist", fallbacks=["big"]))
     fleet.wait_condition("RoutingPolicy", "assist", "Accepted", "True")
     fleet.wait_for(lambda: fleet.find("ConfigMap", "assist-snapshot"), "the snapshot")
 
