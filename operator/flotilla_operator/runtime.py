@@ -14,6 +14,8 @@ from .reconcile.plan import conflicts, plan
 from .reconcile.types import Key, Manifest, ObjectRef, Observed, Plan, StepFailure, Verdict
 from .telemetry import LOGGER, Telemetry, fields
 
+NOT_LEADING_SECONDS = 1.0
+"""When a key is looked at again that met a lapse of the Lease."""
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 60.0
 REFUSED_RETRY_SECONDS = 60.0
@@ -200,8 +202,8 @@ class Runtime:
         self._cancel_timer(key)
         try:
             outcome = await self._reconcile(key)
-        except NotLeadingError:
-            return
+        except NotLeadingError:  # a lapse that ends at once opens no gate anew; a longer one keeps the key behind it
+            self._wake_later(key, NOT_LEADING_SECONDS)
         except OperatorError as error:
             self._retry(key, error)
         except Exception as error:  # a defect that one object provokes must not stop the others

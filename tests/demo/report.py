@@ -40,9 +40,7 @@ def read_request_lines(logs: Iterable[str]) -> dict[str, LogLine]:
 
 def answers_table(answers: Sequence[Answer], lines: Mapping[str, LogLine], fallbacks: frozenset[str]) -> Table:
     """Who answered, why, in how many milliseconds and for how many dollars."""
-    table = Table(
-        title="40 questions; every answer is simulated and labelled so, every hop is real", title_style="bold"
-    )
+    table = Table(title=TITLE, title_style="bold")
     for heading, justify in _COLUMNS:
         table.add_column(heading, justify=justify, no_wrap=heading != "answer", overflow="ellipsis")
     for answer in answers:

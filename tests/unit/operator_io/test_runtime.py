@@ -12,7 +12,7 @@ import pytest
 
 from fakes.clock import VirtualClock, settle
 from flotilla_api.conditions import Reason
-from flotilla_operator.ports import NotLeadingError, OperatorError, UnreachableError
+from flotilla_operator.ports import NotLeadingError, UnreachableError
 from flotilla_operator.reconcile.dispatch import resolve_references
 from flotilla_operator.reconcile.types import (
     Acknowledgement,
@@ -289,12 +289,25 @@ async def test_the_gate_closes_again() -> None:
         assert world.cluster.times(FALLBACK) == [0.0]
 
 
-@pytest.mark.parametrize("error", [NotLeadingError()], ids=["the Lease was lost"])
-async def test_a_write_without_the_lease_is_dropped(error: OperatorError) -> None:
-    """Who leads next looks at everything, so the loser retries nothing."""
+async def test_a_key_that_met_a_lapse_of_the_lease_is_looked_at_again() -> None:
+    """A lapse that ends at once opens no gate anew, so nothing else would wake the key."""
     async with a_world(FALLBACK) as world:
-        world.cluster.errors[FALLBACK] = error
+        world.cluster.errors[FALLBACK] = NotLeadingError()
         world.runtime.wake(FALLBACK)
+        await settle()
+        del world.cluster.errors[FALLBACK]
+        await world.clock.advance(5)
+
+        assert world.cluster.times(FALLBACK) == [0.0, 1.0]
+
+
+async def test_a_lost_lease_keeps_the_key_behind_the_gate() -> None:
+    """A replica that lost the Lease for good looks at nothing again."""
+    async with a_world(FALLBACK) as world:
+        world.cluster.errors[FALLBACK] = NotLeadingError()
+        world.runtime.wake(FALLBACK)
+        await settle()
+        world.runtime.close()
         await world.clock.advance(600)
 
         assert world.cluster.times(FALLBACK) == [0.0]
