@@ -33,12 +33,24 @@ def fleet(stack: Stack) -> Generator[Space]:
 def gateway(fleet: Space) -> Gateway:
     """The gateway, with every replica of everything as it was at first."""
     fleet.apply(an_expert("pair", env=SPEED, replicas=2), _policy())
+    fleet.wait_for(lambda: _is_rolled_out(fleet), "the rollout of pair to be complete")
     _wait_replicas(fleet, 2)
     fleet.wait_ready("Expert", "pair", "spare")
     fleet.wait_ready("RoutingPolicy", "assist")
     fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
     fleet.wait_for(lambda: len(fleet.ready_pods("RoutingPolicy", "assist")) == 2, "two gateway pods")
     return fleet.gateway("assist")
+
+
+def _is_rolled_out(space: Space) -> bool:
+    """Whether both replicas are of the spec that was applied last: a rollout takes one away by itself."""
+    expert, deployment = space.get("Expert", "pair"), space.get("Deployment", "pair-expert")
+    status = deployment.get("status", {})
+    seen = expert.get("status", {}).get("observedGeneration") == expert["metadata"]["generation"]
+    current = status.get("observedGeneration") == deployment["metadata"]["generation"]
+    return (
+        seen and current and status.get("updatedReplicas") == 2 == status.get("readyReplicas") == status.get("replicas")
+    )
 
 
 def _wait_replicas(space: Space, count: int) -> None:
