@@ -91,4 +91,4 @@ class Dispatcher:
                 exchange.tick(now)
             except Exception as error:  # our own mistake, in one request: the others are looked after all the same
                 self.loop.call_exception_handler({"message": "a request's clock failed", "exception": error})
-                self.under_way.discard(exchange)
+                exchange.stop("the router failed on this request")

@@ -159,7 +159,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             self._current.resume()
 
     def stop(self, message: str) -> None:
-        """The router ends: so does the request, with an error."""
+        """The router ends, or failed on this request: it ends, with an error."""
         self._close(self._held, self._cause or CLIENT_GONE)
         self._close(self._current, Cause.UPSTREAM_ERROR)
         self._send_error(503, message, "service_unavailable")

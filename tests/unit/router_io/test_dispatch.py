@@ -1,0 +1,34 @@
+"""One clock looks after all requests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import a_snapshot, ask, chat, expert, model_server, post, router
+
+from flotilla_router.exchange import Exchange
+
+
+async def test_a_request_whose_clock_fails_ends_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client gets an answer, and nothing of the request stays under way."""
+
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    def fail(self: Exchange, now: float) -> None:
+        raise ValueError("a defect")
+
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    monkeypatch.setattr(Exchange, "tick", fail)
+    async with (
+        model_server(silent) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address), timeouts={"totalSeconds": 0.2})) as rig,
+    ):
+        reply = await ask(rig.port, post(chat()))
+
+        assert (reply.status, reply.json["error"]["code"]) == (503, "service_unavailable")
+        assert [str(context["exception"]) for context in told] == ["a defect"]
