@@ -17,7 +17,7 @@ from flotilla_operator.resources.snapshot import make_snapshot
 from flotilla_operator.resources.specs import policy_experts, policy_fallbacks
 
 from .causes import Cause, PodRules, next_look_seconds, worst_cause
-from .checks import accepted, make_verdict, pods_forbidden
+from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .types import Acknowledgement, Manifest, Observed, StepFailure, Verdict
@@ -155,8 +155,16 @@ def _config_propagated(facts: GatewayFacts) -> Check:
     if facts.lagging:
         return failed(kind, Reason.WAITING_FOR_ROUTERS, "some ready routers do not serve the current snapshot yet")
     if problems := sorted({problem for each in facts.acknowledged for problem in each.problems}):
-        return failed(kind, Reason.CREDENTIALS_MISSING, "; ".join(problems))
+        return _with_problems("; ".join(problems), facts.deployment)
     return passed(kind, Reason.ACKNOWLEDGED, "every ready router serves the current snapshot")
+
+
+def _with_problems(problems: str, deployment: Manifest | None) -> Check:
+    """Routers that are being replaced may lack what only their successors mount: that passes by itself."""
+    kind = ConditionType.CONFIG_PROPAGATED
+    if deployment is not None and not is_rolled_out(deployment):
+        return failed(kind, Reason.WAITING_FOR_ROUTERS, f"routers are being replaced; until then: {problems}")
+    return failed(kind, Reason.CREDENTIALS_MISSING, problems)
 
 
 def _ready(facts: GatewayFacts, accepted_check: Check, router_ready: Check, propagated: Check) -> Check:

@@ -73,6 +73,12 @@ def judged(observed: Observed) -> Observed:
 NO_EXTERNAL = a_policy(fallbacks=[])
 
 
+def rolling_out(observed: Observed) -> Observed:
+    """The same cluster before the Deployment controller saw the present template."""
+    children = ({key: value for key, value in child.items() if key != "status"} for child in observed.children)
+    return replace(observed, children=tuple(children))
+
+
 @pytest.mark.parametrize(
     ("observed", "expected"),
     [
@@ -146,6 +152,11 @@ NO_EXTERNAL = a_policy(fallbacks=[])
             a_cluster(problems=("Fallback big: its API key is not mounted",)),
             {"ConfigPropagated": "False CredentialsMissing", "Ready": "True"},
             id="a Secret is missing, and the experts answer",
+        ),
+        pytest.param(
+            rolling_out(a_cluster(problems=("Fallback big: its API key is not mounted",))),
+            {"ConfigPropagated": "False WaitingForRouters", "Ready": "True"},
+            id="routers that lack a new fallback's Secret are being replaced",
         ),
         pytest.param(
             a_cluster(a_policy(rules="none"), digest="sha256:any"),
