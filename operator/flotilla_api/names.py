@@ -47,7 +47,7 @@ CONTROL_CA_KEY = "control-ca.crt"
 
 SNAPSHOT_DIR = "/etc/flotilla/snapshot"
 CREDENTIALS_DIR = "/etc/flotilla/credentials"
-"""One folder for each external fallback, with the files `api-key` and `ca.crt` where it has them."""
+"""One folder for each external fallback, named by the snapshot, with the files `api-key` and `ca.crt` where it has them."""
 CREDENTIAL_FILE = "api-key"
 CA_FILE = "ca.crt"
 API_KEYS_DIR = "/etc/flotilla/api-keys"

@@ -55,10 +55,13 @@ class ExternalTarget(_Part):
     """How an API outside our pods is reached."""
 
     url: str
+    credentials: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,126}$")
+    """Folder below CREDENTIALS_DIR. Its name changes with the url and with the Secrets that are referred to: a router
+    whose mounts are older than its snapshot finds no folder, and never sends one provider's key to another."""
     hasCredentials: bool
-    """A bearer token is in CREDENTIALS_DIR/<fallback>/api-key."""
+    """A bearer token is in the folder's `api-key`."""
     hasCa: bool
-    """Trusted authorities are in CREDENTIALS_DIR/<fallback>/ca.crt; otherwise the system's are."""
+    """Trusted authorities are in the folder's `ca.crt`; otherwise the system's are."""
     edits: RequestEdits = RequestEdits()
 
 

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import uvloop
 
 from .control import Answer, Poll, SnapshotSource
-from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, Wanted, client_context, stamp_of
+from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, client_context, stamp_of
 from .dispatch import Dispatcher
 from .endpoints import Router
 from .reach import Reach
-from .registry import Live, Registry, SnapshotError
+from .registry import Registry, SnapshotError
 from .server import Listener, Patience
 from .settings import RouterSettings, SettingsError
 from .telemetry import Log, Telemetry, open_log
@@ -69,7 +69,7 @@ class SnapshotStore:
         except SnapshotError as error:
             self._telemetry.snapshot_rejected(error.digest, str(error))
             return str(error)
-        self._credentials.want(_wanted(live))
+        self._credentials.want(live.snapshot.targets)
         self._reach.keep({replica.address for state in live.states.values() for replica in state.everyone()})
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
         self._telemetry.note_problems(self.problems())
@@ -89,19 +89,6 @@ class SnapshotStore:
         if error != self._error:
             self._error = error
             self._telemetry.say("control API connected" if error is None else "control API lost", error=error)
-
-
-def _wanted(live: Live) -> tuple[Wanted, ...]:
-    return tuple(
-        Wanted(
-            target.name,
-            tls=target.external.url.startswith("https://"),
-            has_key=target.external.hasCredentials,
-            has_ca=target.external.hasCa,
-        )
-        for target in live.snapshot.targets
-        if target.external is not None
-    )
 
 
 class ControlClient:

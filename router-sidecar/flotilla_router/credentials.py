@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flotilla_api import names
+from flotilla_api.snapshot import ExternalTarget, Target
+
+from .addresses import split_url
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Name, time, size and inode of files."""
@@ -95,7 +98,7 @@ class Credential:
     authorization: bytes | None
     """Value of the Authorization header; None: the fallback has no credentials."""
     tls: ssl.SSLContext | None
-    """None: plain HTTP."""
+    """None: plain HTTP, because the url says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,67 +108,69 @@ class Missing:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which files an external fallback has."""
+_Key = tuple[str, str, bool, bool]
 
-    name: str
-    tls: bool
-    has_key: bool
-    has_ca: bool
+
+def _key(external: ExternalTarget) -> _Key:
+    """What a credential is bound to, its folder first."""
+    return external.credentials, external.url, external.hasCredentials, external.hasCa
 
 
 class UpstreamCredentials:
-    """Credentials of external fallbacks."""
+    """Credentials of the snapshot's external fallbacks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._wanted: tuple[Wanted, ...] = ()
-        self._stamps: dict[str, Stamp] = {}
-        self._found: dict[str, Credential | Missing] = {}
+        self._wanted: dict[_Key, Target] = {}
+        self._stamps: dict[_Key, Stamp] = {}
+        self._found: dict[_Key, Credential | Missing] = {}
         self._system_tls: ssl.SSLContext | None = None
 
-    def want(self, wanted: tuple[Wanted, ...]) -> None:
-        """From now on these fallbacks' credentials are kept."""
-        self._wanted = wanted
-        self._stamps = {}
+    def want(self, targets: Iterable[Target]) -> None:
+        """From now on the credentials of these targets are known, and no others."""
+        self._wanted = {_key(each.external): each for each in targets if each.external is not None}
+        self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in self._wanted}
+        self._found = {key: found for key, found in self._found.items() if key in self._wanted}
         self.refresh()
 
     def refresh(self) -> None:
         """Credentials are those of the files now."""
-        for wanted in self._wanted:
-            folder = self._folder / wanted.name
+        for key, target in self._wanted.items():
+            folder = self._folder / key[0]
             stamp = stamp_of((folder / names.CREDENTIAL_FILE, folder / names.CA_FILE))
-            if self._stamps.get(wanted.name) != stamp:
-                self._stamps[wanted.name] = stamp
-                self._found[wanted.name] = self._read(wanted, folder)
+            if self._stamps.get(key) != stamp:
+                self._stamps[key] = stamp
+                self._found[key] = self._read(target, folder)
 
-    def of(self, name: str) -> Credential | Missing:
-        """What is known of a fallback's credential."""
-        return self._found.get(name) or Missing(f"Fallback {name}: not read yet")
+    def of(self, name: str, external: ExternalTarget) -> Credential | Missing:
+        """What is known of the credential of Fallback `name`."""
+        return self._found.get(_key(external)) or Missing(f"Fallback {name}: its credentials are no longer kept")
 
     def problems(self) -> list[str]:
         """One sentence for every credential that cannot be used."""
-        found = (self._found.get(wanted.name) for wanted in self._wanted)
-        return [each.problem for each in found if isinstance(each, Missing)]
+        return [each.problem for each in self._found.values() if isinstance(each, Missing)]
 
-    def _read(self, wanted: Wanted, folder: Path) -> Credential | Missing:
+    def _read(self, target: Target, folder: Path) -> Credential | Missing:
+        external = target.external
+        assert external is not None
         authorization = None
-        if wanted.has_key:
+        if external.hasCredentials:
             try:
                 key = (folder / names.CREDENTIAL_FILE).read_bytes().strip()
             except OSError:
-                return Missing(f"Fallback {wanted.name}: its API key is not mounted")
+                return Missing(f"Fallback {target.name}: its API key is not mounted")
             if not key or not key.isascii() or b"\n" in key or b"\r" in key:
-                return Missing(f"Fallback {wanted.name}: its API key is empty or not one line of ASCII")
+                return Missing(f"Fallback {target.name}: its API key is empty or not one line of ASCII")
             authorization = b"Bearer " + key
         try:
-            return Credential(authorization, self._context(wanted, folder) if wanted.tls else None)
+            return Credential(authorization, self._context(external, folder))
         except (OSError, ValueError):
-            return Missing(f"Fallback {wanted.name}: its CA certificate is missing or not in PEM format")
+            return Missing(f"Fallback {target.name}: its CA certificate is missing or not in PEM format")
 
-    def _context(self, wanted: Wanted, folder: Path) -> ssl.SSLContext:
-        if wanted.has_ca:
+    def _context(self, external: ExternalTarget, folder: Path) -> ssl.SSLContext | None:
+        if not split_url(external.url).secure:
+            return None
+        if external.hasCa:
             return client_context(folder / names.CA_FILE)
         if self._system_tls is None:
             self._system_tls = client_context(None)

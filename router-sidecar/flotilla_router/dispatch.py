@@ -54,7 +54,7 @@ class Dispatcher:
 
     def ready(self, live: Live, target: Target, now: float) -> bool:
         """Whether a call to `target` is worth trying."""
-        if target.external is not None and not self.reach.has_credentials(target.name):
+        if not self.reach.has_credentials(target):
             return False
         for replica in live.state(target).replicas:  # noqa: SIM110 - twice per request: no generator
             if replica.open_at <= now:
@@ -63,9 +63,7 @@ class Dispatcher:
 
     def present(self, live: Live, target: Target) -> bool:
         """Whether `target` has a replica at all, if only one that is left out for now."""
-        return bool(live.state(target).replicas) and (
-            target.external is None or self.reach.has_credentials(target.name)
-        )
+        return bool(live.state(target).replicas) and self.reach.has_credentials(target)
 
     def begin(self, exchange: Runnable) -> None:
         """Run an exchange."""

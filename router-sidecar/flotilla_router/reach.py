@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from flotilla_api.snapshot import ExternalTarget, Target
 
+from .addresses import split_address, split_url
 from .credentials import Credential, Missing, UpstreamCredentials
 from .openai import Api
 from .registry import Replica
-from .upstream import Origin, split_address
+from .upstream import Origin
 
 _PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
 
@@ -26,29 +26,34 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class _External:
-    url: str
     credential: Credential
-    origin: Origin
     reached: dict[Api, Reached]
 
 
 class Reach:
-    """Origins by address, so that connections outlive reloads."""
+    """Origins of a snapshot's targets; those that stay outlive reloads, and so do their connections."""
 
     def __init__(self, credentials: UpstreamCredentials) -> None:
         self._credentials = credentials
         self._served: dict[tuple[str, Api], Reached] = {}
-        self._external: dict[str, _External] = {}
+        self._external: dict[tuple[str, str], _External] = {}
+        """By folder of credentials and url: what was made for one url is never used for another."""
 
     def keep(self, addresses: set[str]) -> None:
-        """Forget served replicas at other addresses."""
+        """Forget replicas at other addresses; an external target's address is its url."""
         self._served = {key: reached for key, reached in self._served.items() if key[0] in addresses}
+        self._external = {key: known for key, known in self._external.items() if key[1] in addresses}
 
     def of(self, target: Target, replica: Replica, api: Api) -> Reached | Missing:
         """How to reach a replica of `target` now."""
         if target.external is not None:
             return self._to_external(target.name, target.external, api)
         return self._served.get((replica.address, api)) or self._to_served(replica.address, api)
+
+    def has_credentials(self, target: Target) -> bool:
+        """Whether what a call to `target` needs is there; a served model needs nothing."""
+        external = target.external
+        return external is None or isinstance(self._credentials.of(target.name, external), Credential)
 
     def _to_served(self, address: str, api: Api) -> Reached:
         other = next((reached for (known, _), reached in self._served.items() if known == address), None)
@@ -57,27 +62,23 @@ class Reach:
         reached = self._served[address, api] = Reached(origin, beginning)
         return reached
 
-    def has_credentials(self, name: str) -> bool:
-        """Whether the files of an external fallback are there."""
-        return isinstance(self._credentials.of(name), Credential)
-
     def _to_external(self, name: str, external: ExternalTarget, api: Api) -> Reached | Missing:
-        credential = self._credentials.of(name)
+        credential = self._credentials.of(name, external)
         if isinstance(credential, Missing):
             return credential
-        known = self._external.get(name)
-        if known is None or known.credential is not credential or known.url != external.url:
-            known = self._external[name] = _make_external(external.url, credential)
+        key = (external.credentials, external.url)
+        known = self._external.get(key)
+        if known is None or known.credential is not credential:
+            known = self._external[key] = _make_external(external.url, credential)
         return known.reached[api]
 
 
 def _make_external(text: str, credential: Credential) -> _External:
-    url = urlsplit(text)
-    origin = Origin(url.hostname or "", url.port or (443 if credential.tls else 80), credential.tls)
+    url = split_url(text)
+    origin = Origin(url.host, url.port, credential.tls)
     authorization = b"authorization: %b\r\n" % credential.authorization if credential.authorization else b""
-    host = url.netloc.rpartition("@")[2]
     reached: dict[Api, Reached] = {}
     for api, path in _PATHS.items():
-        beginning = f"POST {url.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {host}\r\n".encode() + authorization
+        beginning = f"POST {url.path}{path} HTTP/1.1\r\nhost: {url.authority}\r\n".encode() + authorization
         reached[api] = Reached(origin, beginning)
-    return _External(text, credential, origin, reached)
+    return _External(credential, reached)

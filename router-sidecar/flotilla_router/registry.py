@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from flotilla_api.snapshot import Endpoint, RoutingSnapshot, Target
+from flotilla_api.snapshot import RoutingSnapshot, Target
 
+from .addresses import split_address, split_url
 from .choose import RoutingTable, compile_table
 
 FAILURES_TO_EJECT = 3
@@ -191,20 +192,16 @@ def check(snapshot: RoutingSnapshot, namespace: str, policy: str) -> None:
     if len(set(held)) != len(held):
         raise SnapshotError("targets: two have the same kind and name")
     for target in snapshot.targets:
-        for address in _addresses(target):
-            _check_address(target, address)
-        if target.external is not None and not target.external.url.startswith(("https://", "http://")):
-            raise SnapshotError(f"targets: the url of {target.kind} {target.name} is not http or https")
+        try:
+            _check_addresses(target)
+        except ValueError as error:
+            raise SnapshotError(f"targets: {target.kind} {target.name} cannot be reached: {error}") from error
 
 
-def _addresses(target: Target) -> Iterable[str]:
-    endpoints: Iterable[Endpoint] = target.endpoints
-    yield from (endpoint.address for endpoint in endpoints)
+def _check_addresses(target: Target) -> None:
+    for endpoint in target.endpoints:
+        split_address(endpoint.address)
     if target.service:
-        yield target.service
-
-
-def _check_address(target: Target, address: str) -> None:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal():
-        raise SnapshotError(f"targets: {address!r} of {target.kind} {target.name} is not host:port")
+        split_address(target.service)
+    if target.external is not None:
+        split_url(target.external.url)

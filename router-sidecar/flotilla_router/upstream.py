@@ -113,18 +113,6 @@ class Origin:
         """Connections that exist, idle or busy."""
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host without brackets and port of `host:port`.
-
-    Raises:
-        ValueError: there is no port in it.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal():
-        raise ValueError(f"{address!r} is not host:port")
-    return host.strip("[]"), int(port)
-
-
 class Upstreams:
     """Makes calls and keeps connections."""
 

@@ -10,6 +10,7 @@ from flotilla_api.fallback import External
 from flotilla_api.meta import GROUP, parse_duration_seconds
 from flotilla_api.policy import DEFAULT_GATEWAY_REPLICAS, DEFAULT_TOTAL_TIMEOUT, RoutingPolicySpec
 
+from .credentials import credential_mounts, credential_volumes
 from .manifest import Manifest, child_of, make_metadata, owner_labels, owner_selector
 from .settings import OperatorSettings
 from .workload import container_security, make_budget, make_service, make_service_account, pod_security
@@ -204,7 +205,7 @@ def _probe(path: str, *, period: int, failures: int) -> Manifest:
 def _mounts(inputs: GatewayInputs) -> list[Manifest]:
     spec = inputs.spec
     paths = {"snapshot": names.SNAPSHOT_DIR, "control-token": names.CONTROL_TOKEN_DIR}
-    paths |= {_volume_of(name): f"{names.CREDENTIALS_DIR}/{name}" for name in _with_secrets(inputs)}
+    paths |= credential_mounts(inputs.externals)
     paths |= {"api-keys": names.API_KEYS_DIR} if spec.auth.apiKeysSecretRef else {}
     paths |= {"tls": names.GATEWAY_TLS_DIR} if spec.tls else {}
     return [{"name": name, "mountPath": path, "readOnly": True} for name, path in paths.items()]
@@ -223,30 +224,9 @@ def _volumes(inputs: GatewayInputs) -> list[Manifest]:
         {"name": "snapshot", "configMap": snapshot},
         {"name": "control-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
-    volumes += [
-        {"name": _volume_of(name), "projected": {"sources": _secret_sources(inputs.externals[name])}}
-        for name in _with_secrets(inputs)
-    ]
+    volumes += credential_volumes(inputs.externals)
     if keys := spec.auth.apiKeysSecretRef:
         volumes.append({"name": "api-keys", "secret": {"secretName": keys.name, "optional": True}})
     if spec.tls:
         volumes.append({"name": "tls", "secret": {"secretName": spec.tls.secretRef.name}})
     return volumes
-
-
-def _with_secrets(inputs: GatewayInputs) -> list[str]:
-    return [name for name, each in sorted(inputs.externals.items()) if each.credentialsSecretRef or each.tls]
-
-
-def _volume_of(fallback: str) -> str:
-    return f"cred-{fallback}"
-
-
-def _secret_sources(external: External) -> list[Manifest]:
-    wanted = [(external.credentialsSecretRef, names.CREDENTIAL_FILE)]
-    wanted += [(external.tls.caSecretRef, names.CA_FILE)] if external.tls else []
-    return [
-        {"secret": {"name": ref.name, "items": [{"key": ref.key, "path": path}], "optional": True}}
-        for ref, path in wanted
-        if ref
-    ]

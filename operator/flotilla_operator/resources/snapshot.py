@@ -9,6 +9,7 @@ from flotilla_api.fallback import DEFAULT_EXTERNAL_APIS
 from flotilla_api.policy import DEFAULT_MODELS, RoutingPolicySpec
 from flotilla_api.snapshot import ExternalTarget, RequestEdits, RoutingSnapshot, Target
 
+from .credentials import credentials_folder
 from .engine import engine_address
 from .manifest import Manifest, ObjectRef
 from .pods import make_endpoints
@@ -115,6 +116,7 @@ def _external_target(model: ExternalModel) -> Target:
         model=external.model,
         external=ExternalTarget(
             url=external.url.rstrip("/"),
+            credentials=credentials_folder(model.name, external),
             hasCredentials=external.credentialsSecretRef is not None,
             hasCa=external.tls is not None,
             edits=edits,

@@ -167,6 +167,48 @@ def test_an_external_fallback_says_how_it_is_reached_and_holds_no_secret() -> No
     assert target(observe(a_policy(), a_fallback(boundary="Local")), "big").location == "Local"
 
 
+KEY, CA = {"name": "big", "key": "apiKey"}, {"name": "big-ca", "key": "ca.crt"}
+
+
+def credentials_of(fallback: Manifest) -> tuple[str, list[str]]:
+    """Folder by the snapshot, and folders that the gateway's pods have."""
+    observed = observe(a_policy(), fallback)
+    external = target(observed, "big").external
+    assert external is not None
+    deployment = next(each for each in dispatch.desired(observed) if each["kind"] == "Deployment")
+    mounts = deployment["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    prefix = "/etc/flotilla/credentials/"
+    return external.credentials, [m["mountPath"][len(prefix) :] for m in mounts if m["mountPath"].startswith(prefix)]
+
+
+def test_credentials_are_mounted_where_the_snapshot_says() -> None:
+    """In one folder for the fallback; one without credentials and authorities has none mounted."""
+    folder, mounted = credentials_of(a_fallback(credentialsSecretRef=KEY, tls={"caSecretRef": CA}))
+
+    assert mounted == [folder]
+    assert folder.startswith("big-")
+    assert credentials_of(a_fallback())[1] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"url": "https://other.example.com/v1"}, id="the url"),
+        pytest.param({"credentialsSecretRef": {"name": "other", "key": "apiKey"}}, id="the Secret"),
+        pytest.param({"credentialsSecretRef": {"name": "big", "key": "other"}}, id="the key in it"),
+        pytest.param({"tls": {"caSecretRef": {"name": "other", "key": "ca.crt"}}}, id="the authorities' Secret"),
+        pytest.param({"tls": {"caSecretRef": {"name": "big-ca", "key": "other"}}}, id="the key in that"),
+        pytest.param({"tls": None}, id="no authorities"),
+    ],
+)
+def test_credentials_are_bound_to_their_url_and_secrets(change: dict[str, Any]) -> None:
+    """What is mounted for one provider is nowhere where a router would look for another's; the rest may change."""
+    before: dict[str, Any] = {"credentialsSecretRef": KEY, "tls": {"caSecretRef": CA}}
+
+    assert credentials_of(a_fallback(**before | change))[0] != credentials_of(a_fallback(**before))[0]
+    assert credentials_of(a_fallback(**before, model="big-2")) == credentials_of(a_fallback(**before))
+
+
 @pytest.mark.parametrize(
     ("policy", "rule", "expected"),
     [

@@ -277,7 +277,7 @@ def served_fallback(name: str, *addresses: str, price: TokenPrice | None = None)
 
 def external_fallback(name: str, url: str, **external: Any) -> Target:
     """A fallback behind an API."""
-    fields: dict[str, Any] = {"hasCredentials": False, "hasCa": False, **external}
+    fields: dict[str, Any] = {"credentials": name, "hasCredentials": False, "hasCa": False, **external}
     return expert(name).model_copy(
         update={
             "kind": "Fallback",

@@ -99,7 +99,16 @@ async def test_replicas_that_stay_keep_their_connections_over_a_reload(tmp_path:
         pytest.param(b"not json", "JSON", id="not JSON"),
         pytest.param(b"{}", "namespace", id="fields are missing"),
         pytest.param(a_snapshot(policy="other").to_json(), "it is for agents/other", id="of another policy"),
-        pytest.param(a_snapshot(expert("maths", "here")).to_json(), "'here' of Expert maths", id="no port"),
+        pytest.param(
+            a_snapshot(expert("maths", "here")).to_json(),
+            "targets: Expert maths cannot be reached: 'here' is not host:port",
+            id="no port",
+        ),
+        pytest.param(
+            a_snapshot(external_fallback("big", "https://a:70000/v1")).to_json(),
+            "targets: Fallback big cannot be reached: 'a:70000' is not host:port with a port from 1 to 65535",
+            id="no such port",
+        ),
     ],
 )
 async def test_a_bad_snapshot_leaves_the_last_good_one_in_use(tmp_path: Path, data: bytes, reason: str) -> None:

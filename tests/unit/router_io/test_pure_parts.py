@@ -18,7 +18,6 @@ from flotilla_router.exchange import dollars
 from flotilla_router.openai import Usage
 from flotilla_router.registry import Replica, TargetState, ejection_seconds, hold_seconds, pick
 from flotilla_router.settings import RouterSettings, SettingsError
-from flotilla_router.upstream import split_address
 
 
 def a_replica(*, in_flight: int = 0) -> Replica:
@@ -164,15 +163,6 @@ def test_tokens_are_priced_per_million() -> None:
     price = TokenPrice(inputPerMillionUSD=2.5, outputPerMillionUSD=10)
 
     assert token_cost_usd(price, Usage(1_000_000, 100_000)) == 3.5
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "port"),
-    [("10.0.0.1:80", "10.0.0.1", 80), ("[::1]:8000", "::1", 8000), ("svc.ns:1", "svc.ns", 1)],
-)
-def test_split_address(address: str, host: str, port: int) -> None:
-    """Brackets are only for writing."""
-    assert split_address(address) == (host, port)
 
 
 # Settings
