@@ -80,13 +80,20 @@ class RequestShape(Model):
     )
 
 
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_URL = f"^https?://{_LABEL}([.]{_LABEL})*(:{_PORT})?(/[A-Za-z0-9._~/-]*)?$"
+"""What a router could not use would cost the policy its whole snapshot, so nothing of that kind is let in here."""
+
+
 class External(Model):
     """An OpenAI-compatible API."""
 
     url: str = checked(
         Cel(
-            "self.matches('^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?$')",
-            "must be an http(s) URL with a host and an optional path, such as https://api.example.com/v1",
+            f"self.matches('{_URL}')",
+            "must be an http(s) URL with a host, an optional port from 1 to 65535 and an optional path, "
+            "such as https://api.example.com/v1",
         ),
         description="Base URL, the part before /chat/completions, such as https://api.example.com/v1.",
         max_length=512,

@@ -168,8 +168,16 @@ RULES: dict[str, Examples] = {
         ({"external": EXTERNAL_BARE}, {"served": SERVED_FROM_CLAIM}),
         ({}, {"external": EXTERNAL_BARE, "served": SERVED_FROM_CLAIM}),
     ),
-    "must be an http(s) URL with a host and an optional path, such as https://api.example.com/v1": Examples(
-        ("https://api.example.com/v1", "https://a", "https://10.0.0.1:8443/v1/", "http://a.svc:8000"),
+    "must be an http(s) URL with a host, an optional port from 1 to 65535 and an optional path, "
+    "such as https://api.example.com/v1": Examples(
+        (
+            "https://api.example.com/v1",
+            "https://a",
+            "https://10.0.0.1:8443/v1/",
+            "http://a.svc:8000",
+            "https://a:65535",
+            "https://a:9",
+        ),
         (
             "",
             "api.example.com",
@@ -178,6 +186,15 @@ RULES: dict[str, Examples] = {
             "https://a b",
             "https://user@a",
             "https://a:0/v1",
+            "https://a:65536/v1",
+            "https://a:70000",
+            "https://a:",
+            "https://a..b/v1",
+            "https://a./v1",
+            "https://-a/v1",
+            "https://" + 64 * "a",
+            "https://[fd00::7]/v1",
+            "https://a/v 1",
             "https://a?b",
         ),
         longest="https://a/{}",
