@@ -63,6 +63,8 @@ class Reason(StrEnum):
     """Weights and KV cache need more memory than the accelerators have."""
     PARAMETERS_UNKNOWN = "ParametersUnknown"
     """model.parameters is not set, so nothing can be estimated."""
+    CONTEXT_LENGTH_UNKNOWN = "ContextLengthUnknown"
+    """engine.maxModelLen is not set: the weights fit, and nothing is known of the KV cache."""
 
     SCHEDULED = "Scheduled"
     """Every pod has a node."""

@@ -206,7 +206,10 @@ class Engine(Model):
         extra=as_map_by("name"),
     )
     maxModelLen: int | None = Field(
-        None, description="Longest prompt plus answer, in tokens. Default: the model's own.", ge=1, le=10_000_000
+        None,
+        description="Longest prompt plus answer, in tokens. Default: the model's own; then the fit check says Unknown.",
+        ge=1,
+        le=10_000_000,
     )
     maxNumSeqs: int | None = Field(
         None, description="Requests that run at once on one replica. Default: 64.", ge=1, le=4096

@@ -124,6 +124,9 @@ def _fits(facts: EngineFacts) -> Check:
     if estimate is None:
         return unknown(kind, Reason.PARAMETERS_UNKNOWN, "set model.parameters, such as 1.5B, for an estimate")
     numbers = _estimate_in_words(estimate)
+    if estimate.fits is None:
+        hint = "set engine.maxModelLen for an estimate of the KV cache: without it vLLM takes the model's own length"
+        return unknown(kind, Reason.CONTEXT_LENGTH_UNKNOWN, f"{numbers}; {hint}")
     if estimate.fits:
         return passed(kind, Reason.FITS, numbers)
     hint = "raise accelerator.count, lower engine.maxModelLen, use quantised weights or a profile with more memory"
@@ -131,9 +134,11 @@ def _fits(facts: EngineFacts) -> Check:
 
 
 def _estimate_in_words(estimate: MemoryEstimate) -> str:
-    parts = f"weights {estimate.weights_gib:.1f}, KV cache {estimate.kv_cache_gib:.1f}"
+    cache = "unknown" if estimate.kv_cache_gib is None else f"{estimate.kv_cache_gib:.1f}"
+    least = "at least" if estimate.kv_cache_gib is None else "about"
+    parts = f"weights {estimate.weights_gib:.1f}, KV cache {cache}, overhead {estimate.overhead_gib:.1f}"
     return (
-        f"needs about {estimate.needed_gib:.1f} GiB ({parts}, overhead {estimate.overhead_gib:.1f}) "
+        f"needs {least} {estimate.needed_gib:.1f} GiB ({parts}) "
         f"of the {estimate.budget_gib:.1f} GiB that vLLM may use"
     )
 

@@ -35,21 +35,23 @@ class MemoryEstimate:
     """Memory of one replica over all its GPUs, in GiB."""
 
     weights_gib: float
-    kv_cache_gib: float
-    """For one request of maxModelLen tokens; 0 where that is not set."""
+    kv_cache_gib: float | None
+    """For one request of maxModelLen tokens; None: that is not set, so vLLM takes the model's own, which is not known."""
     overhead_gib: float
     budget_gib: float
     """memoryGiB x GPUs x --gpu-memory-utilization."""
 
     @property
     def needed_gib(self) -> float:
-        """All that vLLM must hold to start."""
-        return self.weights_gib + self.kv_cache_gib + self.overhead_gib
+        """All that vLLM must hold to start, as far as it is known."""
+        return self.weights_gib + (self.kv_cache_gib or 0) + self.overhead_gib
 
     @property
-    def fits(self) -> bool:
-        """Whether it starts."""
-        return self.needed_gib <= self.budget_gib
+    def fits(self) -> bool | None:
+        """Whether it starts; None: the weights fit, and the KV cache is not known."""
+        if self.needed_gib > self.budget_gib:
+            return False
+        return None if self.kv_cache_gib is None else True
 
 
 def estimate_memory(served: Served, profile: AcceleratorProfileSpec) -> MemoryEstimate | None:
@@ -59,11 +61,11 @@ def estimate_memory(served: Served, profile: AcceleratorProfileSpec) -> MemoryEs
     parameters = parse_weight_count(served.spec.model.parameters)
     engine = served.spec.engine
     args = (engine and engine.args) or []
-    tokens = (engine and engine.maxModelLen) or 0
+    tokens = engine and engine.maxModelLen
     per_token = KV_BYTES_PER_TOKEN * math.sqrt(parameters / 1e9) * _kv_factor(args)
     return MemoryEstimate(
         weights_gib=parameters * _bytes_per_weight(served.spec.model.uri, args) / GIB,
-        kv_cache_gib=tokens * per_token / GIB,
+        kv_cache_gib=tokens * per_token / GIB if tokens else None,
         overhead_gib=OVERHEAD_GIB_PER_GPU * served.gpus,
         budget_gib=profile.memoryGiB * served.gpus * _utilization(args),
     )

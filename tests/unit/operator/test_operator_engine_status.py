@@ -116,7 +116,7 @@ CRASHING = a_waiting_pod(EXPERT, "CrashLoopBackOff", ended=an_end(1, "ValueError
             {
                 "Accepted": "True",
                 "ReferencesResolved": "True",
-                "Fits": "True",
+                "Fits": "Unknown ContextLengthUnknown",
                 "Scheduled": "True",
                 "Available": "True",
                 "Progressing": "True",
@@ -213,6 +213,16 @@ CRASHING = a_waiting_pod(EXPERT, "CrashLoopBackOff", ended=an_end(1, "ValueError
             id="nobody said how many weights the model has",
         ),
         pytest.param(
+            observe(an_expert(engine={"maxModelLen": 8192}), a_profile()),
+            {"Fits": "True"},
+            id="weights and cache of the longest request fit",
+        ),
+        pytest.param(
+            observe(an_expert(engine={"maxNumSeqs": 4}), a_profile()),
+            {"Fits": "Unknown ContextLengthUnknown"},
+            id="the weights fit, and nobody said how long a request may be",
+        ),
+        pytest.param(
             observe(an_expert(model={"uri": "hf://a/b", "parameters": "70B"}), a_profile()),
             {"Fits": "False TooLarge", "Accepted": "True"},
             id="the model is too large, which warns and blocks nothing",
@@ -261,6 +271,13 @@ def test_a_stranger_in_the_way_is_a_conflict() -> None:
             "needs about 32.3 GiB (weights 26.1, KV cache 5.3, overhead 1.0) of the 21.6 GiB that vLLM may use; "
             "raise accelerator.count, lower engine.maxModelLen, use quantised weights or a profile with more memory",
             id="a model that does not fit",
+        ),
+        pytest.param(
+            observe(an_expert(), a_profile()),
+            "Fits",
+            "needs at least 3.8 GiB (weights 2.8, KV cache unknown, overhead 1.0) of the 21.6 GiB that vLLM may use; "
+            "set engine.maxModelLen for an estimate of the KV cache: without it vLLM takes the model's own length",
+            id="a model of unknown length",
         ),
         pytest.param(
             observe(an_expert(replicas="many"), a_profile()),
