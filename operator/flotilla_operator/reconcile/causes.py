@@ -44,6 +44,8 @@ CREATION_LOOK_SECONDS = 5.0
 nobody is told of those."""
 
 _STOPPED_BY_PROBE = frozenset({0, 137, 143})
+_PROBE_ANSWER = re.compile(r"startup probe failed: (HTTP Error .*|the answer has no choices)", re.IGNORECASE)
+"""What an engine answered the start-up probe. That it refused the connection only says that it was loading."""
 
 _SEVERITY = (
     Reason.SECRET_NOT_FOUND,
@@ -183,7 +185,7 @@ def _container_cause(container: ContainerStatus, warnings: Sequence[Manifest], r
         return _end_cause(container.ended, warnings, rules)
     since = container.running_since
     if since and (rules.now - since).total_seconds() >= rules.startup_seconds:
-        return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(rules))
+        return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(warnings, rules))
     return None
 
 
@@ -215,7 +217,7 @@ def _end_cause(ended: Ended, warnings: Sequence[Manifest], rules: PodRules) -> C
         hint = "lower engine.maxModelLen or use more or larger GPUs"
         return Cause(Reason.OUT_OF_MEMORY, f"the GPU's memory is too small; {hint}: {_memory_line(ended.message)}")
     if _was_too_slow(ended, warnings, rules):
-        return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(rules))
+        return Cause(Reason.ENGINE_START_TIMEOUT, _late_message(warnings, rules))
     detail = last_words(ended.message)
     return Cause(Reason.CRASH_LOOP, f"ended with exit code {ended.exit_code}" + (f": {detail}" if detail else ""))
 
@@ -233,11 +235,12 @@ def _was_too_slow(ended: Ended, warnings: Sequence[Manifest], rules: PodRules) -
     return lived >= 0.8 * allowed and (probe_failed or lived <= 2.5 * allowed + 60)
 
 
-def _late_message(rules: PodRules) -> str:
-    return (
-        f"no answer within {rules.startup_seconds:g} s of the container's start; "
-        "raise engine.startupTimeout if it only loads slowly, else see its log"
-    )
+def _late_message(warnings: Sequence[Manifest], rules: PodRules) -> str:
+    late = f"no answer within {rules.startup_seconds:g} s of the container's start"
+    answers = [match[1] for each in warnings if (match := _PROBE_ANSWER.search(each.get("message", "")))]
+    if answers:
+        return f"{late} to the start-up probe's request; the engine's answer was: {last_words(answers[-1])}"
+    return f"{late}; raise engine.startupTimeout if it only loads slowly, else see its log"
 
 
 def _mount_cause(pod: Manifest, warnings: Sequence[Manifest]) -> Cause | None:

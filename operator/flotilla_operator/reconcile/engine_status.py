@@ -138,8 +138,7 @@ def _estimate_in_words(estimate: MemoryEstimate) -> str:
     least = "at least" if estimate.kv_cache_gib is None else "about"
     parts = f"weights {estimate.weights_gib:.1f}, KV cache {cache}, overhead {estimate.overhead_gib:.1f}"
     return (
-        f"needs {least} {estimate.needed_gib:.1f} GiB ({parts}) "
-        f"of the {estimate.budget_gib:.1f} GiB that vLLM may use"
+        f"needs {least} {estimate.needed_gib:.1f} GiB ({parts}) of the {estimate.budget_gib:.1f} GiB that vLLM may use"
     )
 
 

@@ -295,6 +295,41 @@ def test_the_kubelets_word_on_a_start_up_probe_is_enough() -> None:
     assert cause.reason is Reason.ENGINE_START_TIMEOUT
 
 
+CONNECTION_REFUSED = "Startup probe failed: <urlopen error [Errno 111] Connection refused>"
+NO_CHAT_TEMPLATE = 'Startup probe failed: HTTP Error 400: Bad Request {"error": {"message": "no chat template"}}'
+
+
+@pytest.mark.parametrize("since_seconds", [30, 901])
+def test_a_probe_that_is_refused_is_not_told_of(since_seconds: float) -> None:
+    """While an engine loads its port is closed: that says nothing to a person."""
+    pod = a_starting_pod(EXPERT, since_seconds=since_seconds)
+
+    cause = worst_cause([pod], [a_warning(pod, "Unhealthy", CONNECTION_REFUSED)], RULES)
+
+    assert cause is not None
+    assert "refused" not in cause.message
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(a_starting_pod(EXPERT, since_seconds=901), id="that it is late"),
+        pytest.param(a_starting_pod(EXPERT, ended=an_end(137, lived_seconds=930)), id="that it was ended"),
+    ],
+)
+def test_what_a_late_engine_answered_is_told(pod: Manifest) -> None:
+    """An engine that runs and answers its probe with an error would never start, however long it is waited for."""
+    refused, answered = (a_warning(pod, "Unhealthy", text) for text in (CONNECTION_REFUSED, NO_CHAT_TEMPLATE))
+
+    cause = worst_cause([pod], [refused, answered], RULES)
+
+    assert cause == Cause(
+        Reason.ENGINE_START_TIMEOUT,
+        "no answer within 900 s of the container's start to the start-up probe's request; "
+        'the engine\'s answer was: HTTP Error 400: Bad Request {"error": {"message": "no chat template"}}',
+    )
+
+
 def test_a_draining_replica_explains_a_missing_gpu() -> None:
     """In a pool with no spare GPU a rolling update is no shortage."""
     rules = replace(RULES, draining=True)

@@ -182,7 +182,9 @@ def test_placement_is_the_profiles_with_the_teams_on_top() -> None:
         ),
     ],
 )
-def test_the_fit_check_estimates_weights_and_cache(spec: dict[str, Any], *, fits: bool | None, needed_gib: float) -> None:
+def test_the_fit_check_estimates_weights_and_cache(
+    spec: dict[str, Any], *, fits: bool | None, needed_gib: float
+) -> None:
     """From the count of weights alone, right to a tenth of a GiB by its own formula; without a length it cannot say yes."""
     served = parse_model(
         an_expert(
