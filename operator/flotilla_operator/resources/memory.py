@@ -36,7 +36,7 @@ class MemoryEstimate:
 
     weights_gib: float
     kv_cache_gib: float | None
-    """For one request of maxModelLen tokens; None: that is not set, so vLLM takes the model's own, which is not known."""
+    """For one request of maxModelLen tokens; None: that is not set, and the model's own length is not known."""
     overhead_gib: float
     budget_gib: float
     """memoryGiB x GPUs x --gpu-memory-utilization."""

@@ -119,22 +119,28 @@ DRAIN = (
     + f"""\
 settle, timeout = float(sys.argv[2]), float(sys.argv[3])
 time.sleep(settle)
-deadline, idle = time.monotonic() + timeout, 0
-busy = ("{VLLM_RUNNING}{{", "{VLLM_RUNNING} ", "{VLLM_WAITING}{{", "{VLLM_WAITING} ")
-while idle < 2 and time.monotonic() < deadline:
+deadline, idle, unreadable = time.monotonic() + timeout, 0, 0
+names = ("{VLLM_RUNNING}", "{VLLM_WAITING}")
+while idle < 2 and unreadable < 20 and time.monotonic() < deadline:
     try:
         with open_url(base + "/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        requests = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(busy))
-        idle = 0 if requests else idle + 1
+        found = [[float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{{", name + " "))]
+                 for name in names]
+        busy, known = any(map(sum, found)), all(found)
     except Exception as error:
-        if isinstance(getattr(error, "reason", error), ConnectionRefusedError):
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ConnectionRefusedError):
             break
+        busy, known = isinstance(reason, TimeoutError), False
+    idle = idle + 1 if known and not busy else 0
+    unreadable = 0 if known or busy else unreadable + 1
     time.sleep(0.5)
 """
 )
 """Keep answering for `settle` seconds while routes to this pod disappear, then until nothing runs or waits.
 
-Idle means twice in a row, since an answer's last bytes leave after the engine is done with it. A slow engine is waited
-for, one that refuses connections has ended. Arguments: port, settle and timeout in seconds. Exit 0 in every case.
+Idle means that both metrics are there and 0, twice in a row, since an answer's last bytes leave after the engine is done
+with it. A slow engine is waited for, one that refuses connections has ended; of one whose answers do not hold the
+metrics, 20 in a row (10 s) are enough. Arguments: port, settle and timeout in seconds. Exit 0 in every case.
 """

@@ -158,6 +158,34 @@ def test_the_drain_outlives_an_engine_that_stumbles(engine: FakeEngine) -> None:
     assert len(engine.asked) == 4
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param("", id="neither metric"),
+        pytest.param('vllm:num_requests_running{engine="0"} 0.0\n', id="one of the two"),
+        pytest.param('vllm:num_requests_waiting_by_reason{engine="0"} 0.0\n', id="metrics with longer names"),
+    ],
+)
+def test_missing_metrics_are_not_idle(engine: FakeEngine, answer: str) -> None:
+    """An engine that does not say what runs may run something: it is asked on."""
+    engine.answers = [(200, answer), (200, IDLE), (200, answer), (200, IDLE), (200, IDLE)]
+
+    result = run(scripts.DRAIN, engine.port, 0, 60)
+
+    assert result.returncode == 0
+    assert len(engine.asked) == 5
+
+
+def test_metrics_that_never_come_are_not_waited_for(engine: FakeEngine) -> None:
+    """Another engine may have none: a long drain timeout is for requests that run, not for what cannot be known."""
+    engine.answers = [(200, BUSY), (200, "")]
+
+    result = run(f"import time\ntime.sleep = lambda seconds: None\n{scripts.DRAIN}", engine.port, 0, 3600)
+
+    assert result.returncode == 0
+    assert len(engine.asked) == 21
+
+
 def test_the_drain_ends_with_an_engine_that_is_gone() -> None:
     """A closed port means that there is nothing left to wait for."""
     assert run(scripts.DRAIN, 1, 0, 60).returncode == 0
