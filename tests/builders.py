@@ -9,11 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from flotilla_api.meta import API_VERSION
-from flotilla_api.names import selector_labels
+from flotilla_api.names import POD_HASH_ANNOTATION, selector_labels
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.plan import plan
 from flotilla_operator.reconcile.types import Acknowledgement, Manifest, ObjectRef, Observed, OperatorSettings
-from flotilla_operator.resources.engine_template import POD_HASH_ANNOTATION
 from flotilla_operator.resources.quantity import parse_quantity
 
 NAMESPACE = "agents"

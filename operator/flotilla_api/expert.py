@@ -349,7 +349,8 @@ class PodOverrides(Model):
         json_schema_extra=as_map_by("name"),
     )
     resources: Resources | None = Field(
-        None, description="CPU and memory of the engine's container. Default: none are asked for."
+        None,
+        description="CPU and memory of the engine's container. Default: none are asked for. The download of a hf:// model has its own: 500m and 1Gi, at most 8Gi.",
     )
 
 

@@ -19,8 +19,10 @@ POLICY_LABEL = f"{GROUP}/policy"
 
 DESIRED_HASH_ANNOTATION = f"{GROUP}/desired-hash"
 """Hash of the manifest as it was last applied."""
-TEMPLATE_HASH_ANNOTATION = f"{GROUP}/template-hash"
-"""Hash over what needs a restart, on a Deployment and its stored ControllerRevision."""
+RESTART_HASH_ANNOTATION = f"{GROUP}/restart-hash"
+"""Hash over the inputs that need a restart, on an engine's Deployment and its stored ControllerRevision."""
+POD_HASH_ANNOTATION = f"{GROUP}/pod-hash"
+"""On an engine's pods: hash of the template that they were made from."""
 
 FIELD_MANAGER = "flotilla"
 

@@ -38,7 +38,11 @@ class ServedStatus(Status):
     replicas: int | None = Field(None, description="Pods that exist and do not end.")
     readyReplicas: int | None = Field(None, description="Pods that answer.")
     endpoint: str | None = Field(None, description="Where it is reached.", max_length=512)
-    templateHash: str | None = Field(None, description="Hash of the pod template that runs.", max_length=64)
+    podHash: str | None = Field(
+        None,
+        description="Hash of the Deployment's pod template; pods made from it bear it as the annotation flotilla.dev/pod-hash.",
+        max_length=64,
+    )
     costPerHourUSD: str | None = Field(
         None, description="Dollars per hour of the GPUs that it holds now.", max_length=32
     )

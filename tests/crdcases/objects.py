@@ -166,7 +166,7 @@ _SERVED_STATUS: Manifest = {
     "replicas": 2,
     "readyReplicas": 1,
     "endpoint": "invoice-expert.agents.svc:8000",
-    "templateHash": "4f2a",
+    "podHash": "4f2a",
     "costPerHourUSD": "0.80",
 }
 STATUSES: dict[str, Manifest] = {

@@ -43,6 +43,7 @@ CREATION_LOOK_SECONDS = 5.0
 """Between looks at a pod whose containers are being created: a volume that cannot be mounted shows in events only, and
 nobody is told of those."""
 
+_FETCH_HINT = "lower HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT in engine.env, or mount the model with pvc://"
 _STOPPED_BY_PROBE = frozenset({0, 137, 143})
 _PROBE_ANSWER = re.compile(r"startup probe failed: (HTTP Error .*|the answer has no choices)", re.IGNORECASE)
 """What an engine answered the start-up probe. That it refused the connection only says that it was loading."""
@@ -171,7 +172,7 @@ def _fetch_cause(fetch: ContainerStatus) -> Cause | None:
     if fetch.ended is None or fetch.ended.exit_code == 0:
         return None
     if fetch.ended.reason == "OOMKilled":
-        return Cause(Reason.OUT_OF_MEMORY, "the download was killed for using more memory than there is")
+        return Cause(Reason.OUT_OF_MEMORY, f"the download was killed for its memory; {_FETCH_HINT}")
     detail = last_words(fetch.ended.message) or f"exit code {fetch.ended.exit_code}"
     return Cause(Reason.DOWNLOAD_FAILED, f"the model cannot be downloaded: {detail}")
 

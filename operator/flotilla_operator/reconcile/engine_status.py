@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from flotilla_api.accelerator import AcceleratorProfileSpec
 from flotilla_api.conditions import ConditionType, Reason
-from flotilla_api.names import ENGINE_CONTAINER
+from flotilla_api.names import ENGINE_CONTAINER, POD_HASH_ANNOTATION
 from flotilla_operator.resources.engine import engine_address
-from flotilla_operator.resources.engine_template import POD_HASH_ANNOTATION, startup_seconds
+from flotilla_operator.resources.engine_template import startup_seconds
 from flotilla_operator.resources.manifest import child_of, owner_selector
 from flotilla_operator.resources.memory import MemoryEstimate, estimate_memory
 from flotilla_operator.resources.pods import find_condition, is_live, is_ready
@@ -225,7 +225,7 @@ def _fields(facts: EngineFacts) -> dict[str, object]:
         "replicas": len(facts.pods),
         "readyReplicas": len(facts.ready),
         "endpoint": facts.endpoint,
-        "templateHash": _pod_hash(facts.deployment["spec"]["template"]) or None if facts.deployment else None,
+        "podHash": _pod_hash(facts.deployment["spec"]["template"]) or None if facts.deployment else None,
         "costPerHourUSD": hourly_cost_usd(served, facts.profile, replicas=sum(has_node(pod) for pod in facts.pods)),
     }
     if served.owner["kind"] == "Expert":

@@ -32,7 +32,7 @@ def make_engine(
         make_service_account(served.owner),
         make_revision(served, profile, template),
         make_service(served.owner, port_name=ENGINE_PORT_NAME, port=names.ENGINE_PORT),
-        make_deployment(served, template, restart_hash(served, profile)),
+        make_deployment(served, profile, template),
         make_budget(served.owner),
     )
 
@@ -44,7 +44,7 @@ def revision_name(served: Served, profile: AcceleratorProfileSpec) -> str:
 
 def make_revision(served: Served, profile: AcceleratorProfileSpec, template: Manifest) -> Manifest:
     """The stored template."""
-    annotations = {names.TEMPLATE_HASH_ANNOTATION: restart_hash(served, profile)}
+    annotations = {names.RESTART_HASH_ANNOTATION: restart_hash(served, profile)}
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -54,12 +54,12 @@ def make_revision(served: Served, profile: AcceleratorProfileSpec, template: Man
     }
 
 
-def make_deployment(served: Served, template: Manifest, template_hash: str) -> Manifest:
+def make_deployment(served: Served, profile: AcceleratorProfileSpec, template: Manifest) -> Manifest:
     """The Deployment that runs `template`. By default a replica ends before its successor starts: no GPU is spare."""
     rollout = served.spec.rollout or _NO_ROLLOUT
     surge = DEFAULT_MAX_SURGE if rollout.maxSurge is None else rollout.maxSurge
     unavailable = DEFAULT_MAX_UNAVAILABLE if rollout.maxUnavailable is None else rollout.maxUnavailable
-    annotations = {names.TEMPLATE_HASH_ANNOTATION: template_hash}
+    annotations = {names.RESTART_HASH_ANNOTATION: restart_hash(served, profile)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -8,13 +8,17 @@ from typing import Any
 from flotilla_api import names
 from flotilla_api.accelerator import AcceleratorProfileSpec
 from flotilla_api.expert import (
+    DEFAULT_ACCELERATOR_COUNT,
     DEFAULT_APIS,
     DEFAULT_DRAIN_TIMEOUT,
+    DEFAULT_MAX_NUM_SEQS,
     DEFAULT_STARTUP_TIMEOUT,
+    Engine,
     PodOverrides,
     ServedModel,
+    ServingApi,
 )
-from flotilla_api.meta import GROUP, Model, parse_duration_seconds
+from flotilla_api.meta import Model, parse_duration_seconds
 
 from . import scripts, vllm
 from .manifest import Manifest, canonical_hash, child_of, owner_labels
@@ -22,8 +26,6 @@ from .settings import OperatorSettings
 from .specs import Served
 from .workload import container_security, pod_security
 
-POD_HASH_ANNOTATION = f"{GROUP}/pod-hash"
-"""On an engine's pods: hash of the template that they were made from."""
 ENGINE_USER = 2000
 ENGINE_PORT_NAME = "http"
 SETTLE_SECONDS = 5
@@ -31,8 +33,19 @@ SETTLE_SECONDS = 5
 _PROBE_TIMEOUT_SECONDS = 10
 _MAX_PROBE_PERIOD_SECONDS = 5
 _MIN_SHM_GIB = 2
+FETCH_RESOURCES: Manifest = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}}
+"""Of the download: it holds at most `vllm.FETCH_BUFFER_LIMIT` itself, the rest is page cache on its way to disk."""
 
 _NO_OVERRIDES = PodOverrides.model_validate({})
+_NO_ENGINE = Engine.model_validate({})
+_UNSAID: dict[str, object] = {
+    "gpus": DEFAULT_ACCELERATOR_COUNT,
+    "maxNumSeqs": DEFAULT_MAX_NUM_SEQS,
+    "startupSeconds": parse_duration_seconds(DEFAULT_STARTUP_TIMEOUT),
+    "drainSeconds": parse_duration_seconds(DEFAULT_DRAIN_TIMEOUT),
+    "probeApi": DEFAULT_APIS[0],
+}
+"""What `restart_hash` takes for not said: a default that is written out is the same as one that is not."""
 
 
 def make_engine_template(served: Served, profile: AcceleratorProfileSpec, settings: OperatorSettings) -> Manifest:
@@ -47,27 +60,41 @@ def make_engine_template(served: Served, profile: AcceleratorProfileSpec, settin
     if vllm.claim_name(served.spec.model) is None:
         spec["initContainers"] = [_fetch_container(served, settings)]
     digest = canonical_hash({"metadata": metadata, "spec": spec})
-    metadata["annotations"][POD_HASH_ANNOTATION] = digest
+    metadata["annotations"][names.POD_HASH_ANNOTATION] = digest
     return {"metadata": metadata, "spec": spec}
 
 
 def restart_hash(served: Served, profile: AcceleratorProfileSpec) -> str:
     """Hash over what the user said that a running pod cannot take over; the operator's own defaults are not in it.
 
-    While it stays, the stored template is applied again as it is, so that an operator upgrade restarts no engine.
+    While it stays, the stored template is applied again as it is, so that an operator upgrade restarts no engine. It is
+    over what differs from the defaults: writing one out restarts nothing, and neither do a field or a default that a
+    later version brings.
     """
-    spec = served.spec
-    relevant = {
+    spec, engine, overrides = served.spec, served.spec.engine or _NO_ENGINE, served.spec.podOverrides or _NO_OVERRIDES
+    said: dict[str, object] = {
         "owner": [served.owner["kind"], served.name],
         "model": _plain(spec.model, "parameters"),
-        "gpus": spec.accelerator.count,
-        "engine": _plain(spec.engine),
-        "apis": spec.capabilities.apis if spec.capabilities else None,
-        "drain": _plain(spec.drain),
-        "overrides": _plain(spec.podOverrides),
-        "profile": _plain(profile, "memoryGiB", "hourlyUSD"),
+        "resource": profile.resource,
+        "gpus": served.gpus,
+        "image": engine.image,
+        "args": engine.args,
+        "env": [_plain(each) for each in engine.env or ()],
+        "maxModelLen": engine.maxModelLen,
+        "maxNumSeqs": engine.maxNumSeqs,
+        "startupSeconds": startup_seconds(spec),
+        "probeApi": _probe_api(spec),
+        "drainSeconds": drain_seconds(spec),
+        "labels": _without_injection(overrides.labels or {}),
+        "annotations": overrides.annotations,
+        "resources": _own_resources(overrides, profile),
+        **_placement(profile, overrides),
     }
-    return canonical_hash(relevant)
+    return canonical_hash({name: value for name, value in said.items() if not _is_unsaid(name, value)})
+
+
+def _is_unsaid(name: str, value: object) -> bool:
+    return value in (None, "", [], {}) or value == _UNSAID.get(name)
 
 
 def startup_seconds(spec: ServedModel) -> float:
@@ -102,6 +129,7 @@ def _pod_spec(served: Served) -> Manifest:
 
 
 def _placement(profile: AcceleratorProfileSpec, overrides: PodOverrides) -> Manifest:
+    """Where the user wants the pods; nothing of the operator's own, since `restart_hash` is over it."""
     tolerations = [_plain(each) for each in [*(profile.tolerations or []), *(overrides.tolerations or [])]]
     placement = {
         "nodeSelector": (profile.nodeSelector or {}) | (overrides.nodeSelector or {}),
@@ -146,6 +174,7 @@ def _fetch_container(served: Served, settings: OperatorSettings) -> Manifest:
     return _container(names.FETCH_CONTAINER, served, settings) | {
         "command": vllm.fetch_command(served.spec.model),
         "env": vllm.fetch_env(served),
+        "resources": FETCH_RESOURCES,
         "volumeMounts": [{"name": "models", "mountPath": vllm.MODELS_DIR}, *_writable_mounts()],
     }
 
@@ -170,25 +199,32 @@ def _engine_container(served: Served, profile: AcceleratorProfileSpec, settings:
 
 
 def _resources(served: Served, profile: AcceleratorProfileSpec) -> Manifest:
-    own = served.spec.podOverrides.resources if served.spec.podOverrides else None
-    requests = dict((own and own.requests) or {})
-    requests.pop(profile.resource, None)
-    resources: Manifest = {"limits": dict((own and own.limits) or {}) | {profile.resource: str(served.gpus)}}
-    return resources | ({"requests": requests} if requests else {})
+    own = _own_resources(served.spec.podOverrides or _NO_OVERRIDES, profile)
+    return own | {"limits": own.get("limits", {}) | {profile.resource: str(served.gpus)}}
+
+
+def _own_resources(overrides: PodOverrides, profile: AcceleratorProfileSpec) -> Manifest:
+    """What the user asks for beside the accelerators."""
+    given = _plain(overrides.resources) or {}
+    found = {kind: {name: each for name, each in given[kind].items() if name != profile.resource} for kind in given}
+    return {kind: amounts for kind, amounts in found.items() if amounts}
 
 
 def _startup_probe(served: Served) -> Manifest:
     """A probe that allows startupTimeout, in steps that are short against it."""
     timeout = startup_seconds(served.spec)
     period = max(1, min(_MAX_PROBE_PERIOD_SECONDS, int(timeout / 30)))
-    api = ((served.spec.capabilities and served.spec.capabilities.apis) or list(DEFAULT_APIS))[0]
-    arguments = [str(names.ENGINE_PORT), api, served.name, str(_PROBE_TIMEOUT_SECONDS - 1)]
+    arguments = [str(names.ENGINE_PORT), _probe_api(served.spec), served.name, str(_PROBE_TIMEOUT_SECONDS - 1)]
     return {
         "exec": {"command": ["python3", "-c", scripts.STARTUP_PROBE, *arguments]},
         "periodSeconds": period,
         "timeoutSeconds": _PROBE_TIMEOUT_SECONDS,
         "failureThreshold": max(1, math.ceil(timeout / period)),
     }
+
+
+def _probe_api(spec: ServedModel) -> ServingApi:
+    return ((spec.capabilities and spec.capabilities.apis) or DEFAULT_APIS)[0]
 
 
 def _health_probe(*, period: int, timeout: int, failures: int) -> Manifest:

@@ -140,7 +140,7 @@ while idle < 2 and unreadable < 20 and time.monotonic() < deadline:
 )
 """Keep answering for `settle` seconds while routes to this pod disappear, then until nothing runs or waits.
 
-Idle means that both metrics are there and 0, twice in a row, since an answer's last bytes leave after the engine is done
-with it. A slow engine is waited for, one that refuses connections has ended; of one whose answers do not hold the
+Idle means that both metrics are there and 0, twice in a row, since an answer's last bytes leave after the engine is
+done with it. A slow engine is waited for, one that refuses connections has ended; of one whose answers do not hold the
 metrics, 20 in a row (10 s) are enough. Arguments: port, settle and timeout in seconds. Exit 0 in every case.
 """

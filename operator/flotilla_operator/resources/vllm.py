@@ -12,6 +12,8 @@ MODELS_DIR = "/models"
 CACHE_DIR = "/cache"
 HF_SCHEME = "hf://"
 PVC_SCHEME = "pvc://"
+FETCH_BUFFER_LIMIT = "4gb"
+"""What the download may hold in memory; hf_xet's own limit is 8 GB in some versions, whatever the container's."""
 
 
 def vllm_args(served: Served) -> list[str]:
@@ -45,10 +47,13 @@ def claim_name(source: ModelSource) -> str | None:
 
 
 def fetch_command(source: ModelSource) -> list[str]:
-    """The command that puts a hf:// model where `model_path` says."""
+    """The command that puts a hf:// model where `model_path` says.
+
+    Some repositories hold the weights a second time, in the form of their makers, under original/.
+    """
     revision = ["--revision", source.revision] if source.revision else []
     repository = source.uri.removeprefix(HF_SCHEME)
-    return ["hf", "download", repository, *revision, "--local-dir", model_path(source)]
+    return ["hf", "download", repository, *revision, "--exclude", "original/*", "--local-dir", model_path(source)]
 
 
 def engine_env(served: Served) -> list[Manifest]:
@@ -63,7 +68,12 @@ def fetch_env(served: Served) -> list[Manifest]:
     secret = (
         {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}} if token else None
     )
-    env = [*_with_user_env(served, _writable_env()), *([secret] if secret else [])]
+    defaults = [
+        *_writable_env(),
+        _value("HF_HUB_DISABLE_TELEMETRY", "1"),
+        _value("HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT", FETCH_BUFFER_LIMIT),
+    ]
+    env = [*_with_user_env(served, defaults), *([secret] if secret else [])]
     own = {"HF_HUB_OFFLINE"} | ({"HF_TOKEN"} if secret else set[str]())
     return [each for each in env if each is secret or each["name"] not in own]
 

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("command", choices=["download"])
     parser.add_argument("repository")
     parser.add_argument("--revision")
+    parser.add_argument("--exclude", action="append")
     parser.add_argument("--local-dir", type=Path, required=True)
     folder: Path = parser.parse_args().local_dir
     if not (folder / "config.json").exists():

@@ -58,7 +58,10 @@ def test_a_downloaded_model_is_read_offline() -> None:
     (fetch,) = found["spec"]["initContainers"]
     engine = engine_of(found)
 
-    assert fetch["command"] == ["hf", "download", "acme/m", "--revision", "abc", "--local-dir", "/models/acme/m"]
+    assert fetch["command"] == [
+        *("hf", "download", "acme/m", "--revision", "abc"),
+        *("--exclude", "original/*", "--local-dir", "/models/acme/m"),
+    ]
     assert engine["args"][0] == "/models/acme/m"
     assert env_of(fetch)["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
     assert "HF_TOKEN" not in env_of(engine)
@@ -66,6 +69,21 @@ def test_a_downloaded_model_is_read_offline() -> None:
     assert env_of(engine)["HF_HUB_OFFLINE"] == "1"
     assert env_of(engine)["HTTPS_PROXY"] == env_of(fetch)["HTTPS_PROXY"] == "http://proxy"
     assert env_of(engine)["HF_HOME"] == "/tmp/hf"
+
+
+def test_a_download_has_resources_of_its_own() -> None:
+    """Whatever podOverrides says of the engine: the default limit of a namespace would be too small for it."""
+    expert = an_expert(
+        podOverrides={"resources": {"limits": {"memory": "64Gi"}}},
+        engine={"env": [{"name": "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT", "value": "1gb"}]},
+    )
+    (fetch,) = template()["spec"]["initContainers"]
+    (own,) = template(expert)["spec"]["initContainers"]
+
+    assert fetch["resources"] == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}}
+    assert own["resources"] == fetch["resources"]
+    assert env_of(fetch)["HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT"] == "4gb"
+    assert env_of(own)["HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT"] == "1gb"
 
 
 def test_a_model_on_a_claim_is_mounted_read_only() -> None:
@@ -185,7 +203,7 @@ def test_placement_is_the_profiles_with_the_teams_on_top() -> None:
 def test_the_fit_check_estimates_weights_and_cache(
     spec: dict[str, Any], *, fits: bool | None, needed_gib: float
 ) -> None:
-    """From the count of weights alone, right to a tenth of a GiB by its own formula; without a length it cannot say yes."""
+    """From the count of weights alone, right to a tenth of a GiB by its own formula; it never guesses the length."""
     served = parse_model(
         an_expert(
             model={"uri": spec.get("uri", "hf://acme/model"), "parameters": spec["parameters"]},

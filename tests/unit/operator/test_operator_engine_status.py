@@ -319,7 +319,7 @@ def test_status_counts_what_runs_and_what_it_costs() -> None:
         "readyReplicas": 1,
         "endpoint": "invoice-expert.agents.svc:8000",
         "selector": "flotilla.dev/owner=invoice,flotilla.dev/owner-kind=Expert",
-        "templateHash": template["metadata"]["annotations"]["flotilla.dev/pod-hash"],
+        "podHash": template["metadata"]["annotations"]["flotilla.dev/pod-hash"],
         "costPerHourUSD": "3.20",
     }
 
