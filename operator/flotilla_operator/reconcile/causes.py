@@ -136,7 +136,7 @@ def _cause(pod: Manifest, warnings: Sequence[Manifest], rules: PodRules) -> Caus
     about_pod = [each for each in warnings if each.get("involvedObject", {}).get("uid") == pod["metadata"]["uid"]]
     return (
         _fetch_cause(find_container(pod, FETCH_CONTAINER))
-        or _container_cause(find_container(pod, rules.container), about_pod, rules)
+        or _container_cause(pod, about_pod, rules)
         or _readiness_cause(pod, find_container(pod, rules.container))
         or _mount_cause(pod, about_pod)
         or _waiting(pod, rules)
@@ -177,10 +177,11 @@ def _fetch_cause(fetch: ContainerStatus) -> Cause | None:
     return Cause(Reason.DOWNLOAD_FAILED, f"the model cannot be downloaded: {detail}")
 
 
-def _container_cause(container: ContainerStatus, warnings: Sequence[Manifest], rules: PodRules) -> Cause | None:
+def _container_cause(pod: Manifest, warnings: Sequence[Manifest], rules: PodRules) -> Cause | None:
+    container = find_container(pod, rules.container)
     if cause := _cannot_run(container):
         return cause
-    if container.started:
+    if _has_come_up(pod, container, rules):
         return None
     if container.ended:
         return _end_cause(container.ended, warnings, rules)
@@ -190,12 +191,27 @@ def _container_cause(container: ContainerStatus, warnings: Sequence[Manifest], r
     return None
 
 
+def _has_come_up(pod: Manifest, container: ContainerStatus, rules: PodRules) -> bool:
+    """Its present run got further than the start, so how the last run ended is no news.
+
+    The kubelet calls a container without a start-up probe started as soon as it runs: there only readiness tells.
+    """
+    if not math.isinf(rules.startup_seconds):
+        return container.started
+    return container.started and (container.ended is None or _was_ready(pod, container))
+
+
+def _was_ready(pod: Manifest, container: ContainerStatus) -> bool:
+    """The pod stopped being ready since its container started."""
+    changed = find_condition(pod, "Ready").get("lastTransitionTime")
+    return bool(changed and container.running_since and parse_time(changed) > container.running_since)
+
+
 def _readiness_cause(pod: Manifest, container: ContainerStatus) -> Cause | None:
     """A pod that stopped being ready after its container's start failed; before, it is only not there yet."""
     if not container.started:
         return None
-    changed = find_condition(pod, "Ready").get("lastTransitionTime")
-    if changed and container.running_since and parse_time(changed) > container.running_since:
+    if _was_ready(pod, container):
         return Cause(Reason.NOT_READY, "it was ready, and its readiness probe fails now")
     return Cause(Reason.STARTING, "started and has not passed its readiness probe yet")
 

@@ -351,6 +351,41 @@ def test_a_router_has_no_start_up_deadline() -> None:
     assert start_deadline(pod, rules) is None
 
 
+ROUTER_RULES = replace(RULES, container="router", resource="", startup_seconds=float("inf"))
+
+
+def a_restarted_router(*, ready_changed: str) -> Manifest:
+    """Its container started again at 11:59:30, after a crash; the kubelet calls it started at once."""
+    conditions = [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "Ready", "status": "False", "lastTransitionTime": ready_changed},
+    ]
+    states = {
+        "state": {"running": {"startedAt": "2026-11-23T11:59:30Z"}},
+        "lastState": {"terminated": an_end(1, "SettingsError: no such file")},
+    }
+    statuses = [{"name": "router", "started": True, "restartCount": 4, **states}]
+    return a_pod(a_policy(), phase="Running", conditions=conditions, containerStatuses=statuses)
+
+
+def test_a_router_that_is_restarted_again_and_again_stays_in_its_crash_loop() -> None:
+    """It runs for a moment between two crashes: that is no start that anybody should wait for."""
+    between, crashed = a_restarted_router(ready_changed="2026-11-23T11:58:00Z"), "SettingsError: no such file"
+    waiting = a_waiting_pod(a_policy(), "CrashLoopBackOff", ended=an_end(1, crashed))
+
+    causes = {worst_cause([pod], [], ROUTER_RULES) for pod in (between, waiting)}
+
+    assert causes == {Cause(Reason.CRASH_LOOP, f"ended with exit code 1: {crashed}")}
+
+
+def test_a_router_that_was_ready_since_its_crash_has_left_it_behind() -> None:
+    """What fails now is its readiness."""
+    cause = worst_cause([a_restarted_router(ready_changed="2026-11-23T11:59:50Z")], [], ROUTER_RULES)
+
+    assert cause is not None
+    assert cause.reason is Reason.NOT_READY
+
+
 def test_pods_that_answer_have_no_cause() -> None:
     """Also when there are none."""
     assert worst_cause([a_ready_pod(EXPERT)], [], RULES) is None
