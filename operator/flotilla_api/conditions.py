@@ -50,6 +50,8 @@ class Reason(StrEnum):
     """An Expert that the policy names does not exist."""
     FALLBACK_NOT_FOUND = "FallbackNotFound"
     """A Fallback that the policy names does not exist."""
+    INVALID_REFERENCE = "InvalidReference"
+    """An object that the spec names was written under another schema; apply it again."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
     """A Secret, or the key in it, does not exist."""
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
@@ -91,6 +93,8 @@ class Reason(StrEnum):
     """The engine gave no answer within startupTimeout."""
     NOT_READY = "NotReady"
     """The engine started but does not answer now."""
+    EVICTED = "Evicted"
+    """A node ended a replica or refused to run it, for lack of memory or disk; the message is the kubelet's."""
     VOLUME_NOT_READY = "VolumeNotReady"
     """A volume cannot be attached or mounted."""
     PODS_FORBIDDEN = "PodsForbidden"

@@ -13,6 +13,7 @@ from flotilla_api.names import FETCH_CONTAINER
 from flotilla_operator.resources.pods import condition, find_condition, is_ready
 
 from .containers import ContainerStatus, Ended, find_container, parse_time
+from .evictions import last_evicted
 from .last_words import last_words
 from .types import Manifest
 
@@ -61,6 +62,7 @@ _SEVERITY = (
     Reason.INSUFFICIENT_ACCELERATORS,
     Reason.UNSCHEDULABLE,
     Reason.NOT_READY,
+    Reason.EVICTED,
     Reason.STARTING,
     Reason.PODS_PENDING,
 )
@@ -92,11 +94,15 @@ class PodRules:
     now: datetime
     draining: bool = False
     """Another pod of the workload is ending and still holds its accelerators."""
+    evicted: tuple[Manifest, ...] = ()
+    """What `evicted` finds among all pods of the workload."""
 
 
 def worst_cause(pods: Sequence[Manifest], warnings: Sequence[Manifest], rules: PodRules) -> Cause | None:
     """The most telling cause among pods that do not answer; the same whatever their order. None: all answer."""
-    causes = [_cause(pod, warnings, rules) for pod in pods if not is_ready(pod)]
+    unready = [pod for pod in pods if not is_ready(pod)]
+    causes = [_cause(pod, warnings, rules) for pod in unready]
+    causes += [cause for pod in unready if (cause := _eviction_cause(pod, rules))]
     return min(causes, key=lambda cause: (_SEVERITY.index(cause.reason), cause.message), default=None)
 
 
@@ -268,6 +274,15 @@ def _mount_cause(pod: Manifest, warnings: Sequence[Manifest]) -> Cause | None:
         if missing := _missing_object(message):
             return Cause(missing, f"a volume cannot be mounted: {message}")
     return Cause(Reason.VOLUME_NOT_READY, f"a volume cannot be mounted: {messages[0]}") if messages else None
+
+
+def _eviction_cause(pod: Manifest, rules: PodRules) -> Cause | None:
+    """Why the pod before this one had to go; a pod that came for another reason has none."""
+    before = last_evicted(pod, rules.evicted)
+    if before is None:
+        return None
+    status = before["status"]
+    return Cause(Reason.EVICTED, f"a node ended the replica before ({status['reason']}): {status.get('message', '')}")
 
 
 def _missing_object(message: str) -> Reason | None:

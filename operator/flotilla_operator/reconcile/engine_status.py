@@ -20,6 +20,7 @@ from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, next_look
 from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, same_as, unknown
 from .engine import desired_engine, find_child
+from .evictions import evicted
 from .types import Manifest, Observed, StepFailure, Verdict
 
 
@@ -80,6 +81,7 @@ def gather_facts(observed: Observed, served: Served, failures: Sequence[StepFail
         resource=profile.resource if profile else "",
         startup_seconds=startup_seconds(served.spec),
         now=observed.now,
+        evicted=evicted(observed.pods),
         draining=any(pod["metadata"].get("deletionTimestamp") for pod in observed.pods),
     )
     return EngineFacts(
@@ -109,8 +111,9 @@ def _references_resolved(facts: EngineFacts) -> Check:
     ref = facts.served.profile_ref
     if facts.profile is None:
         exists = facts.observed.references.get(ref) is not None
-        problem = "does not parse: apply it again" if exists else "does not exist: create it or name another one"
-        return failed(kind, Reason.PROFILE_NOT_FOUND, f"{ref} {problem}")
+        if exists:
+            return failed(kind, Reason.INVALID_REFERENCE, f"{ref} does not parse: apply it again")
+        return failed(kind, Reason.PROFILE_NOT_FOUND, f"{ref} does not exist: create it or name another one")
     if facts.cause and facts.cause.reason in MISSING_OBJECTS:
         return failed(kind, facts.cause.reason, facts.cause.message)
     return passed(kind, Reason.RESOLVED, "every object that the spec names exists")
@@ -194,15 +197,15 @@ def _progressing(facts: EngineFacts) -> Check:
 def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available: Check) -> Check:
     """True only when a replica of this generation answers.
 
-    | accepted | profile | wanted | of this generation | others answer | Ready                      |
-    |----------|---------|--------|--------------------|---------------|----------------------------|
-    | no       |         |        |                    |               | False, why it is not       |
-    | yes      | missing |        |                    |               | False, ProfileNotFound     |
-    | yes      | found   | 0      |                    |               | False, ScaledToZero        |
-    | yes      | found   | > 0    | answer             |               | True                       |
-    | yes      | found   | > 0    | cannot start       |               | False, their cause         |
-    | yes      | found   | > 0    | start              | yes           | False, RollingOut          |
-    | yes      | found   | > 0    | start              | no            | False, as Available        |
+    | accepted | profile | wanted | of this generation | others answer | Ready                        |
+    |----------|---------|--------|--------------------|---------------|------------------------------|
+    | no       |         |        |                    |               | False, why it is not         |
+    | yes      | unknown |        |                    |               | False, as ReferencesResolved |
+    | yes      | found   | 0      |                    |               | False, ScaledToZero          |
+    | yes      | found   | > 0    | answer             |               | True                         |
+    | yes      | found   | > 0    | cannot start       |               | False, their cause           |
+    | yes      | found   | > 0    | start              | yes           | False, RollingOut            |
+    | yes      | found   | > 0    | start              | no            | False, as Available          |
     """
     kind = ConditionType.READY
     blocker = accepted_check if not accepted_check.ok else resolved

@@ -20,6 +20,7 @@ from .causes import Cause, PodRules, next_look_seconds, worst_cause
 from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
+from .evictions import evicted
 from .types import Acknowledgement, Manifest, Observed, StepFailure, Verdict
 
 PROPAGATION_SECONDS = 2.0
@@ -90,7 +91,13 @@ def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
     pods = [pod for pod in observed.pods if is_live(pod)]
     ready = [pod for pod in pods if is_ready(pod)]
     uids = {pod["metadata"]["uid"] for pod in ready}
-    rules = PodRules(container=ROUTER_CONTAINER, resource="", startup_seconds=math.inf, now=observed.now)
+    rules = PodRules(
+        container=ROUTER_CONTAINER,
+        resource="",
+        startup_seconds=math.inf,
+        now=observed.now,
+        evicted=evicted(observed.pods),
+    )
     return GatewayFacts(
         observed=observed,
         spec=spec,
@@ -114,6 +121,9 @@ def _references_resolved(facts: GatewayFacts) -> Check:
         reason = Reason.EXPERT_NOT_FOUND if experts else Reason.FALLBACK_NOT_FOUND
         verb = "does not exist: create it" if len(missing) == 1 else "do not exist: create them"
         return failed(kind, reason, f"{', '.join(missing)} {verb} or change the policy")
+    if unreadable := _unreadable(facts):
+        verb = "does not parse: apply it" if len(unreadable) == 1 else "do not parse: apply them"
+        return failed(kind, Reason.INVALID_REFERENCE, f"{', '.join(unreadable)} {verb} again")
     return passed(kind, Reason.RESOLVED, "every object that the spec names exists")
 
 
@@ -122,6 +132,14 @@ def _missing(facts: GatewayFacts, kind: str, wanted: list[str]) -> list[str]:
     return [
         f"{kind} {name}" for name in wanted if facts.observed.references.get(ObjectRef(kind, namespace, name)) is None
     ]
+
+
+def _unreadable(facts: GatewayFacts) -> list[str]:
+    """Stored under another schema: it exists and is no target."""
+    known = {(target.kind, target.name) for target in facts.targets}
+    found = [ref for ref, manifest in sorted(facts.observed.references.items()) if manifest]
+    named = [ref for ref in found if ref.kind in ("Expert", "Fallback") and (ref.kind, ref.name) not in known]
+    return [f"{ref.kind} {ref.name}" for ref in named]
 
 
 def _router_ready(facts: GatewayFacts, accepted_check: Check) -> Check:

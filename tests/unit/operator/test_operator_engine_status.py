@@ -11,11 +11,13 @@ import pytest
 from builders import (
     NOW,
     a_fallback,
+    a_pod,
     a_profile,
     a_ready_pod,
     a_served_fallback,
     a_starting_pod,
     a_waiting_pod,
+    ago,
     an_end,
     an_expert,
     an_unscheduled_pod,
@@ -68,6 +70,23 @@ REFUSED = StepFailure(
 OLD = a_ready_pod(EXPERT, "old")
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 CRASHING = a_waiting_pod(EXPERT, "CrashLoopBackOff", ended=an_end(1, "ValueError: no"), template=TEMPLATE)
+
+
+LOW_ON_DISK = "The node was low on resource: ephemeral-storage. Threshold quantity: 10%, available: 9%."
+
+
+def an_evicted_pod(*, ended: float) -> Manifest:
+    """A pod that its node ended some seconds ago."""
+    target = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": ago(ended)}
+    pod = a_pod(EXPERT, "evicted", phase="Failed", reason="Evicted", message=LOW_ON_DISK, conditions=[target])
+    return pod | {"metadata": pod["metadata"] | {"creationTimestamp": ago(9000)}}
+
+
+def born(pod: Manifest, *, seconds_ago: float) -> Manifest:
+    return pod | {"metadata": pod["metadata"] | {"creationTimestamp": ago(seconds_ago)}}
+
+
+REPLACEMENT = born(a_starting_pod(EXPERT, template=TEMPLATE), seconds_ago=60)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +159,26 @@ CRASHING = a_waiting_pod(EXPERT, "CrashLoopBackOff", ended=an_end(1, "ValueError
             id="the token's Secret does not exist",
         ),
         pytest.param(
+            with_pods(an_evicted_pod(ended=62), REPLACEMENT),
+            {"Available": "False Evicted", "Progressing": "True", "Ready": "False Evicted"},
+            id="its node ended it, and another replica starts",
+        ),
+        pytest.param(
+            with_pods(an_evicted_pod(ended=62), born(CRASHING, seconds_ago=60)),
+            {"Available": "False CrashLoop"},
+            id="its node ended it, and the next replica crashes",
+        ),
+        pytest.param(
+            with_pods(an_evicted_pod(ended=5000), REPLACEMENT),
+            {"Available": "False Starting"},
+            id="an eviction of another hour is no news",
+        ),
+        pytest.param(
+            with_pods(an_evicted_pod(ended=62), a_ready_pod(EXPERT, template=TEMPLATE)),
+            {"Available": "True", "Progressing": "True", "Ready": "True"},
+            id="its node ended it, and another replica answers",
+        ),
+        pytest.param(
             with_pods(OLD, a_starting_pod(EXPERT, "new", template=TEMPLATE)),
             {"Available": "True", "Progressing": "True", "Ready": "False RollingOut"},
             id="a rollout: only the replicas of before answer",
@@ -199,7 +238,7 @@ CRASHING = a_waiting_pod(EXPERT, "CrashLoopBackOff", ended=an_end(1, "ValueError
         ),
         pytest.param(
             observe(EXPERT, a_profile(memoryGiB="much")),
-            {"ReferencesResolved": "False ProfileNotFound"},
+            {"ReferencesResolved": "False InvalidReference", "Ready": "False InvalidReference"},
             id="its profile does not parse",
         ),
         pytest.param(
@@ -258,10 +297,22 @@ def test_a_stranger_in_the_way_is_a_conflict() -> None:
     ("observed", "kind", "text"),
     [
         pytest.param(
+            with_pods(an_evicted_pod(ended=62), REPLACEMENT),
+            "Ready",
+            f"a node ended the replica before (Evicted): {LOW_ON_DISK}",
+            id="an eviction",
+        ),
+        pytest.param(
             observe(EXPERT),
             "ReferencesResolved",
             "AcceleratorProfile l4 does not exist: create it or name another one",
             id="a missing profile",
+        ),
+        pytest.param(
+            observe(EXPERT, a_profile(memoryGiB="much")),
+            "ReferencesResolved",
+            "AcceleratorProfile l4 does not parse: apply it again",
+            id="a profile of another schema",
         ),
         pytest.param(
             observe(

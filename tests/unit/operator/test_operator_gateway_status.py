@@ -109,6 +109,11 @@ def rolling_out(observed: Observed) -> Observed:
             id="a missing fallback is told of, and the experts answer",
         ),
         pytest.param(
+            a_cluster(POLICY, a_profile(), an_expert(replicas="many"), a_fallback()),
+            {"ReferencesResolved": "False InvalidReference", "Ready": "True"},
+            id="an expert of another schema is told of, and the fallback answers",
+        ),
+        pytest.param(
             a_cluster(engines=()),
             {"ReferencesResolved": "True", "Ready": "True"},
             id="no expert is ready, and the fallback answers",
@@ -179,6 +184,9 @@ def test_messages_name_what_is_missing() -> None:
     text = message(observe(policy, EXPERT), "ReferencesResolved")
     one = message(observe(policy, EXPERT, an_expert("sql")), "ReferencesResolved")
 
+    unreadable = message(observe(policy, EXPERT, an_expert("sql", model="x"), a_fallback()), "ReferencesResolved")
+
+    assert unreadable == "Expert sql does not parse: apply it again"
     assert text == "Expert sql, Fallback big do not exist: create them or change the policy"
     assert one == "Fallback big does not exist: create it or change the policy"
 
