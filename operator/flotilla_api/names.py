@@ -44,8 +44,9 @@ CONTROL_AUDIENCE = "flotilla-control"
 """Audience of the ServiceAccount tokens that routers show to the control API."""
 
 SNAPSHOT_KEY = "snapshot.json"
+PUBLISHED_KEY = "published-at"
 CONTROL_CA_KEY = "control-ca.crt"
-"""Keys of the snapshot ConfigMap."""
+"""Keys of the snapshot ConfigMap. `published-at` says when the snapshot became what it is; later ones sort after it."""
 
 SNAPSHOT_DIR = "/etc/flotilla/snapshot"
 CREDENTIALS_DIR = "/etc/flotilla/credentials"

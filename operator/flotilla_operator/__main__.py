@@ -121,6 +121,7 @@ def compose(settings: Settings, connection: Connection, client: Client, telemetr
         acknowledgements=registry.acknowledgements,
         control_ca=lambda: certificates.bundle,
         leading=lambda: elector.leading,
+        leading_seconds=lambda: elector.leading_seconds,
         wake=wake,
         instance=settings.pod_name,
     )

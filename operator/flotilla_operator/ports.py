@@ -16,7 +16,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from .reconcile.types import Acknowledgement, Event, Key, Manifest, ObjectRef, Observed, Plan, StepFailure
+from .reconcile.types import (
+    Acknowledgement,
+    Event,
+    Key,
+    Manifest,
+    ObjectRef,
+    Observed,
+    Plan,
+    PublishedSnapshot,
+    StepFailure,
+)
 
 
 class OperatorError(Exception):
@@ -83,7 +93,7 @@ class Cluster(Protocol):
 class Routers(Protocol):
     """The routers, through the control API."""
 
-    def publish(self, key: Key, snapshot: bytes | None) -> None:
+    def publish(self, key: Key, snapshot: PublishedSnapshot | None) -> None:
         """Routers of the policy are told; None: the policy is gone."""
         ...
 

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from flotilla_api.control import PUBLISHED_HEADER, Problem, ProblemKind
+
 from .control import Answer, Poll, SnapshotSource
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, client_context, stamp_of
 from .dispatch import Dispatcher
@@ -27,7 +29,7 @@ from .registry import Registry, SnapshotError
 from .server import Listener, Patience
 from .settings import RouterSettings, SettingsError
 from .telemetry import Log, Telemetry, open_log
-from .upstream import Origin, Upstreams, fetch
+from .upstream import Origin, ResponseHead, Upstreams, fetch
 
 FILES_SECONDS = 2.0
 """How often keys, credentials and certificates are looked at."""
@@ -72,15 +74,16 @@ class SnapshotStore:
         self._credentials.want(live.snapshot.targets)
         self._reach.keep({replica.address for state in live.states.values() for replica in state.everyone()})
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
-        self._telemetry.note_problems(self.problems())
+        self._telemetry.note_problems([problem.text for problem in self.problems()])
         return None
 
-    def problems(self) -> Sequence[str]:
+    def problems(self) -> Sequence[Problem]:
         """Keys and credentials that are missing or cannot be used."""
         live = self._registry.live
         problems = self._credentials.problems()
         if live is not None and not live.snapshot.anonymous and not self._keys.any:
-            problems.append("no API key is mounted: every request is refused")
+            text = "no API key is mounted: every request is refused"
+            problems.append(Problem(ProblemKind.API_KEYS, "", text))
         return problems
 
     def connected(self, error: str | None) -> None:
@@ -89,6 +92,12 @@ class SnapshotStore:
         if error != self._error:
             self._error = error
             self._telemetry.say("control API connected" if error is None else "control API lost", error=error)
+
+
+def _published_at(head: ResponseHead) -> str:
+    start = f"{PUBLISHED_HEADER}: ".encode()
+    found = (line for line in head.lines if line.lower().startswith(start))
+    return next(found, start)[len(start) :].decode("latin-1").strip()
 
 
 class ControlClient:
@@ -114,7 +123,7 @@ class ControlClient:
         head, body = await fetch(
             self._upstreams, origin, request.encode(), seconds=poll.seconds, limit=MAX_SNAPSHOT_BYTES
         )
-        return Answer(head.status, body)
+        return Answer(head.status, body, _published_at(head))
 
     def _origin_of(self, scheme: str, host: str, port: int | None, ca: Path) -> Origin:
         """The same origin, and its connection, for as long as the authority stays the same."""
@@ -225,7 +234,7 @@ class RouterProcess:
     def _look_at_files(self) -> None:
         self._keys.refresh()
         self._credentials.refresh()
-        self.telemetry.note_problems(self.store.problems())
+        self.telemetry.note_problems([problem.text for problem in self.store.problems()])
         error = self._certificate.refresh()
         if error is not None:
             self.telemetry.say("certificate refused", error=error)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flotilla_api import names
+from flotilla_api.control import Problem, ProblemKind
 from flotilla_api.snapshot import ExternalTarget, Target
 
 from .addresses import split_url
@@ -146,9 +147,12 @@ class UpstreamCredentials:
         """What is known of the credential of Fallback `name`."""
         return self._found.get(_key(external)) or Missing(f"Fallback {name}: its credentials are no longer kept")
 
-    def problems(self) -> list[str]:
-        """One sentence for every credential that cannot be used."""
-        return [each.problem for each in self._found.values() if isinstance(each, Missing)]
+    def problems(self) -> list[Problem]:
+        """One for every credential that cannot be used."""
+        found = ((target.name, self._found.get(key)) for key, target in self._wanted.items())
+        return [
+            Problem(ProblemKind.CREDENTIAL, name, each.problem) for name, each in found if isinstance(each, Missing)
+        ]
 
     def _read(self, target: Target, folder: Path) -> Credential | Missing:
         external = target.external

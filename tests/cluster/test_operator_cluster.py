@@ -87,6 +87,7 @@ async def an_adapter(api: LocalCluster, namespace: str) -> AsyncGenerator[Adapte
             acknowledgements=lambda key: (),
             control_ca=lambda: "-----BEGIN CERTIFICATE-----\n",
             leading=lambda: adapter.leading,
+            leading_seconds=lambda: 3600.0,
             wake=woken.append,
             instance="operator-0",
         )

@@ -2,8 +2,9 @@
 
 `GET /v1/snapshots/{namespace}/{policy}?digest=&rejected=&error=&problem=` waits until the policy's snapshot has another
 digest than `digest` (what the router serves) and `rejected` (what it refused, for the reason `error`); `problem`, which
-may be repeated, is what it misses. 200: the snapshot, its digest in `x-flotilla-digest`. 204: no news for 30 s, ask
-again. A replica that does not hold the Lease passes the request on to the one that does.
+may be repeated, is what it misses, as kind:target:text. 200: the snapshot, its digest in `x-flotilla-digest`, its place
+among the policy's snapshots in `snapshot-published-at`. 204: no news for 30 s, ask again. A replica that does not hold
+the Lease passes the request on to the one that does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
+from flotilla_api.control import DIGEST_HEADER, PROBLEMS_MAX, PUBLISHED_HEADER, TEXT_MAX_CHARACTERS, Problem
 from flotilla_operator.ports import OperatorError
 from flotilla_operator.reconcile.types import Acknowledgement, Key
 from flotilla_operator.telemetry import LOGGER, fields
@@ -24,15 +26,13 @@ from .access import Access, Caller, Denied
 from .certificates import Certificates
 from .routers import POLL_SECONDS, Report, RouterRegistry
 
-DIGEST_HEADER = "x-flotilla-digest"
 FORWARDED_HEADER = "x-flotilla-forwarded"
 """On a request that a standby passed on: it is never passed on again."""
+PASSED_HEADERS = (DIGEST_HEADER, PUBLISHED_HEADER, "Retry-After")
 SNAPSHOT_PATH = "/v1/snapshots/{namespace}/{policy}"
 
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 DIGEST = re.compile(r"^(sha256:[0-9a-f]{64})?$")
-TEXT_MAX_CHARACTERS = 1024
-PROBLEMS_MAX = 16
 LINE_MAX_BYTES = 32_768
 """Of the request line: all query parameters at their bounds."""
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -128,8 +128,9 @@ class ControlApi:
         publication = await self._registry.poll(key, _report(request, caller))
         if publication is None:
             return web.Response(status=204)
-        headers = {DIGEST_HEADER: publication.digest}
-        return web.Response(body=publication.data, content_type="application/json", headers=headers)
+        snapshot = publication.snapshot
+        headers = {DIGEST_HEADER: publication.digest, PUBLISHED_HEADER: snapshot.published_at}
+        return web.Response(body=snapshot.data, content_type="application/json", headers=headers)
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         """The leader's answer to `request`."""
@@ -143,9 +144,7 @@ class ControlApi:
             async with self._session.get(
                 f"https://{address}{request.raw_path}", headers=headers, ssl=self._certificates.client_context
             ) as answer:
-                passed = {
-                    name: answer.headers[name] for name in (DIGEST_HEADER, "Retry-After") if name in answer.headers
-                }
+                passed = {name: answer.headers[name] for name in PASSED_HEADERS if name in answer.headers}
                 body = await answer.read()
                 return web.Response(
                     status=answer.status, body=body or None, headers=passed, content_type=answer.content_type
@@ -192,6 +191,6 @@ def _report(request: web.Request, caller: Caller) -> Report:
         pod_uid=caller.pod_uid,
         digest=query.get("digest", ""),
         rejected=(query.get("error", "") or "the router gave no reason") if rejected else "",
-        problems=tuple(query.getall("problem", [])),
+        problems=tuple(Problem.from_query(value) for value in query.getall("problem", [])),
     )
     return Report(acknowledgement, rejected)

@@ -60,6 +60,7 @@ class Surroundings:
     control_ca: Callable[[], str]
     leading: Callable[[], bool]
     """Checked before every write."""
+    leading_seconds: Callable[[], float]
     wake: Callable[[Key], None]
     instance: str
     """Name of this replica, shown in events."""
@@ -96,6 +97,7 @@ class KubernetesCluster:
             references=references,
             reference_pods=self._reference_pods(references) if policy else {},
             acknowledgements=self._around.acknowledgements(key) if policy else (),
+            leading_seconds=self._around.leading_seconds() if policy else 0.0,
             control_ca=self._around.control_ca() if policy else "",
         )
         return await self._with_contested(key, observed)

@@ -69,6 +69,7 @@ class Elector:
         self._sighting: _Sighting | None = None
         self._valid_until = float("-inf")
         self._announced = False
+        self._announced_at = 0.0
         self.holder = ""
         """Identity of the replica that holds the Lease, as last seen; '' when nobody does."""
 
@@ -76,6 +77,11 @@ class Elector:
     def leading(self) -> bool:
         """Whether this replica may write now."""
         return self._clock.monotonic() < self._valid_until
+
+    @property
+    def leading_seconds(self) -> float:
+        """For how long this replica has led; 0 when it does not."""
+        return self._clock.monotonic() - self._announced_at if self.leading and self._announced else 0.0
 
     async def run(self) -> None:
         """Renews or waits for the Lease, for ever."""
@@ -158,6 +164,6 @@ class Elector:
 
     def _announce(self) -> None:
         if self.leading != self._announced:
-            self._announced = self.leading
+            self._announced, self._announced_at = self.leading, self._clock.monotonic()
             logger.info("lease gained" if self._announced else "lease lost", extra=fields(identity=self._identity))
             self._changed(self._announced)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_operator.ports import Clock
-from flotilla_operator.reconcile.types import Acknowledgement, Key
+from flotilla_operator.reconcile.types import Acknowledgement, Key, PublishedSnapshot
 from flotilla_operator.telemetry import Telemetry
 
 POLL_SECONDS = 30.0
@@ -21,10 +21,10 @@ ABSENCE_SECONDS = 5.0
 class Publication:
     """A snapshot as it is sent."""
 
-    data: bytes
+    snapshot: PublishedSnapshot
     digest: str
     at: float
-    """When (monotonic) it was published."""
+    """When (monotonic) it was published here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,13 @@ class RouterRegistry:
         self._absence_seconds = absence_seconds
         self._policies: dict[Key, _Policy] = {}
 
-    def publish(self, key: Key, snapshot: bytes | None) -> None:
+    def publish(self, key: Key, snapshot: PublishedSnapshot | None) -> None:
         """Routers of the policy are told; None: the policy is gone."""
         if snapshot is None:
             self._forget(key)
             return
         policy = self._policies.setdefault(key, _Policy())
-        digest = RoutingSnapshot.digest_of(snapshot)
+        digest = RoutingSnapshot.digest_of(snapshot.data)
         if policy.publication is None or policy.publication.digest != digest:
             policy.publication = Publication(snapshot, digest, self._clock.monotonic())
             self._notify(policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from flotilla_api.names import SNAPSHOT_KEY
+from flotilla_api.names import PUBLISHED_KEY, SNAPSHOT_KEY
 from flotilla_operator.resources.specs import (
     InvalidSpecError,
     Served,
@@ -21,7 +21,7 @@ from .engine_status import engine_verdict
 from .external import external_verdict
 from .gateway import desired_gateway
 from .gateway_status import gateway_verdict
-from .types import Manifest, ObjectRef, Observed, OwnerKind, StepFailure, Verdict
+from .types import Manifest, ObjectRef, Observed, OwnerKind, PublishedSnapshot, StepFailure, Verdict
 
 
 class ChildKind(NamedTuple):
@@ -87,10 +87,11 @@ def verdict(observed: Observed, failures: Sequence[StepFailure]) -> Verdict:
     return external_verdict(observed, model, failures)
 
 
-def snapshot_of(desired: Sequence[Manifest]) -> bytes | None:
+def snapshot_of(desired: Sequence[Manifest]) -> PublishedSnapshot | None:
     """The snapshot that a RoutingPolicy's ConfigMap holds; None where there is none."""
-    texts = (manifest.get("data", {}).get(SNAPSHOT_KEY) for manifest in desired if manifest["kind"] == "ConfigMap")
-    return next((text.encode() for text in texts if text is not None), None)
+    maps = (manifest.get("data", {}) for manifest in desired if manifest["kind"] == "ConfigMap")
+    found = next((data for data in maps if SNAPSHOT_KEY in data), None)
+    return PublishedSnapshot(found[SNAPSHOT_KEY].encode(), found.get(PUBLISHED_KEY, "")) if found else None
 
 
 def references(owner: Manifest) -> frozenset[ObjectRef]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flotilla_api.conditions import ConditionType, Reason
+from flotilla_api.control import Problem, ProblemKind
 from flotilla_api.names import ROUTER_CONTAINER
 from flotilla_api.policy import RoutingPolicySpec
 from flotilla_api.snapshot import RoutingSnapshot, Target
@@ -21,10 +22,17 @@ from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
-from .types import Acknowledgement, Manifest, Observed, StepFailure, Verdict
+from .gateway import parse_time, published_snapshot
+from .types import Acknowledgement, Manifest, Observed, PublishedSnapshot, StepFailure, Verdict
 
 PROPAGATION_SECONDS = 2.0
 """How long routers may take to acknowledge new endpoints before the condition says so."""
+RETURN_SECONDS = 15.0
+"""How long routers may take to find a new leader: the longest wait between their tries, and a connection."""
+
+
+_SAID_OF_SERVED = frozenset({Reason.NO_READY_MODEL, Reason.CREDENTIALS_MISSING})
+"""Reasons why a generation that routers serve is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class GatewayFacts:
     """When to look at the pods again though nothing about them changes."""
     acknowledged: list[Acknowledgement]
     """What the ready routers last said."""
+    patience_seconds: float
+    """How much longer routers may take to say that they serve it; 0 or less: they had their time."""
 
     @property
     def url(self) -> str:
@@ -57,9 +67,20 @@ class GatewayFacts:
         return sum(each.digest == self.digest for each in self.acknowledged) < len(self.ready)
 
     @property
-    def digest_is_new(self) -> bool:
-        """Whether the stored status speaks of another snapshot."""
-        return self.observed.owner.get("status", {}).get("snapshotDigest") != self.digest
+    def problems(self) -> str:
+        """What ready routers miss, in sentences; '' when nothing is."""
+        return "; ".join(sorted({problem.text for each in self.acknowledged for problem in each.problems}))
+
+    def missed_everywhere(self, kind: ProblemKind) -> frozenset[str]:
+        """Targets of `kind` of problems that every router that called has."""
+        missed = [_targets(kind, each.problems) for each in self.acknowledged]
+        return missed[0].intersection(*missed[1:]) if missed else frozenset()
+
+    def can_answer(self, target: Target) -> bool:
+        """Whether a router could get an answer of the target."""
+        if target.external:
+            return target.name not in self.missed_everywhere(ProblemKind.CREDENTIAL)
+        return bool(target.endpoints)
 
 
 def gateway_verdict(observed: Observed, spec: RoutingPolicySpec, failures: Sequence[StepFailure]) -> Verdict:
@@ -80,7 +101,7 @@ def gateway_verdict(observed: Observed, spec: RoutingPolicySpec, failures: Seque
 
 def _next_look_seconds(facts: GatewayFacts) -> float | None:
     """When routers should have acknowledged, and what pods that are being created ask for."""
-    acknowledged = PROPAGATION_SECONDS if facts.lagging and facts.digest_is_new else None
+    acknowledged = facts.patience_seconds if facts.lagging and facts.patience_seconds > 0 else None
     looks = (acknowledged, facts.next_look_seconds)
     return min((seconds for seconds in looks if seconds is not None), default=None)
 
@@ -88,6 +109,7 @@ def _next_look_seconds(facts: GatewayFacts) -> float | None:
 def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
     """The facts of one reconciliation."""
     snapshot = make_snapshot(observed.owner, spec, observed.references, observed.reference_pods)
+    published = published_snapshot(observed, snapshot.to_json())
     pods = [pod for pod in observed.pods if is_live(pod)]
     ready = [pod for pod in pods if is_ready(pod)]
     uids = {pod["metadata"]["uid"] for pod in ready}
@@ -102,7 +124,7 @@ def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
         observed=observed,
         spec=spec,
         targets=snapshot.targets,
-        digest=RoutingSnapshot.digest_of(snapshot.to_json()),
+        digest=RoutingSnapshot.digest_of(published.data),
         deployment=find_child(observed, "Deployment", child_of(observed.owner)),
         ready=ready,
         cause=worst_cause(pods, observed.warnings, rules),
@@ -110,7 +132,19 @@ def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
         acknowledged=sorted(
             (each for each in observed.acknowledgements if each.pod_uid in uids), key=lambda each: each.pod
         ),
+        patience_seconds=_patience_seconds(observed, published),
     )
+
+
+def _patience_seconds(observed: Observed, published: PublishedSnapshot) -> float:
+    """What is left of the time since the snapshot was published, or since routers can call this replica."""
+    moment = parse_time(published.published_at) or observed.now
+    age = max(0.0, (observed.now - moment).total_seconds())
+    return max(PROPAGATION_SECONDS - age, RETURN_SECONDS - observed.leading_seconds)
+
+
+def _targets(kind: ProblemKind, problems: Sequence[Problem]) -> frozenset[str]:
+    return frozenset(problem.target for problem in problems if problem.kind is kind)
 
 
 def _references_resolved(facts: GatewayFacts) -> Check:
@@ -158,62 +192,68 @@ def _router_ready(facts: GatewayFacts, accepted_check: Check) -> Check:
 def _config_propagated(facts: GatewayFacts) -> Check:
     """Whether every ready router serves the current snapshot and has what it needs for it.
 
-    New endpoints alone, at the same generation, get PROPAGATION_SECONDS before a True turns into False: pods come and
-    go all the time, and routers follow within a second.
+    At the same generation routers get a moment before another word is said: pods come and go all the time, and leaders
+    too, and routers follow within seconds.
     """
     kind = ConditionType.CONFIG_PROPAGATED
     previous = previous_check(facts.observed.owner, kind)
     rejections = sorted({each.rejected for each in facts.acknowledged if each.rejected and each.digest != facts.digest})
     if rejections:
         return failed(kind, Reason.SNAPSHOT_REJECTED, f"a router keeps its last good snapshot: {rejections[0]}")
-    if facts.lagging and facts.digest_is_new and previous and previous.ok:
+    if facts.lagging and facts.patience_seconds > 0 and previous:
         return previous
     if not facts.acknowledged:
         return unknown(kind, Reason.WAITING_FOR_ROUTERS, "no ready router is connected to the control API")
     if facts.lagging:
         return failed(kind, Reason.WAITING_FOR_ROUTERS, "some ready routers do not serve the current snapshot yet")
-    if problems := sorted({problem for each in facts.acknowledged for problem in each.problems}):
-        return _with_problems("; ".join(problems), facts.deployment)
+    if facts.problems:
+        return _with_problems(kind, facts)
     return passed(kind, Reason.ACKNOWLEDGED, "every ready router serves the current snapshot")
 
 
-def _with_problems(problems: str, deployment: Manifest | None) -> Check:
+def _with_problems(kind: ConditionType, facts: GatewayFacts) -> Check:
     """Routers that are being replaced may lack what only their successors mount: that passes by itself."""
-    kind = ConditionType.CONFIG_PROPAGATED
-    if deployment is not None and not is_rolled_out(deployment):
-        return failed(kind, Reason.WAITING_FOR_ROUTERS, f"routers are being replaced; until then: {problems}")
-    return failed(kind, Reason.CREDENTIALS_MISSING, problems)
+    if facts.deployment is not None and not is_rolled_out(facts.deployment):
+        return failed(kind, Reason.WAITING_FOR_ROUTERS, f"routers are being replaced; until then: {facts.problems}")
+    return failed(kind, Reason.CREDENTIALS_MISSING, facts.problems)
 
 
 def _ready(facts: GatewayFacts, accepted_check: Check, router_ready: Check, propagated: Check) -> Check:
-    """True when a router serves this generation and a model can answer.
+    """True when a router serves this generation, lets clients in, and a model can answer.
 
     A generation that was once acknowledged stays so: routers that have not called yet, after the operator restarted or
-    new endpoints came, go on serving it.
+    new endpoints came, go on serving it, and miss what they missed.
     """
     kind = ConditionType.READY
+    previous = previous_check(facts.observed.owner, kind)
     for check in (accepted_check, router_ready):
         if not check.ok:
             return same_as(kind, check)
-    if not _generation_is_served(facts):
+    if not _generation_is_served(facts, previous):
         return failed(kind, propagated.reason, propagated.message)
-    if not any(_can_answer(target) for target in facts.targets):
+    if previous and previous.reason is Reason.CREDENTIALS_MISSING and not facts.acknowledged:
+        return previous
+    return _answers(facts)
+
+
+def _answers(facts: GatewayFacts) -> Check:
+    """Whether the routers that called let clients in and could get an answer."""
+    kind = ConditionType.READY
+    able = any(facts.can_answer(target) for target in facts.targets)
+    if facts.missed_everywhere(ProblemKind.API_KEYS) or (not able and any(each.external for each in facts.targets)):
+        return _with_problems(kind, facts)
+    if not able:
         return failed(kind, Reason.NO_READY_MODEL, "no expert has a ready replica and no fallback can be used")
     return passed(kind, Reason.READY, f"answers at {facts.url}")
 
 
-def _generation_is_served(facts: GatewayFacts) -> bool:
-    previous = previous_check(facts.observed.owner, ConditionType.READY)
-    served_before = previous is not None and (previous.ok or previous.reason is Reason.NO_READY_MODEL)
+def _generation_is_served(facts: GatewayFacts, previous: Check | None) -> bool:
+    served_before = previous is not None and (previous.ok or previous.reason in _SAID_OF_SERVED)
     return served_before or any(each.digest == facts.digest for each in facts.acknowledged)
 
 
-def _can_answer(target: Target) -> bool:
-    return bool(target.external or target.endpoints)
-
-
 def _fields(facts: GatewayFacts) -> dict[str, object]:
-    answering = [target.kind for target in facts.targets if _can_answer(target)]
+    answering = [target.kind for target in facts.targets if facts.can_answer(target)]
     return {
         "experts": f"{answering.count('Expert')}/{len(policy_experts(facts.spec))}",
         "fallbacks": f"{answering.count('Fallback')}/{len(policy_fallbacks(facts.spec))}",

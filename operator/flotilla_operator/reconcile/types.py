@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from flotilla_api.conditions import Reason
+from flotilla_api.control import Problem
 from flotilla_operator.resources.manifest import Manifest, ObjectRef
 from flotilla_operator.resources.settings import OperatorSettings
 
@@ -21,6 +23,7 @@ __all__ = [
     "OperatorSettings",
     "OwnerKind",
     "Plan",
+    "PublishedSnapshot",
     "Step",
     "StepFailure",
     "Verdict",
@@ -51,8 +54,17 @@ class Acknowledgement:
     """Of the snapshot that it serves; '' when it has none."""
     rejected: str = ""
     """Why it refused a newer one; '' when it did not."""
-    problems: tuple[str, ...] = ()
-    """What it misses, such as mounted credentials, one sentence each."""
+    problems: tuple[Problem, ...] = ()
+    """What it misses, such as mounted credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSnapshot:
+    """What routers of a policy are to serve."""
+
+    data: bytes
+    published_at: str
+    """When it became what it is, as `control.format_time` writes it; a later snapshot of the policy has a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,8 @@ class Observed:
     """RoutingPolicy only: the live pods of each referenced Expert and Fallback."""
     acknowledgements: tuple[Acknowledgement, ...] = ()
     """RoutingPolicy only: routers that are connected."""
+    leading_seconds: float = math.inf
+    """RoutingPolicy only: for how long routers could have called this replica."""
     control_ca: str = ""
     """RoutingPolicy only: PEM of the authority that signs the control API's certificate."""
 

@@ -30,6 +30,7 @@ class GatewayInputs:
     externals: dict[str, External]
     """External fallbacks of the policy by name."""
     snapshot: bytes
+    published_at: str
     control_ca: str
     settings: OperatorSettings
 
@@ -41,7 +42,7 @@ def make_gateway(inputs: GatewayInputs) -> tuple[Manifest, ...]:
         make_service_account(owner),
         make_role(owner),
         make_role_binding(owner),
-        make_snapshot_map(owner, inputs.snapshot, inputs.control_ca),
+        make_snapshot_map(inputs),
         make_service(owner, port_name=data_port_name(inputs.spec), port=443 if inputs.spec.tls else 80),
         make_gateway_deployment(inputs),
         make_budget(owner),
@@ -92,13 +93,17 @@ def make_role_binding(owner: Manifest) -> Manifest:
     }
 
 
-def make_snapshot_map(owner: Manifest, snapshot: bytes, control_ca: str) -> Manifest:
+def make_snapshot_map(inputs: GatewayInputs) -> Manifest:
     """What a router starts from when the control API does not answer."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": make_metadata(owner, names.snapshot_name(owner["metadata"]["name"])),
-        "data": {names.SNAPSHOT_KEY: snapshot.decode(), names.CONTROL_CA_KEY: control_ca},
+        "metadata": make_metadata(inputs.owner, names.snapshot_name(inputs.owner["metadata"]["name"])),
+        "data": {
+            names.SNAPSHOT_KEY: inputs.snapshot.decode(),
+            names.PUBLISHED_KEY: inputs.published_at,
+            names.CONTROL_CA_KEY: inputs.control_ca,
+        },
     }
 
 

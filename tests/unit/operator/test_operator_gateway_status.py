@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,19 +19,23 @@ from builders import (
     acknowledged,
     an_end,
     an_expert,
+    carried_out,
     observe,
     rolled_out,
     with_status,
 )
+from flotilla_api.control import Problem, ProblemKind
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_api.status import RoutingPolicyStatus
 from flotilla_operator.reconcile import dispatch
-from flotilla_operator.reconcile.gateway_status import PROPAGATION_SECONDS
+from flotilla_operator.reconcile.gateway_status import PROPAGATION_SECONDS, RETURN_SECONDS
 from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
 
 POLICY = a_policy()
 EXPERT = an_expert()
 INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
+NO_CREDENTIAL = Problem(ProblemKind.CREDENTIAL, "big", "Fallback big: its API key is not mounted")
+NO_API_KEYS = Problem(ProblemKind.API_KEYS, "", "no API key is mounted")
 ROUTERS = (a_ready_pod(POLICY, "r1"), a_ready_pod(POLICY, "r2", ip="10.0.0.2"))
 EVERYTHING = (a_profile(), EXPERT, a_fallback())
 
@@ -52,7 +57,7 @@ def a_cluster(
 def digest_of(observed: Observed) -> str:
     snapshot = dispatch.snapshot_of(dispatch.desired(observed))
     assert snapshot is not None
-    return RoutingSnapshot.digest_of(snapshot)
+    return RoutingSnapshot.digest_of(snapshot.data)
 
 
 def conditions(observed: Observed) -> dict[str, str]:
@@ -77,6 +82,23 @@ def rolling_out(observed: Observed) -> Observed:
     """The same cluster before the Deployment controller saw the present template."""
     children = ({key: value for key, value in child.items() if key != "status"} for child in observed.children)
     return replace(observed, children=tuple(children))
+
+
+def with_problems_of_one(observed: Observed, problem: Problem) -> Observed:
+    """The same cluster, but the first router misses something."""
+    first, *others = observed.acknowledgements
+    return replace(observed, acknowledgements=(replace(first, problems=(problem,)), *others))
+
+
+def later(observed: Observed, seconds: float) -> Observed:
+    """The same cluster after its status was written and time has passed."""
+    done = carried_out(judged(observed))
+    return replace(done, now=done.now + timedelta(seconds=seconds))
+
+
+def moved(observed: Observed) -> Observed:
+    """The same cluster with a new endpoint that its routers have not heard of, and the ConfigMap that tells of it."""
+    return carried_out(replace(observed, reference_pods={INVOICE: (a_ready_pod(EXPERT, ip="10.0.0.7"),)}))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +176,37 @@ def rolling_out(observed: Observed) -> Observed:
             id="routers refuse the snapshot",
         ),
         pytest.param(
-            a_cluster(problems=("Fallback big: its API key is not mounted",)),
+            a_cluster(problems=(NO_CREDENTIAL,)),
             {"ConfigPropagated": "False CredentialsMissing", "Ready": "True"},
             id="a Secret is missing, and the experts answer",
         ),
         pytest.param(
-            rolling_out(a_cluster(problems=("Fallback big: its API key is not mounted",))),
+            a_cluster(problems=(NO_CREDENTIAL,), engines=()),
+            {"ConfigPropagated": "False CredentialsMissing", "Ready": "False CredentialsMissing"},
+            id="a Secret is missing, and nothing else could answer",
+        ),
+        pytest.param(
+            rolling_out(a_cluster(problems=(NO_CREDENTIAL,), engines=())),
+            {"ConfigPropagated": "False WaitingForRouters", "Ready": "False WaitingForRouters"},
+            id="nothing else could answer, but routers that mount it are coming",
+        ),
+        pytest.param(
+            with_problems_of_one(a_cluster(engines=()), NO_CREDENTIAL),
+            {"ConfigPropagated": "False CredentialsMissing", "Ready": "True"},
+            id="one router lacks a Secret, the other answers",
+        ),
+        pytest.param(
+            a_cluster(problems=(NO_API_KEYS,)),
+            {"ConfigPropagated": "False CredentialsMissing", "Ready": "False CredentialsMissing"},
+            id="no client is let in",
+        ),
+        pytest.param(
+            a_cluster(problems=(Problem(ProblemKind.OTHER, "", "a sentence"),), engines=()),
+            {"ConfigPropagated": "False CredentialsMissing", "Ready": "True"},
+            id="routers of another release miss something",
+        ),
+        pytest.param(
+            rolling_out(a_cluster(problems=(NO_CREDENTIAL,))),
             {"ConfigPropagated": "False WaitingForRouters", "Ready": "True"},
             id="routers that lack a new fallback's Secret are being replaced",
         ),
@@ -222,26 +269,58 @@ def test_status_shows_the_gateway_at_a_glance() -> None:
 
 
 def test_new_endpoints_do_not_flap_the_conditions() -> None:
-    """Pods come and go; routers get a moment to follow before anything is said."""
-    before = judged(a_cluster())
-    moved = replace(before, reference_pods={INVOICE: (a_ready_pod(EXPERT, ip="10.0.0.7"),)})
+    """Pods come and go; routers get a moment to follow before anything is said, however often one looks meanwhile."""
+    before = moved(later(a_cluster(), 60))
+    looks = [before, later(before, 0.5), later(later(before, 0.5), 1.0)]
 
-    verdict = dispatch.verdict(moved, ())
+    verdicts = [dispatch.verdict(look, ()) for look in looks]
 
-    assert conditions(moved)["ConfigPropagated"] == "True"
-    assert conditions(moved)["Ready"] == "True"
-    assert verdict.events == ()
-    assert verdict.requeue_after_seconds == PROPAGATION_SECONDS
+    assert [conditions(look)["ConfigPropagated"] for look in looks] == ["True"] * 3
+    assert [conditions(look)["Ready"] for look in looks] == ["True"] * 3
+    assert [verdict.events for verdict in verdicts] == [()] * 3
+    assert [verdict.requeue_after_seconds for verdict in verdicts] == [PROPAGATION_SECONDS, 1.5, 0.5]
 
 
 def test_routers_that_do_not_follow_are_told_of() -> None:
     """When that moment has passed the condition says it, while the policy goes on answering."""
-    before = judged(a_cluster())
-    moved = judged(replace(before, reference_pods={INVOICE: (a_ready_pod(EXPERT, ip="10.0.0.7"),)}))
+    late = later(moved(later(a_cluster(), 60)), PROPAGATION_SECONDS)
 
-    assert conditions(moved)["ConfigPropagated"] == "False WaitingForRouters"
-    assert conditions(moved)["Ready"] == "True"
-    assert dispatch.verdict(moved, ()).requeue_after_seconds is None
+    assert conditions(late)["ConfigPropagated"] == "False WaitingForRouters"
+    assert conditions(late)["Ready"] == "True"
+    assert dispatch.verdict(late, ()).requeue_after_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("acknowledgement", "expected"),
+    [
+        pytest.param({}, ("True", "True"), id="all was well"),
+        pytest.param(
+            {"problems": (NO_API_KEYS,)},
+            ("False CredentialsMissing", "False CredentialsMissing"),
+            id="keys were missing",
+        ),
+    ],
+)
+@pytest.mark.parametrize("back", [0, 1], ids=["no router is back", "one of two routers is back"])
+def test_a_change_of_the_leader_changes_no_condition(
+    acknowledgement: dict[str, Any], expected: tuple[str, str], back: int
+) -> None:
+    """Routers need a moment to find the new one; until then what its predecessor said stays."""
+    before = later(a_cluster(**acknowledgement), 60)
+    after = replace(before, acknowledgements=before.acknowledgements[:back], leading_seconds=1.0)
+    found = conditions(after)
+
+    assert (found["ConfigPropagated"], found["Ready"]) == expected
+    assert dispatch.verdict(after, ()).events == ()
+
+
+def test_a_new_leader_does_not_wait_for_ever() -> None:
+    """Routers that stay away longer than their tries are apart are told of."""
+    before = later(a_cluster(), 60)
+    alone = replace(before, acknowledgements=(), leading_seconds=RETURN_SECONDS)
+
+    assert dispatch.verdict(replace(alone, leading_seconds=1.0), ()).requeue_after_seconds == RETURN_SECONDS - 1
+    assert conditions(alone)["ConfigPropagated"] == "Unknown WaitingForRouters"
 
 
 def test_a_new_generation_is_not_ready_before_a_router_serves_it() -> None:
@@ -255,8 +334,8 @@ def test_a_new_generation_is_not_ready_before_a_router_serves_it() -> None:
 
 
 def test_an_operator_that_restarted_calls_nothing_broken() -> None:
-    """Acknowledgements are not stored; until routers call again a ready policy stays ready."""
-    restarted = replace(judged(a_cluster()), acknowledgements=())
+    """Acknowledgements are not stored; even when routers stay away a ready policy stays ready."""
+    restarted = replace(later(a_cluster(), 60), acknowledgements=())
 
     assert conditions(restarted)["ConfigPropagated"] == "Unknown WaitingForRouters"
     assert conditions(restarted)["Ready"] == "True"

@@ -18,20 +18,21 @@ from builders import (
     a_served_fallback,
     a_starting_pod,
     an_expert,
+    carried_out,
     ending,
     observe,
 )
 from flotilla_api.snapshot import Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
 from flotilla_operator.reconcile import dispatch
-from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
+from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed, PublishedSnapshot
 
 INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
 
 
 def snapshot(observed: Observed) -> RoutingSnapshot:
-    data = dispatch.snapshot_of(dispatch.desired(observed))
-    assert data is not None
-    return RoutingSnapshot.model_validate_json(data)
+    published = dispatch.snapshot_of(dispatch.desired(observed))
+    assert published is not None
+    return RoutingSnapshot.model_validate_json(published.data)
 
 
 def target(observed: Observed, name: str) -> Target:
@@ -41,9 +42,9 @@ def target(observed: Observed, name: str) -> Target:
 def test_a_router_can_read_what_the_operator_writes() -> None:
     """The ConfigMap holds the canonical bytes; other kinds have no snapshot."""
     observed = observe(a_policy(), a_profile(), an_expert(), a_fallback())
-    data = dispatch.snapshot_of(dispatch.desired(observed))
+    published = dispatch.snapshot_of(dispatch.desired(observed))
 
-    assert data == snapshot(observed).to_json()
+    assert published == PublishedSnapshot(snapshot(observed).to_json(), "2026-11-23T12:00:00.000000Z")
     assert dispatch.snapshot_of(dispatch.desired(observe(an_expert(), a_profile()))) is None
 
 
@@ -265,7 +266,7 @@ def test_the_order_of_inputs_never_changes_the_bytes(random: Any) -> None:
         random.shuffle(found)
         return found
 
-    def build(names: list[str], mix: Any) -> bytes | None:
+    def build(names: list[str], mix: Any) -> PublishedSnapshot | None:
         policy = a_policy(experts=[{"name": name} for name in names])
         observed = observe(policy, *experts, a_fallback(), a_profile())
         observed = replace(
@@ -276,3 +277,34 @@ def test_the_order_of_inputs_never_changes_the_bytes(random: Any) -> None:
         return dispatch.snapshot_of(dispatch.desired(observed))
 
     assert build(shuffled(["a", "b", "c"]), shuffled) == build(["a", "b", "c"], list)
+
+
+@pytest.mark.parametrize(
+    ("stored", "snapshot_differs", "expected"),
+    [
+        pytest.param("2026-11-23T11:00:00.000000Z", False, "2026-11-23T11:00:00.000000Z", id="it is what it was"),
+        pytest.param("2026-11-23T11:00:00.000000Z", True, "2026-11-23T12:00:00.000000Z", id="it became another now"),
+        pytest.param(
+            "2026-11-23T12:00:07.000000Z", True, "2026-11-23T12:00:07.000001Z", id="the last leader's clock was ahead"
+        ),
+        pytest.param("", False, "2026-11-23T12:00:00.000000Z", id="of a release that did not say"),
+        pytest.param("soon", False, "2026-11-23T12:00:00.000000Z", id="edited by hand"),
+        pytest.param("2026-11-23", False, "2026-11-23T12:00:00.000000Z", id="edited by hand into no moment"),
+    ],
+)
+def test_the_time_of_publication_orders_the_snapshots(stored: str, *, snapshot_differs: bool, expected: str) -> None:
+    """It stays while the snapshot does, and grows with each new one, whoever leads."""
+    before = carried_out(observe(a_policy(), a_profile(), an_expert(), a_fallback()))
+    children = tuple(_with_published_at(child, stored) for child in before.children)
+    pods = {INVOICE: (a_ready_pod(an_expert()),)} if snapshot_differs else {}
+
+    published = dispatch.snapshot_of(dispatch.desired(replace(before, children=children, reference_pods=pods)))
+
+    assert published is not None
+    assert published.published_at == expected
+
+
+def _with_published_at(child: Manifest, text: str) -> Manifest:
+    if child["kind"] != "ConfigMap":
+        return child
+    return child | {"data": child["data"] | {"published-at": text}}

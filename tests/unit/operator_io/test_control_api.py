@@ -13,13 +13,14 @@ import pytest
 from test_certificates import CurrentClock
 
 from fakes.apiserver import FakeApiServer, running_api_server
+from flotilla_api.control import DIGEST_HEADER, PUBLISHED_HEADER, Problem, ProblemKind
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_operator.adapters.access import CACHE_MAX, Access, ExpiringCache
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
-from flotilla_operator.adapters.control_api import DIGEST_HEADER, ControlApi, Leadership
+from flotilla_operator.adapters.control_api import ControlApi, Leadership
 from flotilla_operator.adapters.routers import RouterRegistry
-from flotilla_operator.reconcile.types import Acknowledgement, Key
+from flotilla_operator.reconcile.types import Acknowledgement, Key, PublishedSnapshot
 from flotilla_operator.telemetry import Telemetry
 
 KEY = Key("RoutingPolicy", "agents", "router")
@@ -27,6 +28,8 @@ PATH = "/v1/snapshots/agents/router"
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 SNAPSHOT = b'{"policy":"router"}'
+A_SNAPSHOT = PublishedSnapshot(SNAPSHOT, "2026-11-23T12:00:00.000000Z")
+ANOTHER = PublishedSnapshot(b"other", "2026-11-23T12:00:01.000000Z")
 DIGEST = RoutingSnapshot.digest_of(SNAPSHOT)
 OTHER = RoutingSnapshot.digest_of(b"other")
 BEARER = {"Authorization": "Bearer token-1"}
@@ -123,21 +126,22 @@ async def test_a_router_without_a_snapshot_gets_it_at_once() -> None:
     """The answer is the published bytes and their digest."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
 
         status, body, headers = await world.call(server, {"digest": ""})
         assert (status, body, headers[DIGEST_HEADER]) == (200, SNAPSHOT, DIGEST)
         assert headers["Content-Type"] == "application/json"
+        assert headers[PUBLISHED_HEADER] == A_SNAPSHOT.published_at
 
 
 async def test_a_poll_waits_for_the_next_snapshot() -> None:
     """A router that serves the current one hears of the next when it is published."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
         await _until_connected(server)
-        server.registry.publish(KEY, b"other")
+        server.registry.publish(KEY, ANOTHER)
 
         status, body, headers = await poll
         assert (status, body, headers[DIGEST_HEADER]) == (200, b"other", OTHER)
@@ -147,7 +151,7 @@ async def test_a_poll_without_news_ends_empty() -> None:
     """After a while the router is to ask again."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
 
         assert (await world.call(server, {"digest": DIGEST}))[0] == 204
 
@@ -156,7 +160,7 @@ async def test_a_refused_snapshot_is_not_sent_again() -> None:
     """A router that refused the current one waits for the next, and says why it refused."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         query = {"digest": OTHER, "rejected": DIGEST, "error": "no such field"}
         poll = asyncio.create_task(world.call(server, query))
         await _until_connected(server)
@@ -171,14 +175,17 @@ async def test_a_poll_acknowledges_and_wakes_the_policy() -> None:
     """Who it is comes from the token, what it serves and misses from the query."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
-        query = [("digest", DIGEST), ("problem", "no api-key of big"), ("problem", "no tls.crt")]
+        server.registry.publish(KEY, A_SNAPSHOT)
+        query = [("digest", DIGEST), ("problem", "Credential:big:no key: none"), ("problem", "no tls.crt")]
         poll = asyncio.create_task(world.call(server, query))
         await _until_connected(server)
 
         (acknowledgement,) = server.registry.acknowledgements(KEY)
         assert (acknowledgement.pod, acknowledgement.pod_uid) == ("router-gateway-1", "pod-uid-1")
-        assert acknowledgement.problems == ("no api-key of big", "no tls.crt")
+        assert acknowledgement.problems == (
+            Problem(ProblemKind.CREDENTIAL, "big", "no key: none"),
+            Problem(ProblemKind.OTHER, "", "no tls.crt"),
+        )
         assert server.woken == [KEY]
         await poll
 
@@ -187,7 +194,7 @@ async def test_an_acknowledgement_lasts_from_poll_to_poll_and_ends_with_the_last
     """A router that stays away counts no more, and its policy looks again."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         await world.call(server, {"digest": DIGEST})
         between_polls = server.registry.acknowledgements(KEY)
         await world.call(server, {"digest": DIGEST})
@@ -205,7 +212,7 @@ async def test_a_router_that_hangs_up_is_noticed() -> None:
     async with a_world() as world:
         server = await world.server()
         server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
         await _until_connected(server)
         poll.cancel()
@@ -228,7 +235,7 @@ async def test_a_policy_that_is_not_published_yet_is_waited_for() -> None:
         server = await world.server()
         poll = asyncio.create_task(world.call(server))
         await _until_connected(server)
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
 
         assert (await poll)[0] == 200
 
@@ -238,7 +245,7 @@ async def test_withdrawing_a_policy_ends_its_polls() -> None:
     async with a_world() as world:
         server = await world.server()
         server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
         await _until_connected(server)
         server.registry.publish(KEY, None)
@@ -272,7 +279,7 @@ async def test_callers_without_a_right_are_refused(
     async with a_world() as world:
         world.api.reviews = {TOKEN_REVIEWS: review, ACCESS_REVIEWS: {"allowed": allowed}}
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
 
         status, body, _ = await world.call(server, headers=headers)
         assert status == expected
@@ -284,7 +291,7 @@ async def test_reviews_are_cached_for_a_minute() -> None:
     """Polling costs the Kubernetes API two reviews a minute for each router, not two a poll."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         for _ in range(3):
             await world.call(server)
         reviews = [path for method, path in world.api.requests if method == "POST" and "review" in path]
@@ -299,7 +306,7 @@ async def test_a_refusal_is_forgotten_soon() -> None:
     """A Role that comes a moment after its pod is noticed."""
     async with a_world() as world:
         server = await world.server()
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         world.api.reviews[ACCESS_REVIEWS] = {"allowed": False}
         refused = await world.call(server)
         world.api.reviews[ACCESS_REVIEWS] = {"allowed": True}
@@ -345,12 +352,16 @@ async def test_a_standby_passes_the_poll_on_to_the_leader() -> None:
     async with a_world() as world:
         leader, standby = await world.server(), await world.server(leading=False)
         standby.leader = f"127.0.0.1:{leader.control.port}"
-        leader.registry.publish(KEY, SNAPSHOT)
+        leader.registry.publish(KEY, A_SNAPSHOT)
 
-        status, body, headers = await world.call(standby, [("digest", OTHER), ("problem", "no api-key & more")])
+        query = [("digest", OTHER), ("problem", "ApiKeys::no api-key & more")]
+        status, body, headers = await world.call(standby, query)
         assert (status, body, headers[DIGEST_HEADER]) == (200, SNAPSHOT, DIGEST)
         (acknowledgement,) = leader.registry.acknowledgements(KEY)
-        assert (acknowledgement.digest, acknowledgement.problems) == (OTHER, ("no api-key & more",))
+        assert (acknowledgement.digest, acknowledgement.problems) == (
+            OTHER,
+            (Problem(ProblemKind.API_KEYS, "", "no api-key & more"),),
+        )
         assert standby.registry.acknowledgements(KEY) == ()
         assert (await world.call(standby, {"digest": DIGEST}))[0] == 204
 
@@ -361,7 +372,7 @@ async def test_a_router_that_hangs_up_at_the_standby_is_noticed_by_the_leader() 
         leader, standby = await world.server(), await world.server(leading=False)
         leader.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
         standby.leader = f"127.0.0.1:{leader.control.port}"
-        leader.registry.publish(KEY, SNAPSHOT)
+        leader.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(standby, {"digest": DIGEST}))
         await _until_connected(leader)
         poll.cancel()
@@ -397,7 +408,7 @@ async def test_metrics_time_acknowledgements_and_count_laggards() -> None:
         telemetry = Telemetry()
         server = await world.server()
         server.registry._telemetry = telemetry  # pyright: ignore[reportPrivateUsage]
-        server.registry.publish(KEY, SNAPSHOT)
+        server.registry.publish(KEY, A_SNAPSHOT)
         await world.call(server)
         lagging = telemetry.exposition().decode()
         await world.clock.advance(0.2)

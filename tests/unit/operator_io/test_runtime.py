@@ -22,6 +22,7 @@ from flotilla_operator.reconcile.types import (
     ObjectRef,
     Observed,
     Plan,
+    PublishedSnapshot,
     StepFailure,
 )
 from flotilla_operator.resources.settings import OperatorSettings
@@ -118,9 +119,9 @@ class FakeRouters:
     """Routers that note what is published."""
 
     log: list[str]
-    published: dict[Key, bytes | None] = field(default_factory=dict[Key, bytes | None])
+    published: dict[Key, PublishedSnapshot | None] = field(default_factory=dict[Key, PublishedSnapshot | None])
 
-    def publish(self, key: Key, snapshot: bytes | None) -> None:
+    def publish(self, key: Key, snapshot: PublishedSnapshot | None) -> None:
         self.log.append("publish")
         self.published[key] = snapshot
 
@@ -376,8 +377,11 @@ async def test_a_policy_is_published_before_anything_is_written() -> None:
         world.runtime.wake(POLICY)
         await settle()
 
+        published = world.routers.published[POLICY]
+
         assert world.cluster.log[0] == "publish"
-        assert b'"policy":"router"' in (world.routers.published[POLICY] or b"").replace(b" ", b"")
+        assert published is not None
+        assert b'"policy":"router"' in published.data.replace(b" ", b"")
 
 
 async def test_a_policy_that_is_gone_is_withdrawn() -> None:

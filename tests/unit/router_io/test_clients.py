@@ -34,6 +34,8 @@ from rig import (
     until,
 )
 
+from flotilla_api.control import Problem, ProblemKind
+
 ANSWER = chat_answer("4")
 
 
@@ -423,7 +425,9 @@ async def test_keys_that_are_not_mounted_are_a_problem(tmp_path: Path) -> None:
     """A policy that asks for keys refuses everybody without them, and says so."""
     async with router(tmp_path, a_snapshot(anonymous=False)) as rig:
         assert (await ask(rig.port, get("/v1/models", headers=["authorization: Bearer "]))).status == 401
-        assert rig.process.store.problems() == ["no API key is mounted: every request is refused"]
+        assert rig.process.store.problems() == [
+            Problem(ProblemKind.API_KEYS, "", "no API key is mounted: every request is refused")
+        ]
 
 
 async def test_keys_are_read_again_when_they_change(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -40,7 +41,9 @@ from rig import (
     until,
 )
 
+from flotilla_api.control import Problem, format_time
 from flotilla_api.snapshot import RoutingSnapshot
+from flotilla_router.control import Answer, Poll, SnapshotSource
 
 ANSWER = chat_answer("4")
 
@@ -145,11 +148,13 @@ class Control:
 
     def __init__(self, snapshot: RoutingSnapshot) -> None:
         self.data = snapshot.to_json()
+        self.published_at = at(0)
         self.changed = asyncio.Event()
         self.status = 200
 
-    def publish(self, data: bytes) -> None:
+    def publish(self, data: bytes, published_at: str = "") -> None:
         self.data = data
+        self.published_at = published_at or self.published_at
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -161,7 +166,19 @@ class Control:
             RoutingSnapshot.digest_of(self.data)
         ]:
             await self.changed.wait()
-        await replies(self.data)(received, peer)
+        await replies(self.data, extra=f"Snapshot-Published-At: {self.published_at}\r\n")(received, peer)
+
+
+def at(seconds: int) -> str:
+    """A moment as the operator writes it."""
+    return format_time(datetime(2026, 11, 23, 12, 0, seconds, tzinfo=UTC))
+
+
+def mount(folder: Path, snapshot: RoutingSnapshot, published_at: str) -> None:
+    """The kubelet has brought the ConfigMap."""
+    (folder / "snapshot").mkdir(exist_ok=True)
+    (folder / "snapshot" / "published-at").write_text(published_at)
+    (folder / "snapshot" / "snapshot.json").write_bytes(snapshot.to_json())
 
 
 def with_token(folder: Path, token: str = "t-1") -> Path:
@@ -220,7 +237,7 @@ async def test_problems_are_reported(tmp_path: Path) -> None:
     ):
         await until(lambda: len(server.received) == 2)
 
-        assert polls(server)[1]["problem"] == ["Fallback big: its API key is not mounted"]
+        assert polls(server)[1]["problem"] == ["Credential:big:Fallback big: its API key is not mounted"]
 
 
 async def test_a_problem_that_ended_is_reported_at_once(tmp_path: Path) -> None:
@@ -266,25 +283,126 @@ async def test_the_file_serves_while_the_control_api_does_not(tmp_path: Path) ->
         assert server.received[-1].headers["authorization"] == "Bearer t-2"
 
 
-async def test_an_old_file_never_replaces_what_the_control_api_brought(tmp_path: Path) -> None:
-    """The kubelet brings the file late; a lost connection must not bring the past back."""
-    first, second = a_snapshot(models=("one",)), a_snapshot(models=("two",))
-    control = Control(first)
+@pytest.mark.parametrize(
+    ("published_at", "used"),
+    [
+        pytest.param(at(1), False, id="published before what the API brought, and never seen"),
+        pytest.param(at(2), False, id="published at the same time"),
+        pytest.param("", False, id="by an operator that does not say when"),
+        pytest.param(at(3), True, id="published after the API was lost"),
+    ],
+)
+async def test_a_file_replaces_what_the_control_api_brought_only_if_it_is_newer(
+    tmp_path: Path, published_at: str, *, used: bool
+) -> None:
+    """The kubelet brings the file late; a lost connection must not bring the past back, nor stop the future."""
+    brought, mounted = a_snapshot(models=("api",)), a_snapshot(models=("file",))
+    control = Control(a_snapshot())
     async with (
         model_server(control) as server,
         router(with_token(tmp_path), None, control_url=f"http://{server.address}") as rig,
     ):
         await until(lambda: len(server.received) == 2)
-        control.publish(second.to_json())
+        control.publish(brought.to_json(), at(2))
         await until(lambda: len(server.received) == 3)
         control.status = 503
-        control.publish(second.to_json())
+        control.publish(brought.to_json())
         await until(lambda: rig.log.of("control API lost"))
-        (tmp_path / "snapshot").mkdir()
-        (tmp_path / "snapshot" / "snapshot.json").write_bytes(first.to_json())
+        mount(tmp_path, mounted, published_at)
         rig.process.source.read_file()
 
-        assert rig.process.store.digest == digest_of(second)
+        assert rig.process.store.digest == digest_of(mounted if used else brought)
+
+
+class MemoryStore:
+    """A `control.Store` that takes everything."""
+
+    def __init__(self) -> None:
+        self.digest = ""
+        self.errors: list[str | None] = []
+
+    def offer(self, data: bytes) -> str | None:
+        self.digest = RoutingSnapshot.digest_of(data)
+        return None
+
+    def problems(self) -> list[Problem]:
+        return []
+
+    def connected(self, error: str | None) -> None:
+        self.errors.append(error)
+
+
+class Enough(BaseException):
+    """The test has seen enough."""
+
+
+@pytest.mark.parametrize("status", [200, 204, 304])
+async def test_an_early_answer_without_news_is_followed_by_a_pause(tmp_path: Path, status: int) -> None:
+    """A control API that answers at once, for whatever reason, is not asked thousands of times a second."""
+    pauses: list[float] = []
+
+    async def fetch(poll: Poll) -> Answer:
+        return Answer(status, b"{}")
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise Enough
+
+    source = SnapshotSource(
+        MemoryStore(), fetch, tmp_path, with_token(tmp_path) / "token", now=lambda: 0.0, sleep=sleep
+    )
+    with pytest.raises(Enough):
+        await source.follow("http://control", NAMESPACE, POLICY, lambda: 0.5)
+
+    assert pauses == [1.5, 1.5, 1.5]
+
+
+async def test_a_late_answer_without_news_is_followed_by_a_poll_at_once(tmp_path: Path) -> None:
+    """Between two long polls nothing is missed."""
+    clock = iter(range(0, 1000, 30))
+    polls: list[Poll] = []
+
+    async def fetch(poll: Poll) -> Answer:
+        polls.append(poll)
+        if len(polls) == 3:
+            raise Enough
+        return Answer(204, b"")
+
+    async def sleep(_: float) -> None:
+        raise AssertionError("there was a pause")
+
+    source = SnapshotSource(
+        MemoryStore(), fetch, tmp_path, with_token(tmp_path) / "token", now=lambda: float(next(clock)), sleep=sleep
+    )
+    with pytest.raises(Enough):
+        await source.follow("http://control", NAMESPACE, POLICY, lambda: 0.5)
+
+    assert len(polls) == 3
+
+
+async def test_a_poll_that_crashes_is_not_the_last(tmp_path: Path) -> None:
+    """A mistake of ours is logged with its trace, and the next poll goes out after the usual wait."""
+    crashes: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: crashes.append(context.get("exception")))
+    store, pauses = MemoryStore(), list[float]()
+
+    async def fetch(poll: Poll) -> Answer:
+        raise RuntimeError("a defect")
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise Enough
+
+    source = SnapshotSource(store, fetch, tmp_path, with_token(tmp_path) / "token", sleep=sleep)
+    with pytest.raises(Enough):
+        await source.follow("http://control", NAMESPACE, POLICY, lambda: 0.0)
+
+    assert pauses == [0.125, 0.25, 0.5]
+    assert [str(crash) for crash in crashes] == ["a defect"] * 3
+    assert store.errors[0] is not None
+    assert "a defect" in store.errors[0]
 
 
 async def test_the_control_api_is_verified(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig import expert
 
+from flotilla_api.control import Problem, ProblemKind
 from flotilla_api.snapshot import TokenPrice
 from flotilla_router import control, registry
 from flotilla_router.attempt import token_cost_usd
@@ -18,6 +19,8 @@ from flotilla_router.exchange import dollars
 from flotilla_router.openai import Usage
 from flotilla_router.registry import Replica, TargetState, ejection_seconds, hold_seconds, pick
 from flotilla_router.settings import RouterSettings, SettingsError
+
+A_PROBLEM = Problem(ProblemKind.CREDENTIAL, "big", "x" * 10_000)
 
 
 def a_replica(*, in_flight: int = 0) -> Replica:
@@ -109,7 +112,7 @@ def test_backoff_has_jitter_and_a_bound(failures: int, draw: float) -> None:
 
 def test_poll_url_is_bounded() -> None:
     """However much is wrong, the address stays short."""
-    url = control.poll_url("https://c", "/p", "sha256:1", ("sha256:2", "e" * 10_000), ["x" * 10_000] * 100)
+    url = control.poll_url("https://c", "/p", "sha256:1", ("sha256:2", "e" * 10_000), [A_PROBLEM] * 100)
 
     assert url.startswith("https://c/p?digest=sha256%3A1&rejected=sha256%3A2&error=ee")
     assert url.count("problem=") == 16

@@ -31,6 +31,8 @@ from rig import (
     until,
 )
 
+from flotilla_api.control import Problem, ProblemKind
+
 ANSWER = chat_answer("4")
 
 
@@ -272,7 +274,9 @@ async def test_a_missing_credential_is_a_problem_and_a_new_one_is_used(tmp_path:
         ) as rig,
     ):
         assert (await ask(rig.port, post(chat()))).status == 503
-        assert rig.process.store.problems() == ["Fallback big: its API key is not mounted"]
+        assert rig.process.store.problems() == [
+            Problem(ProblemKind.CREDENTIAL, "big", "Fallback big: its API key is not mounted")
+        ]
         assert rig.metric("flotilla_router_problems{") == 1
         assert rig.log.of("problem")[0]["problem"] == "Fallback big: its API key is not mounted"
 

@@ -1,0 +1,57 @@
+"""The control API's terms, which the operator and its routers share: headers, bounds, and what a router misses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+DIGEST_HEADER = "x-flotilla-digest"
+"""On a snapshot: its digest."""
+PUBLISHED_HEADER = "snapshot-published-at"
+"""On a snapshot: when it was published, as `format_time` writes it. A router's transport drops what begins with
+x-flotilla: an upstream must not speak for it."""
+PROBLEMS_MAX = 16
+"""Problems that one poll may name."""
+TEXT_MAX_CHARACTERS = 1024
+"""Of a problem, and of the reason for which a snapshot was refused."""
+
+
+class ProblemKind(StrEnum):
+    """What a router may miss."""
+
+    API_KEYS = "ApiKeys"
+    """No API key of a client is mounted: it refuses every request."""
+    CREDENTIAL = "Credential"
+    """What a call to a fallback needs is not mounted or cannot be used: that fallback gets no request."""
+    OTHER = "Other"
+    """Of a router of another release."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """What keeps a router from doing all that its snapshot asks."""
+
+    kind: ProblemKind
+    target: str
+    """The Fallback's name; '' where none is meant."""
+    text: str
+    """One sentence for a person."""
+
+    def to_query(self) -> str:
+        """As a poll's parameter `problem`: kind:target:text."""
+        return f"{self.kind}:{self.target}:{self.text}"[:TEXT_MAX_CHARACTERS]
+
+    @classmethod
+    def from_query(cls, value: str) -> Problem:
+        """The problem that a poll names; what cannot be understood is one of kind OTHER."""
+        kind, _, rest = value.partition(":")
+        target, separator, text = rest.partition(":")
+        if not separator or kind not in set(ProblemKind):
+            return cls(ProblemKind.OTHER, "", value)
+        return cls(ProblemKind(kind), target, text)
+
+
+def format_time(moment: datetime) -> str:
+    """A UTC time to the microsecond, in a form whose order as text is its order in time."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
