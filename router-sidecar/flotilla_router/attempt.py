@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 from typing import Protocol, assert_never
@@ -70,7 +71,8 @@ class Owner(Protocol):
         ...
 
 
-class Attempt(msgspec.Struct, kw_only=True, eq=False):
+@dataclass(slots=True, kw_only=True, eq=False)
+class Attempt:
     """One call. Its owner hears of at most one of committed, answered, escalates and failed before it acts."""
 
     owner: Owner
@@ -96,8 +98,8 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     _call: Call | None = None
     _follower: StreamJudge | StreamMeter | None = None
     _splitter: EventSplitter | None = None
-    _backlog: list[bytes] = []
-    _chunks: list[bytes] = []
+    _backlog: list[bytes] = field(default_factory=list[bytes])
+    _chunks: list[bytes] = field(default_factory=list[bytes])
     _size: int = 0
     _timer: asyncio.TimerHandle | None = None
     _last: float = 0.0

@@ -12,10 +12,9 @@ nothing but keep-alive comments is sent; after it a failure can only end the str
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
-
-import msgspec
 
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
@@ -64,7 +63,8 @@ class Client(Protocol):
         ...
 
 
-class Exchange(msgspec.Struct, kw_only=True, eq=False):
+@dataclass(slots=True, kw_only=True, eq=False)
+class Exchange:
     """One request that has been routed, until its last byte."""
 
     dispatcher: Dispatcher
@@ -82,13 +82,13 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
 
     due: float = inf
     """Monotonic seconds when `tick` has something to look at."""
-    _fallbacks: list[Target] = []
+    _fallbacks: list[Target] = field(default_factory=list[Target])
     """Those that have not been tried."""
     _first: bool = True
     """Whether no fallback has been called after the first target."""
     _target: Target | None = None
     """Who is called now."""
-    _tried: list[Replica] = []
+    _tried: list[Replica] = field(default_factory=list[Replica])
     """Its replicas that have been called."""
     _sent: int = 0
     """Calls to it that may have been seen."""

@@ -78,7 +78,7 @@ def _top_logprobs(request: ParsedRequest) -> int | None:
     if request.logprobs is not None or request.echo:
         return None
     stray = request.spans.top_logprobs
-    if request.api == "chat" and stray is not None and request.body[slice(*stray)] not in (b"null", b"0"):
+    if request.api == "chat" and stray is not None and request.body[stray[0] : stray[1]] not in (b"null", b"0"):
         return None
     return STREAM_TOP_LOGPROBS if request.stream else WHOLE_TOP_LOGPROBS
 
@@ -134,7 +134,7 @@ def _injected_fields(request: ParsedRequest, injection: Injection) -> list[tuple
         options = _CONTINUOUS_USAGE_OPTION if injection.continuous_usage else _USAGE_OPTION
         span = spans.stream_options
         fields.append(
-            (b"stream_options", span, _merge_options(request.body[slice(*span)], options) if span else options)
+            (b"stream_options", span, _merge_options(request.body[span[0] : span[1]], options) if span else options)
         )
     return fields
 

@@ -156,7 +156,9 @@ class Registry:
         except ValueError as error:
             raise SnapshotError(str(error), digest) from error
         replicas: dict[tuple[str, str, str], Replica] = {}
-        states = {(target.kind, target.name): self._state(target, replicas) for target in snapshot.targets}
+        states: dict[tuple[str, str], TargetState] = {
+            (target.kind, target.name): self._state(target, replicas) for target in snapshot.targets
+        }
         self._replicas = replicas
         headers = {header.name for rule in snapshot.rules for header in rule.when.headers}
         self.live = Live(snapshot, digest, table, states, tuple((name, name.encode()) for name in sorted(headers)))

@@ -7,8 +7,10 @@ and the connection is then closed without losing the answer.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -396,6 +398,15 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d Unknown\r\n" % status
 
 
+class _Server(Protocol):
+    """A listening server; its sockets are a list with uvloop and a tuple without."""
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]: ...
+
+    def close(self) -> None: ...
+
+
 class Listener:
     """A listening socket and its connections."""
 
@@ -404,7 +415,7 @@ class Listener:
         self.service = service
         self.patience = patience
         self.connections: set[ClientConnection] = set()
-        self._server: asyncio.Server | None = None
+        self._server: _Server | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
