@@ -29,6 +29,7 @@ _SMALL = 16 * 1024
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
 _JSON = b"content-type: application/json\r\n"
+_FAILED = Problem(status=500, message="the router failed on this request", code="internal_error", type="server_error")
 
 
 class Service(Protocol):
@@ -138,8 +139,8 @@ class ClientConnection(asyncio.Protocol):
             parser.feed_data(data)
         except HttpParserUpgrade:
             self._broken = True
-        except HttpParserCallbackError:  # our own mistake, never the client's
-            raise
+        except HttpParserCallbackError as error:
+            self._failed(error)
         except HttpParserError:
             self._refuse(make_problem(400, "the request is not valid HTTP/1.1", "invalid_http"))
         else:
@@ -313,6 +314,17 @@ class ClientConnection(asyncio.Protocol):
         if incoming.headers[b"expect"].lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def _failed(self, error: Exception) -> None:
+        """Our own mistake on a request that arrives: it is told, and the client gets its answer in turn."""
+        self._report(error)
+        if self._broken or (self._current is not None and self.exchange is None):
+            self._transport.abort()
+        else:
+            self._refuse(_FAILED)
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a request failed", "exception": error})
+
     def _refuse(self, problem: Problem) -> None:
         """Answer before the request is whole; nothing that follows is looked at."""
         if self._broken:
@@ -343,9 +355,9 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._listener.service.serve(incoming, self)
         except Exception as error:  # our own mistake: it is told, and the client gets an answer all the same
-            self._loop.call_exception_handler({"message": "a request failed", "exception": error})
+            self._report(error)
             if self._current is incoming and self.exchange is None:
-                self.refuse(make_problem(500, "the router failed on this request", "internal_error"))
+                self.refuse(_FAILED)
             else:
                 self.abort()
 

@@ -357,6 +357,10 @@ class Rig:
         """Bring a snapshot, as the control API does."""
         assert self.process.store.offer(snapshot.to_json()) is None
 
+    def log_defects(self) -> None:
+        """Mistakes of our own are logged, as they are in a running process."""
+        asyncio.get_running_loop().set_exception_handler(self.process.report)
+
     async def request_line(self) -> dict[str, Any]:
         """The one canonical log line."""
         await until(lambda: self.log.of("request"))
