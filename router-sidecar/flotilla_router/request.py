@@ -20,6 +20,11 @@ _ESCAPE_SAMPLE_BYTES = 16_384
 _ESCAPE_SURPLUS_BYTES = 4
 """`\\u00e9` takes six bytes where UTF-8 takes two."""
 _EMBEDDED_DATA_FROM_BYTES = 8_192
+_MOST_EMBEDDED = 1_000
+_MOST_MEASURED = 4_096
+"""Prompts of one request that are looked at for the longest."""
+_MOST_DECODED = 100_000
+"""Commas in what is decoded item by item; a million would hold up everybody else."""
 _SPANNED_FIELDS = ("model", "logprobs", "top_logprobs", "stream_options")
 
 
@@ -46,6 +51,7 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Answers asked for: n times the number of prompts."""
     max_tokens: int | None
     tool_count: int
+    """Exact up to thousands."""
     tools_possible: bool
     """There are tools, and tool_choice is not "none"."""
     tools_forced: bool
@@ -61,16 +67,6 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     """Estimate, bytes / 4: give or take 30 %."""
     spans: Spans
-
-    @property
-    def wants_logprobs(self) -> bool:
-        """Whether the client asked for logprobs itself."""
-        return self.logprobs is not None
-
-    @property
-    def structured(self) -> bool:
-        """Whether the answer may have to be judged whole."""
-        return self.json_schema or self.tools_possible
 
 
 class _StreamOptions(msgspec.Struct, gc=False):
@@ -145,7 +141,7 @@ def _parse(api: Api, body: bytes) -> ParsedRequest:
         _require_model(wire)
         spans = _spans(body, wire)
     prompts, prompt_tokens = _measure(api, body, wire)
-    tools = _nested("tools", _decode_items, wire.tools) if _present(wire.tools) else []
+    tool_count = _count_tools(wire.tools) if _present(wire.tools) else 0
     tool_choice = bytes(wire.tool_choice)
     options = _NO_OPTIONS
     if _present(wire.stream_options):
@@ -157,9 +153,9 @@ def _parse(api: Api, body: bytes) -> ParsedRequest:
         stream=bool(wire.stream),
         choices=max(wire.n or 1, 1) * prompts,
         max_tokens=wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens,
-        tool_count=len(tools),
-        tools_possible=bool(tools) and tool_choice != b'"none"',
-        tools_forced=bool(tools) and tool_choice not in _OPTIONAL_TOOLS,
+        tool_count=tool_count,
+        tools_possible=tool_count > 0 and tool_choice != b'"none"',
+        tools_forced=tool_count > 0 and tool_choice not in _OPTIONAL_TOOLS,
         json_schema=_constrained(wire),
         logprobs=_logprobs(api, wire),
         echo=bool(wire.echo),
@@ -235,7 +231,7 @@ def _measure(api: Api, body: bytes, wire: _Wire) -> tuple[int, int]:
     """
     if api == "completions":
         if bytes(memoryview(wire.prompt)[:1]) == b"[":
-            return _measure_list(_decode_items(wire.prompt))
+            return _measure_list(bytes(wire.prompt))
         return 1, _text_bytes(body, wire.prompt) // 4
     size = _text_bytes(body, wire.messages)
     if wire.tools is not _ABSENT:
@@ -243,15 +239,36 @@ def _measure(api: Api, body: bytes, wire: _Wire) -> tuple[int, int]:
     return 1, size // 4
 
 
-def _measure_list(items: list[Raw]) -> tuple[int, int]:
-    if not items:
+def _measure_list(text: bytes) -> tuple[int, int]:
+    """By counting bytes, because the list may have millions of items."""
+    kind = text[1:].lstrip()[:1]
+    if kind == b"]":
         return 1, 0
-    kind = bytes(memoryview(items[0])[:1])
     if kind == b'"':
-        return len(items), max(len(memoryview(item)) for item in items) // 4
+        return _measure_texts(text)
     if kind == b"[":
-        return len(items), max(bytes(item).count(b",") + 1 for item in items)
-    return 1, len(items)
+        return text.count(b"[") - 1, max(_ids_in(each) for each in text.split(b"]", _MOST_MEASURED)[:-1])
+    return 1, text.count(b",") + 1
+
+
+def _measure_texts(text: bytes) -> tuple[int, int]:
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")  # now every quote begins or ends a text
+    longest = max(len(each) + 2 for each in text.split(b'"', 2 * _MOST_MEASURED)[1::2])
+    return text.count(b'"') // 2, longest // 4
+
+
+def _ids_in(text: bytes) -> int:
+    """Token ids of the list that ends where `text` does."""
+    return text[text.rfind(b"[") + 1 :].count(b",") + 1
+
+
+def _count_tools(part: Raw) -> int:
+    """Exact, unless there are so many items that decoding them would take long: then their braces are counted."""
+    text = bytes(part)
+    if text[:1] == b"[" and text.count(b",") > _MOST_DECODED:
+        return text.count(b"{")
+    return len(_nested("tools", _decode_items, part))
 
 
 def _text_bytes(body: bytes, text: Raw) -> int:
@@ -266,21 +283,18 @@ def _text_bytes(body: bytes, text: Raw) -> int:
 
 
 def _embedded_bytes(text: bytes) -> int:
-    """Bytes of base64 data: they say nothing about tokens."""
-    total = 0
-    start = text.find(b";base64,")
-    while start >= 0:
-        end = text.find(b'"', start)
-        total += end - start
-        start = text.find(b";base64,", end)
-    return total
+    """Bytes of base64 data, from the first thousand places: they say nothing about tokens."""
+    return sum(each.find(b'"') for each in text.split(b";base64,", _MOST_EMBEDDED)[1:])
 
 
 def _reencode(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> tuple[bytes, _Wire, Spans]:
     """The same for what Python's json reads and the standard does not: NaN, a BOM, UTF-16, half a surrogate pair.
 
-    The engine's parser takes it too, so it is passed on, in one encoding and without duplicates.
+    The engine's parser takes it too, so it is passed on, in one encoding and without duplicates, unless it is so long
+    that reading it would hold up everybody else.
     """
+    if body.count(b",") > _MOST_DECODED:
+        raise error
     try:
         fields: object = json.loads(body)
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from flotilla_api.snapshot import RequestEdits
 from flotilla_router.openai import (
+    Api,
     BadRequest,
     Injection,
     Usage,
@@ -59,21 +61,23 @@ def whole(parts: list[bytes]) -> Json:
         pytest.param({"stream": None, "n": None}, {"stream": False, "choices": 1}, id="nulls are defaults"),
         pytest.param({"max_tokens": 7}, {"max_tokens": 7}, id="max_tokens"),
         pytest.param({"max_tokens": 7, "max_completion_tokens": 9}, {"max_tokens": 9}, id="the newer name wins"),
-        pytest.param({"tools": TOOLS}, {"tool_count": 1, "structured": True, "tools_forced": False}, id="tools"),
-        pytest.param({"tools": TOOLS, "tool_choice": "none"}, {"tool_count": 1, "structured": False}, id="no calls"),
+        pytest.param({"tools": TOOLS}, {"tool_count": 1, "tools_possible": True, "tools_forced": False}, id="tools"),
+        pytest.param(
+            {"tools": TOOLS, "tool_choice": "none"}, {"tool_count": 1, "tools_possible": False}, id="no calls"
+        ),
         pytest.param({"tools": TOOLS, "tool_choice": "required"}, {"tools_forced": True}, id="required calls"),
         pytest.param({"tools": TOOLS, "tool_choice": {"type": "function"}}, {"tools_forced": True}, id="named call"),
-        pytest.param({"tools": None}, {"tool_count": 0, "structured": False}, id="null tools"),
+        pytest.param({"tools": None}, {"tool_count": 0, "tools_possible": False}, id="null tools"),
         pytest.param({"response_format": {"type": "json_object"}}, {"json_schema": True}, id="json_object"),
         pytest.param(
             {"response_format": {"type": "json_schema", "json_schema": {}}}, {"json_schema": True}, id="schema"
         ),
-        pytest.param({"response_format": {"type": "text"}}, {"json_schema": False, "structured": False}, id="text"),
+        pytest.param({"response_format": {"type": "text"}}, {"json_schema": False}, id="text"),
         pytest.param({"structured_outputs": {"regex": "a"}}, {"json_schema": True}, id="structured outputs"),
         pytest.param({"guided_choice": ["a"]}, {"json_schema": True}, id="guided choice"),
-        pytest.param({"logprobs": True}, {"logprobs": 0, "wants_logprobs": True}, id="logprobs"),
+        pytest.param({"logprobs": True}, {"logprobs": 0}, id="logprobs"),
         pytest.param({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}, id="alternatives"),
-        pytest.param({"logprobs": False}, {"logprobs": None, "wants_logprobs": False}, id="logprobs off"),
+        pytest.param({"logprobs": False}, {"logprobs": None}, id="logprobs off"),
         pytest.param({"stream_options": {"include_usage": True}}, {"wants_usage": True}, id="usage"),
         pytest.param({"stream_options": {}}, {"wants_usage": False}, id="no usage"),
         pytest.param(
@@ -98,6 +102,10 @@ def test_parse_reads_what_routing_needs(fields: Json, expected: Json) -> None:
         pytest.param([1, 2, 3], 1, 3, id="token ids"),
         pytest.param([[1, 2, 3], [4]], 2, 3, id="lists of token ids"),
         pytest.param([], 1, 0, id="an empty list"),
+        pytest.param([[]], 1, 1, id="a list of nothing"),
+        pytest.param(['a "quote"', "a \\", '\\"', "x" * 398, ""], 5, 100, id="texts with quotes and backslashes"),
+        pytest.param(["y"] * 9000, 9000, 0, id="thousands of texts"),
+        pytest.param([[1], [1, 2], *[[3]] * 9000], 9002, 2, id="thousands of lists of token ids"),
     ],
 )
 def test_parse_counts_prompts(prompt: object, choices: int, tokens: int) -> None:
@@ -105,6 +113,46 @@ def test_parse_counts_prompts(prompt: object, choices: int, tokens: int) -> None
     request = a_request(api="completions", prompt=prompt)
 
     assert (request.choices, request.prompt_tokens) == (choices, tokens)
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit"),
+    [
+        pytest.param(b'"prompt":[%s]', b"1,", id="token ids"),
+        pytest.param(b'"prompt":[%s]', b"[1],", id="lists of token ids"),
+        pytest.param(b'"prompt":[%s]', b'"",', id="texts"),
+        pytest.param(b'"prompt":"","tools":[%s]', b"{},", id="tools"),
+        pytest.param(b'"prompt":"","tools":[%s]', b"1,", id="tools that are none"),
+        pytest.param(b'"prompt":["",%s]', b"1,", id="a text and token ids"),
+    ],
+)
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_parse_makes_no_object_for_each_of_a_million_items(api: Api, fields: bytes, unit: bytes) -> None:
+    """A body of nothing but items takes a few times its own size to read, not a hundred times."""
+    body = b'{"model":"a",%s}' % (fields % (unit * (2_000_000 // len(unit)))[:-1])
+    tracemalloc.start()
+    try:
+        parse_request(api, body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 6 * len(body)
+
+
+def test_parse_counts_at_least_as_many_tools_as_there_are() -> None:
+    """A list of tools that is too long to decode is no list without tools."""
+    request = a_request(tools=[{"type": "function"}] * 150_000)
+
+    assert (request.tool_count >= 150_000, request.tools_possible) == (True, True)
+
+
+def test_parse_holds_long_bodies_to_the_standard() -> None:
+    """What only Python's json reads is taken from bodies that it reads quickly."""
+    with pytest.raises(BadRequest) as caught:
+        parse_request("completions", b'{"model":"a","x":NaN,"prompt":[%s1]}' % (b"1," * 100_000))
+
+    assert caught.value.code == "invalid_json"
 
 
 def test_parse_multiplies_prompts_by_n() -> None:
