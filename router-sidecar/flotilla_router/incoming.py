@@ -28,29 +28,37 @@ class Problem:
 class Incoming:
     """A request as it arrives."""
 
-    __slots__ = ("chunks", "client", "has_body", "headers", "http_1_0", "keep_alive", "method", "size", "url")
+    __slots__ = ("client", "data", "has_body", "headers", "http_1_0", "keep_alive", "method", "url")
 
     def __init__(self) -> None:
         self.method = b""
         self.url = b""
         self.headers: dict[bytes, bytes] = {}
         """Names in lower case; values of repeated ones are joined with ", "."""
-        self.chunks: list[bytes] = []
-        self.size = 0
-        """Bytes of the body so far."""
+        self.data: bytes | bytearray = b""
+        """The body so far."""
         self.has_body = False
         self.client: str | None = None
         """Name of the API key that was shown."""
         self.http_1_0 = False
         self.keep_alive = True
 
+    def add(self, part: bytes) -> None:
+        """More of the body; the first part is kept as it is, since there often is no other."""
+        if not self.data:
+            self.data = part
+            return
+        if isinstance(self.data, bytes):
+            self.data = bytearray(self.data)
+        self.data += part
+
     def body(self) -> bytes:
         """The whole body."""
-        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        return bytes(self.data)
 
     def release(self) -> None:
         """Forget what is no longer needed while the answer is awaited."""
-        self.chunks = []
+        self.data = b""
         self.headers = {}
 
 
@@ -82,4 +90,7 @@ def too_large(limit: int) -> Problem:
 
 TOO_LARGE_HEAD = make_problem(
     431, f"the request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them", "headers_too_large"
+)
+TOO_MUCH_FRAMING = make_problem(
+    400, f"the body has more than {MAX_HEADER_BYTES} bytes of chunk extensions or trailers", "too_much_framing"
 )

@@ -19,12 +19,14 @@ from typing import Protocol, cast
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .exchange import Exchange
-from .incoming import TOO_LARGE_HEAD, Incoming, Problem, by_name, head_size, make_problem, too_large
+from .incoming import TOO_LARGE_HEAD, TOO_MUCH_FRAMING, Incoming, Problem, by_name, head_size, make_problem, too_large
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 LINGER_SECONDS = 2.0
 """How long what a client still sends is read and dropped after an early answer, so that the answer is not lost."""
 SWEEP_SECONDS = 1.0
+OVERHEAD_PER_BYTE = 9
+"""Bytes on the wire that a byte of a body may take; a chunk of one byte takes six."""
 _SMALL = 16 * 1024
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
@@ -75,12 +77,12 @@ class ClientConnection(asyncio.Protocol):
         "_chunked",
         "_current",
         "_discarding",
-        "_head_bytes",
         "_headers",
         "_in_head",
         "_incoming",
         "_listener",
         "_loop",
+        "_overhead",
         "_parser",
         "_queue",
         "_transport",
@@ -98,7 +100,8 @@ class ClientConnection(asyncio.Protocol):
         self._current: Incoming | None = None
         self._queue: deque[tuple[Incoming, Problem | None]] | None = None
         self._in_head = True
-        self._head_bytes = 0
+        self._overhead = 0
+        """Bytes that have arrived of a head, or of a body beyond what its framing may take."""
         self._headers: list[tuple[bytes, bytes]] = []
         """Of the request whose head is arriving."""
         self._broken = False
@@ -133,8 +136,7 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         if self._broken or parser is None:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._overhead += len(data)
         try:
             parser.feed_data(data)
         except HttpParserUpgrade:
@@ -144,8 +146,8 @@ class ClientConnection(asyncio.Protocol):
         except HttpParserError:
             self._refuse(make_problem(400, "the request is not valid HTTP/1.1", "invalid_http"))
         else:
-            if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
-                self._refuse(TOO_LARGE_HEAD)
+            if self._overhead > MAX_HEADER_BYTES:
+                self._refuse(TOO_LARGE_HEAD if self._in_head else TOO_MUCH_FRAMING)
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -191,11 +193,12 @@ class ClientConnection(asyncio.Protocol):
         if incoming is None or parser is None or self._broken:
             return
         given, self._headers = self._headers, []
-        large = self._head_bytes > MAX_HEADER_BYTES and head_size(incoming.url, given) > MAX_HEADER_BYTES
+        large = self._overhead > MAX_HEADER_BYTES and head_size(incoming.url, given) > MAX_HEADER_BYTES
         if large or len(given) > MAX_HEADERS:
             self._refuse(TOO_LARGE_HEAD)
             return
         self._in_head = False
+        self._overhead = 0
         incoming.headers = by_name(given)
         incoming.method = parser.get_method()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
@@ -219,17 +222,18 @@ class ClientConnection(asyncio.Protocol):
         incoming = self._incoming
         if incoming is None or self._broken:
             return
-        incoming.size += len(body)
-        if incoming.size > self._listener.service.max_body_bytes:
+        size = len(body)
+        self._overhead = max(self._overhead - OVERHEAD_PER_BYTE * size, 0)
+        if len(incoming.data) + size > self._listener.service.max_body_bytes:
             self._refuse(too_large(self._listener.service.max_body_bytes))
             return
-        incoming.chunks.append(body)
+        incoming.add(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         incoming, self._incoming = self._incoming, None
         self._in_head = True
-        self._head_bytes = 0
+        self._overhead = 0
         if incoming is not None and not self._broken:
             self._submit(incoming, None)
 
