@@ -29,6 +29,7 @@ import msgspec
 from flotilla_api.policy import Boundary, Cause
 from flotilla_api.snapshot import Conditions, Route, RoutingSnapshot, Target
 
+from .errors import quote
 from .request import Api
 from .strategies import Candidate, static
 
@@ -149,7 +150,7 @@ def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bo
     if header is not None and header not in ("Any", "LocalOnly"):
         return Refusal(
             400,
-            f'x-flotilla-boundary is "{header}"; it must be LocalOnly or Any.',
+            f'x-flotilla-boundary is "{quote(header)}"; it must be LocalOnly or Any.',
             "invalid_request_error",
             "invalid_boundary",
         )
@@ -162,7 +163,7 @@ def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bo
         known = ", ".join(visible_models(table))
         return Refusal(
             404,
-            f"The model `{features.model[:64]}` does not exist. Models here: {known}.",
+            f"The model `{quote(features.model)}` does not exist. Models here: {known}.",
             "invalid_request_error",
             "model_not_found",
             "model",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from flotilla_api.snapshot import Target
 from .choose import Decision, Features, Refusal, choose, visible_models
 from .credentials import ApiKeys, bearer_token
 from .dispatch import Dispatcher
+from .errors import quote
 from .exchange import Exchange
 from .incoming import Incoming, Problem, too_large
 from .openai import Api, BadRequest, ParsedRequest, parse_request
@@ -29,8 +29,6 @@ _TRACE_HEADERS = (b"traceparent", b"tracestate")
 """With the request id, all of a client's headers that go upstream."""
 _MOST_KNOWN_LINES = 256
 _known_lines: dict[tuple[bytes | None, ...], bytes] = {}
-_SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+="
-_MOST_ID_BYTES = 128
 _SMALL_BODY_BYTES = 1024 * 1024
 """Most that is read while no snapshot says how much."""
 _JSON = b"application/json"
@@ -87,7 +85,7 @@ class Surface:
         """Whether the body should be read, by the headers."""
         endpoint = self._find(incoming.url)
         if endpoint is None:
-            path = _path(incoming.url).decode("latin-1")
+            path = quote(_path(incoming.url).decode("latin-1"))
             return Problem(status=404, message=f"there is nothing at {path}", code="not_found")
         if incoming.has_body and incoming.method != b"POST":
             method = incoming.method.decode("latin-1")
@@ -114,12 +112,11 @@ class Surface:
         except _RefusedError as refused:
             connection.refuse(refused.problem)
 
-    def refused(self, problem: Problem, incoming: Incoming | None) -> None:
-        """Count and log."""
-        given = incoming.headers.get(b"x-request-id", b"") if incoming is not None else b""
-        self._router.dispatcher.telemetry.refused(
-            problem.code, status=problem.status, request_id=request_id(given), message=problem.message
-        )
+    def refused(self, problem: Problem, incoming: Incoming) -> bytes:
+        """Count and log; the header lines that say which request of which policy it was."""
+        name, telemetry = incoming.request_id, self._router.dispatcher.telemetry
+        telemetry.refused(problem.code, status=problem.status, request_id=name, message=problem.message)
+        return f"x-flotilla-policy: {telemetry.policy}\r\nx-flotilla-request-id: {name}\r\n".encode()
 
     def _find(self, url: bytes) -> Endpoint | None:
         endpoint = self._endpoints.get(url)
@@ -208,7 +205,7 @@ class Router:
         request = _parse(api, incoming.body())
         decision = self._decide(live, request, incoming)
         headers = incoming.headers
-        name = request_id(headers.get(b"x-request-id", b""))
+        name = incoming.request_id
         record = RequestRecord(
             request_id=name,
             policy=live.snapshot.policy,
@@ -312,7 +309,7 @@ class Router:
     def _model(self, incoming: Incoming, connection: ClientConnection) -> None:
         name = unquote(_path(incoming.url).removeprefix(b"/v1/models/").decode("latin-1"))
         if name not in visible_models(self._live().table):
-            message = f"The model `{name}` does not exist."
+            message = f"The model `{quote(name)}` does not exist."
             raise _RefusedError(Problem(status=404, message=message, code="model_not_found", param="model"))
         connection.respond(200, _JSON_LINE, msgspec.json.encode(_model_object(name)))
 
@@ -330,13 +327,6 @@ class Router:
     def _metrics(self, _incoming: Incoming, connection: ClientConnection) -> None:
         exposition = self.dispatcher.telemetry.exposition()
         connection.respond(200, b"content-type: %b\r\n" % METRICS_CONTENT_TYPE, exposition)
-
-
-def request_id(given: bytes) -> str:
-    """The client's own id where it is harmless, else a new one."""
-    if given and len(given) <= _MOST_ID_BYTES and not given.translate(None, _SAFE_IN_ID):
-        return given.decode("ascii")
-    return f"{random.getrandbits(64):016x}"
 
 
 def _path(url: bytes) -> bytes:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+_LONGEST_QUOTE = 100
+"""Characters."""
+
 
 class BadRequest(Exception):  # noqa: N818 - named for the status it becomes
     """The client's own mistake, in the shape of OpenAI's errors."""
@@ -31,6 +34,11 @@ class BadRequest(Exception):  # noqa: N818 - named for the status it becomes
 
 class EventTooLarge(Exception):  # noqa: N818 - named for what happened
     """An event is longer than the splitter's bound."""
+
+
+def quote(text: str) -> str:
+    """What a client sent, at a length that fits a message and a log line."""
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
 def error_body(message: str, *, type: str, param: str | None = None, code: str | None = None) -> bytes:  # noqa: A002

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from .openai import error_body
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS
+
+_SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+="
+_MOST_ID_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class Problem:
 class Incoming:
     """A request as it arrives."""
 
-    __slots__ = ("client", "data", "has_body", "headers", "http_1_0", "keep_alive", "method", "url")
+    __slots__ = ("_id", "client", "data", "has_body", "headers", "http_1_0", "keep_alive", "method", "url")
 
     def __init__(self) -> None:
         self.method = b""
@@ -42,6 +46,14 @@ class Incoming:
         """Name of the API key that was shown."""
         self.http_1_0 = False
         self.keep_alive = True
+        self._id = ""
+
+    @property
+    def request_id(self) -> str:
+        """The client's own id where it is harmless, else a new one; the same whenever it is asked for."""
+        if not self._id:
+            self._id = _make_id(self.headers.get(b"x-request-id", b""))
+        return self._id
 
     def add(self, part: bytes) -> None:
         """More of the body; the first part is kept as it is, since there often is no other."""
@@ -57,9 +69,15 @@ class Incoming:
         return bytes(self.data)
 
     def release(self) -> None:
-        """Forget what is no longer needed while the answer is awaited."""
+        """Forget what is no longer needed while the answer is awaited; the id is known by now."""
         self.data = b""
         self.headers = {}
+
+
+def _make_id(given: bytes) -> str:
+    if given and len(given) <= _MOST_ID_BYTES and not given.translate(None, _SAFE_IN_ID):
+        return given.decode("ascii")
+    return f"{random.getrandbits(64):016x}"
 
 
 def head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:

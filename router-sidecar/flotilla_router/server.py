@@ -55,8 +55,8 @@ class Service(Protocol):
         """Answer: `respond`, now or later through an exchange that is given to `connection.exchange` first."""
         ...
 
-    def refused(self, problem: Problem, incoming: Incoming | None) -> None:
-        """A request was refused; the answer is on its way."""
+    def refused(self, problem: Problem, incoming: Incoming) -> bytes:
+        """A request is refused; the header lines that name it in the answer."""
         ...
 
 
@@ -367,8 +367,9 @@ class ClientConnection(asyncio.Protocol):
 
     def refuse(self, problem: Problem) -> None:
         """Answer the current request with an error."""
-        self._listener.service.refused(problem, self._current)
-        self.respond(problem.status, _JSON + problem.headers, problem.body())
+        if self._current is not None:
+            name = self._listener.service.refused(problem, self._current)
+            self.respond(problem.status, _JSON + problem.headers + name, problem.body())
 
     def _serve_next(self) -> None:
         """Serve a pipelined request, if there is one and the client reads."""

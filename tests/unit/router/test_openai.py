@@ -102,7 +102,7 @@ def test_parse_reads_what_routing_needs(fields: Json, expected: Json) -> None:
         pytest.param([1, 2, 3], 1, 3, id="token ids"),
         pytest.param([[1, 2, 3], [4]], 2, 3, id="lists of token ids"),
         pytest.param([], 1, 0, id="an empty list"),
-        pytest.param([[]], 1, 1, id="a list of nothing"),
+        pytest.param([[0]], 1, 1, id="one list of one token id"),
         pytest.param(['a "quote"', "a \\", '\\"', "x" * 398, ""], 5, 100, id="texts with quotes and backslashes"),
         pytest.param(["y"] * 9000, 9000, 0, id="thousands of texts"),
         pytest.param([[1], [1, 2], *[[3]] * 9000], 9002, 2, id="thousands of lists of token ids"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rig import (
     LAST_CHUNK,
+    POLICY,
     STREAM_HEAD,
     Peer,
     Received,
@@ -99,10 +100,40 @@ async def test_bad_requests_are_refused_in_openais_shape(
 
         assert reply.status == status
         assert error_of(reply)["code"] == code
-        assert [line["code"] for line in rig.log.of("refused")] == [code]
+        (line,) = rig.log.of("refused")
+        assert (line["code"], line["request_id"]) == (code, reply.headers["x-flotilla-request-id"])
+        assert reply.headers["x-flotilla-policy"] == line["policy"] == POLICY
         assert rig.metric(f'flotilla_router_refused_total{{code="{code}"') == 1
         assert model.received == []
         await expect_still_serving(rig)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "beginning", "end"),
+    [
+        pytest.param(
+            post(chat(model="m" * 9000)),
+            "The model `mmm",
+            "mm...` does not exist. Models here: auto, maths.",
+            id="model",
+        ),
+        pytest.param(
+            post(chat(), headers=["x-flotilla-boundary: " + "b" * 9000]),
+            'x-flotilla-boundary is "bbb',
+            'bb..."; it must be LocalOnly or Any.',
+            id="boundary",
+        ),
+        pytest.param(get("/v1/models/" + "n" * 8000), "The model `nnn", "nn...` does not exist.", id="name"),
+        pytest.param(get("/" + "p" * 8000), "there is nothing at /ppp", "pp...", id="path"),
+    ],
+)
+async def test_long_texts_of_clients_are_cut(tmp_path: Path, request_bytes: bytes, beginning: str, end: str) -> None:
+    """An error quotes what the client sent, in the answer and in the log, but not thousands of characters of it."""
+    async with router(tmp_path, a_snapshot(expert("maths"))) as rig:
+        message = error_of(await ask(rig.port, request_bytes))["message"]
+
+        assert (message.startswith(beginning), message.endswith(end), len(message) < 500) == (True, True, True)
+        assert rig.log.of("refused")[0]["error"] == message
 
 
 async def test_a_wrong_method_names_the_right_ones(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from flotilla_api.snapshot import TokenPrice
 from flotilla_router import control, registry
 from flotilla_router.attempt import token_cost_usd
 from flotilla_router.credentials import ApiKeys, bearer_token
-from flotilla_router.endpoints import request_id
 from flotilla_router.exchange import dollars
+from flotilla_router.incoming import Incoming
 from flotilla_router.openai import Usage
 from flotilla_router.registry import Replica, TargetState, ejection_seconds, hold_seconds, pick
 from flotilla_router.settings import RouterSettings, SettingsError
@@ -143,14 +143,29 @@ def test_an_empty_key_file_is_nobodys_key(tmp_path: Path) -> None:
     assert (keys.client_of(b""), keys.client_of(b"sk"), keys.client_of(b"no")) == (None, "bob", None)
 
 
+def id_of(given_id: bytes) -> str:
+    incoming = Incoming()
+    incoming.headers = {b"x-request-id": given_id}
+    return incoming.request_id
+
+
 @pytest.mark.parametrize(
     "given_id", [pytest.param(b"", id="none"), pytest.param(b"a b", id="space"), pytest.param(b"x" * 200, id="long")]
 )
 def test_a_harmful_request_id_is_replaced(given_id: bytes) -> None:
     """Ids go into headers and logs, so only harmless ones are taken over."""
-    assert request_id(given_id) != given_id.decode()
-    assert len(request_id(given_id)) == 16
-    assert request_id(b"req-1/2") == "req-1/2"
+    assert given_id.decode() != id_of(given_id)
+    assert len(id_of(given_id)) == 16
+    assert id_of(b"req-1/2") == "req-1/2"
+
+
+def test_a_request_has_one_id() -> None:
+    """Also after its headers are forgotten."""
+    incoming = Incoming()
+    first = incoming.request_id
+    incoming.release()
+
+    assert incoming.request_id == first
 
 
 @pytest.mark.parametrize(
