@@ -12,7 +12,15 @@ from flotilla_api.meta import API_VERSION
 from flotilla_api.names import POD_HASH_ANNOTATION, selector_labels
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.plan import plan
-from flotilla_operator.reconcile.types import Acknowledgement, Manifest, ObjectRef, Observed, OperatorSettings
+from flotilla_operator.reconcile.types import (
+    Acknowledgement,
+    Manifest,
+    ObjectRef,
+    Observed,
+    OperatorSettings,
+    StepFailure,
+    Verdict,
+)
 from flotilla_operator.resources.quantity import parse_quantity
 
 NAMESPACE = "agents"
@@ -54,6 +62,12 @@ def a_policy(name: str = "billing", *, generation: int = 1, **spec: Any) -> Mani
         "auth": {"anonymous": True},
     }
     return _owner("RoutingPolicy", name, generation, base | spec)
+
+
+def a_wide_rule(name: str) -> Manifest:
+    """A rule of a policy with as much text as the schema takes: eight headers of 8 KiB of values each."""
+    headers = [{"name": f"x-{header}", "in": [f"{value:0256}" for value in range(32)]} for header in range(8)]
+    return {"name": name, "when": {"headers": headers}}
 
 
 def a_profile(name: str = "l4", **spec: Any) -> Manifest:
@@ -220,6 +234,11 @@ def observe(owner: Manifest, *others: Manifest, **fields: Any) -> Observed:
     by_ref = {ObjectRef.of(each): each for each in others}
     references = dispatch.resolve_references(owner, by_ref.get)
     return replace(Observed(owner=owner, settings=SETTINGS, now=NOW, references=references), **fields)
+
+
+def judge(observed: Observed, *failures: StepFailure) -> Verdict:
+    """What is said of the owner after `failures`, if any, came in the way."""
+    return dispatch.verdict(observed, dispatch.desired(observed), failures)
 
 
 def carried_out(observed: Observed) -> Observed:

@@ -39,6 +39,8 @@ class Reason(StrEnum):
     """The API server refused the workload; see podOverrides and engine."""
     APPLY_REFUSED = "ApplyRefused"
     """The API server refused another child than the workload; the message says why."""
+    SNAPSHOT_TOO_LARGE = "SnapshotTooLarge"
+    """The policy's snapshot does not fit a ConfigMap; name fewer models and rules in it, or split it."""
     CONFLICT = "Conflict"
     """An object that is not ours has a child's name; rename one of them."""
 

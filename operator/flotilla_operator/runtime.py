@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .ports import Clock, Cluster, NotLeadingError, OperatorError, OutdatedError, Routers
-from .reconcile.dispatch import desired, snapshot_of, verdict
+from .reconcile.dispatch import desired, verdict
+from .reconcile.gateway import snapshot_of, too_large
 from .reconcile.plan import conflicts, plan
 from .reconcile.types import Key, Manifest, ObjectRef, Observed, Plan, StepFailure, Verdict
 from .telemetry import LOGGER, Telemetry, fields
@@ -219,13 +220,15 @@ class Runtime:
         if observed.owner["metadata"].get("deletionTimestamp"):
             return Outcome()
         wanted = desired(observed)
+        if unfit := too_large(wanted):
+            return await self._report(observed, wanted, Plan(), unfit)
         self._publish(key, wanted)
         planned = plan(wanted, observed)
         failures = (*conflicts(wanted, observed), *await self._cluster.execute(planned))
         if planned.steps and not failures and key not in self._attempts:
             # What was written is looked at next, and the status then says what became of it: one write instead of two.
             return Outcome(steps=[step.reason for step in planned.steps])
-        return await self._report(observed, planned, failures)
+        return await self._report(observed, wanted, planned, failures)
 
     def _gone(self, key: Key) -> Outcome:
         if key.kind == "RoutingPolicy":
@@ -238,8 +241,10 @@ class Runtime:
         if snapshot is not None:
             self._routers.publish(key, snapshot)
 
-    async def _report(self, observed: Observed, planned: Plan, failures: Sequence[StepFailure]) -> Outcome:
-        result: Verdict = verdict(observed, failures)
+    async def _report(
+        self, observed: Observed, wanted: Sequence[Manifest], planned: Plan, failures: Sequence[StepFailure]
+    ) -> Outcome:
+        result: Verdict = verdict(observed, wanted, failures)
         owner = observed.owner
         differs = result.status != (owner.get("status") or {})
         if differs:

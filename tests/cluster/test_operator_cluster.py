@@ -311,9 +311,10 @@ async def test_a_template_that_fits_no_schema_is_refused_for_good(
     async with an_adapter(api, place) as adapter:
         observed = await observe(adapter, an_expert(api, place, **spec))
 
-        failures = await adapter.cluster.execute(plan(desired(observed), observed))
+        wanted = desired(observed)
+        failures = await adapter.cluster.execute(plan(wanted, observed))
 
-        conditions = {each["type"]: each for each in verdict(observed, failures).status["conditions"]}
+        conditions = {each["type"]: each for each in verdict(observed, wanted, failures).status["conditions"]}
         assert conditions["Accepted"]["status"] == conditions["Ready"]["status"] == "False"
         assert conditions["Accepted"]["reason"] == Reason.INVALID_POD_TEMPLATE
         assert expected in conditions["Accepted"]["message"]

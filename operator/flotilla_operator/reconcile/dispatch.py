@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from flotilla_api.names import PUBLISHED_KEY, SNAPSHOT_KEY
 from flotilla_operator.resources.specs import (
     InvalidSpecError,
     Served,
@@ -21,7 +20,7 @@ from .engine_status import engine_verdict
 from .external import external_verdict
 from .gateway import desired_gateway
 from .gateway_status import gateway_verdict
-from .types import Manifest, ObjectRef, Observed, OwnerKind, PublishedSnapshot, StepFailure, Verdict
+from .types import Manifest, ObjectRef, Observed, OwnerKind, StepFailure, Verdict
 
 
 class ChildKind(NamedTuple):
@@ -74,24 +73,20 @@ def desired(observed: Observed) -> tuple[Manifest, ...]:
     return desired_engine(observed, model) if isinstance(model, Served) else ()
 
 
-def verdict(observed: Observed, failures: Sequence[StepFailure]) -> Verdict:
-    """The owner's whole status, the events of its transitions, and when to look again."""
+def verdict(observed: Observed, wanted: Sequence[Manifest], failures: Sequence[StepFailure]) -> Verdict:
+    """The owner's whole status, the events of its transitions, and when to look again.
+
+    `wanted` is what `desired(observed)` returned, `failures` what came in the way of it.
+    """
     try:
         if observed.owner["kind"] == "RoutingPolicy":
-            return gateway_verdict(observed, parse_policy(observed.owner), failures)
+            return gateway_verdict(observed, parse_policy(observed.owner), wanted, failures)
         model = parse_model(observed.owner)
     except InvalidSpecError as error:
         return invalid_verdict(observed, str(error))
     if isinstance(model, Served):
-        return engine_verdict(observed, model, failures)
+        return engine_verdict(observed, model, wanted, failures)
     return external_verdict(observed, model, failures)
-
-
-def snapshot_of(desired: Sequence[Manifest]) -> PublishedSnapshot | None:
-    """The snapshot that a RoutingPolicy's ConfigMap holds; None where there is none."""
-    maps = (manifest.get("data", {}) for manifest in desired if manifest["kind"] == "ConfigMap")
-    found = next((data for data in maps if SNAPSHOT_KEY in data), None)
-    return PublishedSnapshot(found[SNAPSHOT_KEY].encode(), found.get(PUBLISHED_KEY, "")) if found else None
 
 
 def references(owner: Manifest) -> frozenset[ObjectRef]:

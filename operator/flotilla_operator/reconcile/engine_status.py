@@ -19,7 +19,7 @@ from flotilla_operator.resources.specs import Served, find_profile
 from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, next_look_seconds, scheduling_cause, worst_cause
 from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, same_as, unknown
-from .engine import desired_engine, find_child
+from .engine import find_child
 from .evictions import evicted
 from .types import Manifest, Observed, StepFailure, Verdict
 
@@ -30,7 +30,6 @@ class EngineFacts:
 
     observed: Observed
     served: Served
-    failures: Sequence[StepFailure]
     profile: AcceleratorProfileSpec | None
     deployment: Manifest | None
     pods: list[Manifest]
@@ -52,9 +51,11 @@ class EngineFacts:
         return engine_address(self.served.owner)
 
 
-def engine_verdict(observed: Observed, served: Served, failures: Sequence[StepFailure]) -> Verdict:
+def engine_verdict(
+    observed: Observed, served: Served, wanted: Sequence[Manifest], failures: Sequence[StepFailure]
+) -> Verdict:
     """Status, events, and when to look again."""
-    facts = gather_facts(observed, served, failures)
+    facts = gather_facts(observed, served, wanted)
     accepted_check = accepted(failures)
     resolved = _references_resolved(facts)
     available = _available(facts, accepted_check, resolved)
@@ -70,11 +71,11 @@ def engine_verdict(observed: Observed, served: Served, failures: Sequence[StepFa
     return make_verdict(observed, checks, _fields(facts), next_look_seconds(facts.pods, facts.rules))
 
 
-def gather_facts(observed: Observed, served: Served, failures: Sequence[StepFailure]) -> EngineFacts:
+def gather_facts(observed: Observed, served: Served, wanted: Sequence[Manifest]) -> EngineFacts:
     """The facts of one reconciliation."""
     profile = find_profile(served, observed.references)
     pods = [pod for pod in observed.pods if is_live(pod)]
-    wanted_hash = _wanted_pod_hash(observed, served) if profile else None
+    wanted_hash = _wanted_pod_hash(wanted) if profile else None
     current = [pod for pod in pods if wanted_hash and _pod_hash(pod) == wanted_hash]
     rules = PodRules(
         container=ENGINE_CONTAINER,
@@ -87,7 +88,6 @@ def gather_facts(observed: Observed, served: Served, failures: Sequence[StepFail
     return EngineFacts(
         observed=observed,
         served=served,
-        failures=failures,
         profile=profile,
         deployment=find_child(observed, "Deployment", child_of(served.owner)),
         pods=pods,
@@ -97,8 +97,8 @@ def gather_facts(observed: Observed, served: Served, failures: Sequence[StepFail
     )
 
 
-def _wanted_pod_hash(observed: Observed, served: Served) -> str:
-    deployment = next(each for each in desired_engine(observed, served) if each["kind"] == "Deployment")
+def _wanted_pod_hash(wanted: Sequence[Manifest]) -> str:
+    deployment = next(each for each in wanted if each["kind"] == "Deployment")
     return _pod_hash(deployment["spec"]["template"])
 
 

@@ -14,7 +14,7 @@ from flotilla_api.snapshot import RoutingSnapshot, Target
 from flotilla_operator.resources.gateway import gateway_replicas, gateway_url
 from flotilla_operator.resources.manifest import ObjectRef, child_of
 from flotilla_operator.resources.pods import is_live, is_ready
-from flotilla_operator.resources.snapshot import make_snapshot
+from flotilla_operator.resources.snapshot import make_targets
 from flotilla_operator.resources.specs import policy_experts, policy_fallbacks
 
 from .causes import Cause, PodRules, next_look_seconds, worst_cause
@@ -22,7 +22,7 @@ from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
-from .gateway import parse_time, published_snapshot
+from .gateway import parse_time, snapshot_of
 from .types import Acknowledgement, Manifest, Observed, PublishedSnapshot, StepFailure, Verdict
 
 PROPAGATION_SECONDS = 2.0
@@ -83,9 +83,11 @@ class GatewayFacts:
         return bool(target.endpoints)
 
 
-def gateway_verdict(observed: Observed, spec: RoutingPolicySpec, failures: Sequence[StepFailure]) -> Verdict:
+def gateway_verdict(
+    observed: Observed, spec: RoutingPolicySpec, wanted: Sequence[Manifest], failures: Sequence[StepFailure]
+) -> Verdict:
     """Status, events, and a second look where routers still may acknowledge in time."""
-    facts = gather_facts(observed, spec)
+    facts = gather_facts(observed, spec, wanted)
     accepted_check = accepted(failures)
     router_ready = _router_ready(facts, accepted_check)
     propagated = _config_propagated(facts)
@@ -106,10 +108,10 @@ def _next_look_seconds(facts: GatewayFacts) -> float | None:
     return min((seconds for seconds in looks if seconds is not None), default=None)
 
 
-def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
+def gather_facts(observed: Observed, spec: RoutingPolicySpec, wanted: Sequence[Manifest]) -> GatewayFacts:
     """The facts of one reconciliation."""
-    snapshot = make_snapshot(observed.owner, spec, observed.references, observed.reference_pods)
-    published = published_snapshot(observed, snapshot.to_json())
+    namespace = observed.owner["metadata"]["namespace"]
+    published = snapshot_of(wanted) or PublishedSnapshot(b"", "")
     pods = [pod for pod in observed.pods if is_live(pod)]
     ready = [pod for pod in pods if is_ready(pod)]
     uids = {pod["metadata"]["uid"] for pod in ready}
@@ -123,7 +125,7 @@ def gather_facts(observed: Observed, spec: RoutingPolicySpec) -> GatewayFacts:
     return GatewayFacts(
         observed=observed,
         spec=spec,
-        targets=snapshot.targets,
+        targets=make_targets(namespace, spec, observed.references, observed.reference_pods),
         digest=RoutingSnapshot.digest_of(published.data),
         deployment=find_child(observed, "Deployment", child_of(observed.owner)),
         ready=ready,

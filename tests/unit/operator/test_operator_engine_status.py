@@ -23,6 +23,7 @@ from builders import (
     an_unscheduled_pod,
     carried_out,
     ending,
+    judge,
     observe,
     rolled_out,
     template_of,
@@ -41,12 +42,12 @@ TEMPLATE = template_of(RUNNING.children)
 
 def conditions(observed: Observed, *failures: StepFailure) -> dict[str, str]:
     """Type -> `True` or `False Reason`."""
-    found = dispatch.verdict(observed, failures).status["conditions"]
+    found = judge(observed, *failures).status["conditions"]
     return {c["type"]: c["status"] if c["status"] == "True" else f"{c['status']} {c['reason']}" for c in found}
 
 
 def message(observed: Observed, kind: str, *failures: StepFailure) -> str:
-    found = dispatch.verdict(observed, failures).status["conditions"]
+    found = judge(observed, *failures).status["conditions"]
     return next(each["message"] for each in found if each["type"] == kind)
 
 
@@ -361,7 +362,7 @@ def test_status_counts_what_runs_and_what_it_costs() -> None:
         an_unscheduled_pod(expert, NO_GPU, "c", template=template),
     )
 
-    status = dispatch.verdict(replace(base, pods=pods), ()).status
+    status = judge(replace(base, pods=pods)).status
     status.pop("conditions")
 
     assert status == {
@@ -380,17 +381,17 @@ def test_statuses_are_of_the_schema() -> None:
     served = a_served_fallback()
     full = rolled_out(observe(served, a_profile()))
 
-    ExpertStatus.model_validate(dispatch.verdict(with_pods(OLD), ()).status)
-    FallbackStatus.model_validate(dispatch.verdict(full, ()).status)
-    FallbackStatus.model_validate(dispatch.verdict(observe(a_fallback()), ()).status)
+    ExpertStatus.model_validate(judge(with_pods(OLD)).status)
+    FallbackStatus.model_validate(judge(full).status)
+    FallbackStatus.model_validate(judge(observe(a_fallback())).status)
 
 
 def test_nothing_changes_in_the_status_when_nothing_changes() -> None:
     """The second look at the same facts writes nothing and tells nothing, whatever the hour."""
-    first = dispatch.verdict(with_pods(CRASHING, OLD), ())
+    first = judge(with_pods(CRASHING, OLD))
     later = replace(with_pods(OLD, CRASHING), owner=with_status(EXPERT, first.status), now=NOW + timedelta(minutes=3))
 
-    second = dispatch.verdict(later, ())
+    second = judge(later)
 
     assert first.events
     assert second.status == first.status
@@ -402,14 +403,14 @@ def test_a_late_start_is_looked_at_in_time() -> None:
     starting = a_starting_pod(EXPERT, template=TEMPLATE, since_seconds=30)
     late = a_starting_pod(EXPERT, template=TEMPLATE, since_seconds=1000)
 
-    assert dispatch.verdict(with_pods(starting), ()).requeue_after_seconds == 870
-    assert dispatch.verdict(with_pods(late), ()).requeue_after_seconds is None
-    assert dispatch.verdict(with_pods(OLD), ()).requeue_after_seconds is None
+    assert judge(with_pods(starting)).requeue_after_seconds == 870
+    assert judge(with_pods(late)).requeue_after_seconds is None
+    assert judge(with_pods(OLD)).requeue_after_seconds is None
 
 
 def test_an_external_fallback_is_ready_as_soon_as_it_is_accepted() -> None:
     """There is nothing to run; the status says where requests go."""
-    verdict = dispatch.verdict(observe(a_fallback()), ())
+    verdict = judge(observe(a_fallback()))
 
     assert conditions(observe(a_fallback())) == {"Accepted": "True", "Ready": "True"}
     assert verdict.status["model"] == "big-1"
@@ -424,7 +425,7 @@ def test_a_served_fallback_is_told_of_as_an_expert() -> None:
     base = rolled_out(observe(fallback, a_profile()))
     pod = a_ready_pod(fallback, template=template_of(base.children))
 
-    status = dispatch.verdict(replace(base, pods=(pod,)), ()).status
+    status = judge(replace(base, pods=(pod,))).status
 
     assert conditions(replace(base, pods=(pod,)))["Ready"] == "True"
     assert status["model"] == "hf://Qwen/Qwen2.5-1.5B-Instruct"

@@ -16,10 +16,12 @@ from builders import (
     a_ready_pod,
     a_waiting_pod,
     a_warning,
+    a_wide_rule,
     acknowledged,
     an_end,
     an_expert,
     carried_out,
+    judge,
     observe,
     rolled_out,
     with_status,
@@ -28,6 +30,7 @@ from flotilla_api.control import Problem, ProblemKind
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_api.status import RoutingPolicyStatus
 from flotilla_operator.reconcile import dispatch
+from flotilla_operator.reconcile.gateway import snapshot_of, too_large
 from flotilla_operator.reconcile.gateway_status import PROPAGATION_SECONDS, RETURN_SECONDS
 from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
 
@@ -55,24 +58,24 @@ def a_cluster(
 
 
 def digest_of(observed: Observed) -> str:
-    snapshot = dispatch.snapshot_of(dispatch.desired(observed))
+    snapshot = snapshot_of(dispatch.desired(observed))
     assert snapshot is not None
     return RoutingSnapshot.digest_of(snapshot.data)
 
 
 def conditions(observed: Observed) -> dict[str, str]:
-    found = dispatch.verdict(observed, ()).status["conditions"]
+    found = judge(observed).status["conditions"]
     return {c["type"]: c["status"] if c["status"] == "True" else f"{c['status']} {c['reason']}" for c in found}
 
 
 def message(observed: Observed, kind: str) -> str:
-    found = dispatch.verdict(observed, ()).status["conditions"]
+    found = judge(observed).status["conditions"]
     return next(each["message"] for each in found if each["type"] == kind)
 
 
 def judged(observed: Observed) -> Observed:
     """The same cluster after its status was written."""
-    return replace(observed, owner=with_status(observed.owner, dispatch.verdict(observed, ()).status))
+    return replace(observed, owner=with_status(observed.owner, judge(observed).status))
 
 
 NO_EXTERNAL = a_policy(fallbacks=[])
@@ -238,6 +241,24 @@ def test_messages_name_what_is_missing() -> None:
     assert one == "Fallback big does not exist: create it or change the policy"
 
 
+def test_a_snapshot_that_no_config_map_holds_is_not_accepted() -> None:
+    """The message says how large it is, what takes the most room, and what to do."""
+    rules = [a_wide_rule(f"r{number:02}") for number in range(16)]
+    observed = observe(a_policy(rules=rules), *EVERYTHING)
+    failures = too_large(dispatch.desired(observed))
+
+    found = {each["type"]: each for each in judge(observed, *failures).status["conditions"]}
+
+    assert (found["Accepted"]["status"], found["Accepted"]["reason"]) == ("False", "SnapshotTooLarge")
+    assert found["Ready"]["reason"] == "SnapshotTooLarge"
+    assert found["Accepted"]["message"] == (
+        "the snapshot has 1049 KiB and a ConfigMap holds 1024 KiB; routers keep the last one that fitted. Largest of "
+        "2 models and 16 rules: rule r00 66 KiB, rule r01 66 KiB, rule r02 66 KiB. "
+        "Name fewer experts, replicas and rules in one policy, or split it"
+    )
+    assert too_large(dispatch.desired(observe(a_policy(rules=rules[:15]), *EVERYTHING))) == ()
+
+
 def test_a_missing_certificate_is_named() -> None:
     """Without it the gateway cannot start, and only an event says why."""
     policy = a_policy(tls={"secretRef": {"name": "router-tls"}})
@@ -254,7 +275,7 @@ def test_status_shows_the_gateway_at_a_glance() -> None:
     policy = a_policy(experts=[{"name": "invoice"}, {"name": "sql"}], tls={"secretRef": {"name": "t"}})
     observed = a_cluster(policy, *EVERYTHING, routers=ROUTERS[:1])
 
-    status = dispatch.verdict(observed, ()).status
+    status = judge(observed).status
     status.pop("conditions")
 
     assert status == {
@@ -265,7 +286,7 @@ def test_status_shows_the_gateway_at_a_glance() -> None:
         "endpoint": "https://billing-gateway.agents.svc/v1",
         "snapshotDigest": digest_of(observed),
     }
-    RoutingPolicyStatus.model_validate(dispatch.verdict(observed, ()).status)
+    RoutingPolicyStatus.model_validate(judge(observed).status)
 
 
 def test_new_endpoints_do_not_flap_the_conditions() -> None:
@@ -273,7 +294,7 @@ def test_new_endpoints_do_not_flap_the_conditions() -> None:
     before = moved(later(a_cluster(), 60))
     looks = [before, later(before, 0.5), later(later(before, 0.5), 1.0)]
 
-    verdicts = [dispatch.verdict(look, ()) for look in looks]
+    verdicts = [judge(look) for look in looks]
 
     assert [conditions(look)["ConfigPropagated"] for look in looks] == ["True"] * 3
     assert [conditions(look)["Ready"] for look in looks] == ["True"] * 3
@@ -287,7 +308,7 @@ def test_routers_that_do_not_follow_are_told_of() -> None:
 
     assert conditions(late)["ConfigPropagated"] == "False WaitingForRouters"
     assert conditions(late)["Ready"] == "True"
-    assert dispatch.verdict(late, ()).requeue_after_seconds is None
+    assert judge(late).requeue_after_seconds is None
 
 
 @pytest.mark.parametrize(
@@ -311,7 +332,7 @@ def test_a_change_of_the_leader_changes_no_condition(
     found = conditions(after)
 
     assert (found["ConfigPropagated"], found["Ready"]) == expected
-    assert dispatch.verdict(after, ()).events == ()
+    assert judge(after).events == ()
 
 
 def test_a_new_leader_does_not_wait_for_ever() -> None:
@@ -319,7 +340,7 @@ def test_a_new_leader_does_not_wait_for_ever() -> None:
     before = later(a_cluster(), 60)
     alone = replace(before, acknowledgements=(), leading_seconds=RETURN_SECONDS)
 
-    assert dispatch.verdict(replace(alone, leading_seconds=1.0), ()).requeue_after_seconds == RETURN_SECONDS - 1
+    assert judge(replace(alone, leading_seconds=1.0)).requeue_after_seconds == RETURN_SECONDS - 1
     assert conditions(alone)["ConfigPropagated"] == "Unknown WaitingForRouters"
 
 
@@ -339,14 +360,14 @@ def test_an_operator_that_restarted_calls_nothing_broken() -> None:
 
     assert conditions(restarted)["ConfigPropagated"] == "Unknown WaitingForRouters"
     assert conditions(restarted)["Ready"] == "True"
-    assert dispatch.verdict(restarted, ()).events == ()
+    assert judge(restarted).events == ()
 
 
 def test_nothing_changes_in_the_status_when_nothing_changes() -> None:
     """The second look at the same facts writes nothing and tells nothing."""
     once = judged(a_cluster())
 
-    again = dispatch.verdict(once, ())
+    again = judge(once)
 
     assert again.status == once.owner["status"]
     assert again.events == ()
@@ -354,6 +375,6 @@ def test_nothing_changes_in_the_status_when_nothing_changes() -> None:
 
 def test_becoming_ready_is_one_event_each() -> None:
     """Readiness and propagation are told when they come, and once."""
-    events = dispatch.verdict(a_cluster(), ()).events
+    events = judge(a_cluster()).events
 
     assert [(event.type, event.reason) for event in events] == [("Normal", "Ready")]

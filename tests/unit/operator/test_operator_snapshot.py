@@ -24,13 +24,14 @@ from builders import (
 )
 from flotilla_api.snapshot import Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
 from flotilla_operator.reconcile import dispatch
+from flotilla_operator.reconcile.gateway import snapshot_of
 from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed, PublishedSnapshot
 
 INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
 
 
 def snapshot(observed: Observed) -> RoutingSnapshot:
-    published = dispatch.snapshot_of(dispatch.desired(observed))
+    published = snapshot_of(dispatch.desired(observed))
     assert published is not None
     return RoutingSnapshot.model_validate_json(published.data)
 
@@ -42,10 +43,10 @@ def target(observed: Observed, name: str) -> Target:
 def test_a_router_can_read_what_the_operator_writes() -> None:
     """The ConfigMap holds the canonical bytes; other kinds have no snapshot."""
     observed = observe(a_policy(), a_profile(), an_expert(), a_fallback())
-    published = dispatch.snapshot_of(dispatch.desired(observed))
+    published = snapshot_of(dispatch.desired(observed))
 
     assert published == PublishedSnapshot(snapshot(observed).to_json(), "2026-11-23T12:00:00.000000Z")
-    assert dispatch.snapshot_of(dispatch.desired(observe(an_expert(), a_profile()))) is None
+    assert snapshot_of(dispatch.desired(observe(an_expert(), a_profile()))) is None
 
 
 def test_only_replicas_that_answer_are_endpoints() -> None:
@@ -274,7 +275,7 @@ def test_the_order_of_inputs_never_changes_the_bytes(random: Any) -> None:
             references=dict(mix(observed.references.items())),
             reference_pods={ref: tuple(mix(each)) for ref, each in mix(pods.items())},
         )
-        return dispatch.snapshot_of(dispatch.desired(observed))
+        return snapshot_of(dispatch.desired(observed))
 
     assert build(shuffled(["a", "b", "c"]), shuffled) == build(["a", "b", "c"], list)
 
@@ -298,7 +299,7 @@ def test_the_time_of_publication_orders_the_snapshots(stored: str, *, snapshot_d
     children = tuple(_with_published_at(child, stored) for child in before.children)
     pods = {INVOICE: (a_ready_pod(an_expert()),)} if snapshot_differs else {}
 
-    published = dispatch.snapshot_of(dispatch.desired(replace(before, children=children, reference_pods=pods)))
+    published = snapshot_of(dispatch.desired(replace(before, children=children, reference_pods=pods)))
 
     assert published is not None
     assert published.published_at == expected

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from builders import a_wide_rule
 from fakes.clock import VirtualClock, settle
 from flotilla_api.conditions import Reason
 from flotilla_operator.ports import NotLeadingError, UnreachableError
@@ -382,6 +383,24 @@ async def test_a_policy_is_published_before_anything_is_written() -> None:
         assert world.cluster.log[0] == "publish"
         assert published is not None
         assert b'"policy":"router"' in published.data.replace(b" ", b"")
+
+
+async def test_a_policy_whose_snapshot_fits_no_config_map_changes_nothing() -> None:
+    """Neither the routers nor the API server get half of it; the status says why, and it is looked at again."""
+    async with a_world(POLICY, FALLBACK) as world:
+        world.runtime.wake(POLICY)
+        await settle()
+        log, owner = list(world.cluster.log), world.cluster.owners[POLICY]
+        rules = [a_wide_rule(f"r{number:02}") for number in range(16)]
+        world.cluster.owners[POLICY] = {**owner, "spec": {**owner["spec"], "rules": rules}}
+        world.runtime.wake(POLICY)
+        await settle()
+        looks = len(world.cluster.times(POLICY))
+        await world.clock.advance(REFUSED_RETRY_SECONDS + 1)
+
+        assert world.cluster.log == log
+        assert "SnapshotTooLarge" in str(world.cluster.owners[POLICY]["status"])
+        assert len(world.cluster.times(POLICY)) > looks
 
 
 async def test_a_policy_that_is_gone_is_withdrawn() -> None:
