@@ -20,13 +20,14 @@ import uvloop
 
 from flotilla_api.control import PUBLISHED_HEADER, Problem, ProblemKind
 
+from .connection import Patience
 from .control import Answer, Poll, SnapshotSource
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, client_context, stamp_of
 from .dispatch import Dispatcher
 from .endpoints import Router
 from .reach import Reach
 from .registry import Registry, SnapshotError
-from .server import Listener, Patience
+from .server import Listener
 from .settings import RouterSettings, SettingsError
 from .telemetry import Log, Telemetry, open_log
 from .upstream import Origin, ResponseHead, Upstreams, fetch

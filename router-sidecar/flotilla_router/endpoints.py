@@ -13,6 +13,7 @@ import msgspec
 from flotilla_api.snapshot import Target
 
 from .choose import Decision, Features, Refusal, choose, visible_models
+from .connection import ClientConnection
 from .credentials import ApiKeys, bearer_token
 from .dispatch import Dispatcher
 from .errors import quote
@@ -20,7 +21,6 @@ from .exchange import Exchange
 from .incoming import Incoming, Problem, too_large
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
-from .server import ClientConnection
 from .telemetry import METRICS_CONTENT_TYPE, RequestRecord
 
 BOUNDARY_HEADER = b"x-flotilla-boundary"
@@ -64,7 +64,7 @@ class _RefusedError(Exception):
 
 
 class Surface:
-    """Paths of one listener. Implements server.Service."""
+    """Paths of one listener. Implements connection.Service."""
 
     def __init__(self, router: Router, endpoints: Mapping[bytes, Endpoint]) -> None:
         self._router = router
