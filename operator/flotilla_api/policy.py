@@ -205,7 +205,9 @@ class Escalation(Model):
     commit: Commit | None = Field(None, description="When a stream is good enough to be sent on.")
     confidence: Confidence | None = Field(None, description="The bar of LowConfidence.")
     deadline: PositiveDuration | None = Field(
-        None, description="Latest start of an escalation, from the request's arrival. Default: 20s."
+        None,
+        description="Latest start of an escalation, or of another try after a Timeout, from the request's arrival. "
+        "Default: 20s.",
     )
     onFallbackFailure: Literal["UseExpert", "Error"] | None = Field(
         None,

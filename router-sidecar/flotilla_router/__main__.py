@@ -25,12 +25,13 @@ from .control import Answer, Poll, SnapshotSource
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, client_context, stamp_of
 from .dispatch import Dispatcher
 from .endpoints import Router
+from .fetch import fetch
 from .reach import Reach
 from .registry import Registry, SnapshotError
 from .server import Listener
 from .settings import RouterSettings, SettingsError
 from .telemetry import Log, Telemetry, open_log
-from .upstream import Origin, ResponseHead, Upstreams, fetch
+from .upstream import Origin, Upstreams
 
 FILES_SECONDS = 2.0
 """How often keys, credentials and certificates are looked at."""
@@ -95,12 +96,6 @@ class SnapshotStore:
             self._telemetry.say("control API connected" if error is None else "control API lost", error=error)
 
 
-def _published_at(head: ResponseHead) -> str:
-    start = f"{PUBLISHED_HEADER}: ".encode()
-    found = (line for line in head.lines if line.lower().startswith(start))
-    return next(found, start)[len(start) :].decode("latin-1").strip()
-
-
 class ControlClient:
     """Asks the control API over our own transport. Implements control.Fetch."""
 
@@ -124,7 +119,8 @@ class ControlClient:
         head, body = await fetch(
             self._upstreams, origin, request.encode(), seconds=poll.seconds, limit=MAX_SNAPSHOT_BYTES
         )
-        return Answer(head.status, body, _published_at(head))
+        published = head.value_of(PUBLISHED_HEADER.encode()).decode("latin-1")
+        return Answer(head.status, body, published)
 
     def _origin_of(self, scheme: str, host: str, port: int | None, ca: Path) -> Origin:
         """The same origin, and its connection, for as long as the authority stays the same."""

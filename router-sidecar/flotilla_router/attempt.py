@@ -12,23 +12,23 @@ from typing import Protocol, assert_never
 import msgspec
 
 from flotilla_api.policy import CAUSE_GROUPS, Cause, CauseGroup
-from flotilla_api.snapshot import EscalationConfig, Target, TimeoutConfig, TimePrice, TokenPrice
+from flotilla_api.snapshot import EscalationConfig, Target, TimeoutConfig
 
-from .cascade import Commit, Escalate, Pending, StreamJudge, StreamMeter, Verdict, cause_of_response, judge_whole
+from .cascade import Commit, Escalate, Pending, StreamJudge, StreamMeter, Verdict, judge_whole
+from .cost import call_cost_usd
+from .heads import ResponseHead
 from .openai import Injection, ParsedRequest, Usage, usage_of
 from .registry import Replica
+from .responses import InnerError, cause_of_response, error_in_answer, error_in_event, is_ours_to_solve
 from .settings import MAX_ANSWER_BYTES
 from .sse import EventSplitter, EventTooLarge
 from .telemetry import AttemptRecord
-from .upstream import Call, Failure, Origin, ResponseHead, Upstreams
+from .upstream import Call, Failure, Origin, Upstreams
 
 CLIENT_GONE = "ClientGone"
 """Result of an attempt that ended because nobody waits for it any more."""
 QUALITY_CAUSES = frozenset(cause for cause, group in CAUSE_GROUPS.items() if group is CauseGroup.QUALITY)
 _EVENT_STREAM = b"text/event-stream"
-_ERROR_EVENT = b'data: {"error"'
-_OURS_TO_SOLVE = frozenset((401, 402, 403, 404, 405, 407))
-"""Client errors that are about our credentials or address, never about the client's request."""
 
 
 class State(Enum):
@@ -70,6 +70,10 @@ class Owner(Protocol):
         """There is no usable answer."""
         ...
 
+    def broke(self) -> None:
+        """The request itself could not be processed after its attempt was over."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Attempt:
@@ -95,6 +99,10 @@ class Attempt:
     """Of a whole answer."""
     score: float | None = None
     failure: Failure | None = None
+    error: InnerError | None = None
+    """That came under status 200; a committed stream has passed it on."""
+    _open: bool = False
+    """Whether the replica is busy with it."""
     _call: Call | None = None
     _follower: StreamJudge | StreamMeter | None = None
     _splitter: EventSplitter | None = None
@@ -110,6 +118,7 @@ class Attempt:
     def send(self, upstreams: Upstreams, origin: Origin, parts: Sequence[bytes], connect_seconds: float) -> None:
         """Make the call."""
         self.replica.in_flight += 1
+        self._open = True
         self._call = upstreams.call(origin, parts, self, connect_seconds=connect_seconds)
 
     # What the owner may do
@@ -156,7 +165,7 @@ class Attempt:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-            self._settle(self._usage)
+        self._settle(self._usage)
 
     def timed_out(self) -> None:
         """The replica took too long."""
@@ -207,12 +216,10 @@ class Attempt:
     def on_complete(self) -> None:
         """The response is whole."""
         self._call = None
-        answered = self._follower is None or self._follower.first_token_seen
-        if answered and self.head is not None and self.head.status < 500 and self.head.status != 429:
-            self.replica.succeeded()  # not at the head: a replica that hangs or dies later sends one, too
         if self._follower is None:
             self._judge_whole()
             return
+        self._note_end(self._follower)
         self._settle(self._usage)
         if self.state is State.PASSING:
             self._tell_end()
@@ -223,7 +230,9 @@ class Attempt:
         """The response is not whole, or there is none."""
         self._call = None
         self.failure = failure
-        self.replica.failed(self.loop.time(), refused=failure.before_sending)
+        if failure is not Failure.BROKEN:
+            self.replica.failed(self.loop.time(), refused=failure.before_sending)
+        self._stop_timer()
         self._settle(self._usage)
         self._end = f"the model server failed: {failure.value}"
         if self.state is State.PASSING:
@@ -231,8 +240,19 @@ class Attempt:
         elif self.state is State.WAITING:
             cause = Cause.TIMEOUT if failure is Failure.CONNECT_TIMEOUT else Cause.UPSTREAM_ERROR
             self.owner.failed(self, cause, self._end)
+        elif self.state is State.OVER:
+            self.owner.broke()
 
     # Streams
+
+    def _note_end(self, follower: StreamJudge | StreamMeter) -> None:
+        """Only now has the replica answered: those that hang or die within their streams begin them, too."""
+        if self.error is not None:
+            return
+        if not follower.finished:
+            self.replica.failed(self.loop.time())
+        elif follower.first_token_seen:
+            self.replica.succeeded()
 
     def _follow(self) -> None:
         """Read events. Their follower needs no body, which may be large and outlive its use."""
@@ -247,10 +267,14 @@ class Attempt:
     def _weigh(self, events: list[bytes]) -> None:
         """Feed events until there is a verdict."""
         for index, event in enumerate(events):
+            error = error_in_event(event)
+            if error is not None:
+                self._refuse(error)
+                return
             if not isinstance(self._follower, StreamJudge):
                 if not event.startswith(b":"):
                     self._backlog = events[index:]
-                    self._begin_passing(event)
+                    self._commit(None)
                     return
                 continue
             verdict = self._follower.feed(event, self._last)
@@ -268,14 +292,8 @@ class Attempt:
         """The judge holds what comes after its verdict, too."""
         if isinstance(self._follower, StreamJudge):
             for event in events:
+                self._note_error_in(event)
                 self._follower.feed(event, self._last)
-
-    def _begin_passing(self, first: bytes) -> None:
-        """A stream that is not judged is the answer from its first event on, unless that is an error."""
-        if first.startswith(_ERROR_EVENT):
-            self._break("the model server ended its stream with an error")
-        else:
-            self._commit(None)
 
     def _decide(self, verdict: Verdict) -> None:
         self._stop_timer()
@@ -286,18 +304,9 @@ class Attempt:
                 self._commit(score)
             case Escalate(cause, score):
                 self.score = score
-                self._escalate(cause)
+                self.owner.escalates(self, cause)
             case _:
                 assert_never(verdict)
-
-    def _escalate(self, cause: Cause) -> None:
-        """Below the bar is an answer all the same; an error is none."""
-        if cause in QUALITY_CAUSES:
-            self.owner.escalates(self, cause)
-            return
-        self.replica.failed(self.loop.time())
-        self.cancel()
-        self.owner.failed(self, cause, "the model server's answer is an error")
 
     def _commit(self, score: float | None) -> None:
         self.state = State.PASSING
@@ -308,18 +317,23 @@ class Attempt:
         self._backlog = []
         held = follower.take_held() if isinstance(follower, StreamJudge) else []
         self.owner.committed(self)
-        first = b"".join([*held, *map(follower.pass_on, backlog)])
+        first = b"".join([*held, *map(self._stripped, backlog)])
         if first:
             self.owner.passed_on(first)
         if self.state is State.PASSING and (self._end is not None or self._call is None):
             self._tell_end()
 
     def _pass_on(self, events: list[bytes]) -> None:
-        follower = self._follower
-        assert follower is not None
-        data = follower.pass_on(events[0]) if len(events) == 1 else b"".join(map(follower.pass_on, events))
+        data = self._stripped(events[0]) if len(events) == 1 else b"".join(map(self._stripped, events))
         if data:
             self.owner.passed_on(data)
+
+    def _stripped(self, event: bytes) -> bytes:
+        """The event as the client gets it; an error in it is noted."""
+        assert self._follower is not None
+        if b'"error"' in event:
+            self._note_error_in(event)
+        return self._follower.pass_on(event)
 
     def _judge_end(self) -> None:
         """A stream has ended before its verdict."""
@@ -334,7 +348,9 @@ class Attempt:
 
     def _tell_end(self) -> None:
         assert self._follower is not None
-        if self._end is None and not self._follower.finished:
+        if self._end is None and self.error is not None:
+            self._end = "the model server ended its stream with an error"
+        elif self._end is None and not self._follower.finished:
             self._end = "the model server ended its stream early"
         self.owner.ended(self, self._end)
 
@@ -352,7 +368,8 @@ class Attempt:
     def _start_timer(self) -> None:
         judge = self._follower
         if self._timer is None and isinstance(judge, StreamJudge) and judge.deadline is not None:
-            self._timer = self.loop.call_at(judge.deadline, self._expire)
+            assert self._call is not None
+            self._timer = self.loop.call_at(judge.deadline, self._call.guard, self, self._expire)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -380,9 +397,14 @@ class Attempt:
         assert self.head is not None
         status = self.head.status
         if status >= 300:
+            if status < 500 and status != 429:
+                self.replica.succeeded()
             self._settle(None)
             self._judge_error(status)
+        elif (error := error_in_answer(self.body)) is not None:
+            self._refuse(error)
         elif self.config is None or self.request is None:
+            self.replica.succeeded()
             self._settle(usage_of(self.body))
             self.owner.answered(self)
         else:
@@ -390,26 +412,56 @@ class Attempt:
 
     def _judge_answer(self, request: ParsedRequest, config: EscalationConfig) -> None:
         judged = judge_whole(request, self.body, config, self.injection)
+        verdict = judged.verdict
         self.body = judged.body
-        self.score = judged.verdict.score
+        self.score = verdict.score
         self._settle(judged.usage)
-        match judged.verdict:
-            case Commit():
-                self.owner.answered(self)
-            case Escalate(cause):
-                self._escalate(cause)
-            case _:
-                assert_never(judged.verdict)
+        if isinstance(verdict, Escalate) and verdict.cause not in QUALITY_CAUSES:
+            self.replica.failed(self.loop.time())
+            self.owner.failed(self, verdict.cause, "the model server's answer cannot be read")
+            return
+        self.replica.succeeded()
+        if isinstance(verdict, Escalate):
+            self.owner.escalates(self, verdict.cause)
+        else:
+            self.owner.answered(self)
+
+    # Errors
 
     def _judge_error(self, status: int) -> None:
-        ours = status < 400 or status in _OURS_TO_SOLVE
-        cause = Cause.UPSTREAM_ERROR if ours else cause_of_response(status, self.body)
+        cause = cause_of_response(status, self.body)
         if cause is None:
             self.owner.answered(self)
             return
-        if ours:
+        if is_ours_to_solve(status):
             self.body = b""
         self.owner.failed(self, cause, f"the model server answered with status {status}")
+
+    def _refuse(self, error: InnerError) -> None:
+        """An error that came under status 200 before the commit counts as if it had come under its own."""
+        head = self.head
+        assert head is not None
+        self._note_error(error)
+        self._stop_timer()
+        self.cancel()
+        head.become_error(error.status)
+        self.body = error.body
+        self.owner.failed(self, error.cause, "the model server answered with an error under status 200")
+
+    def _note_error_in(self, event: bytes) -> None:
+        """An error after the commit is passed on, and so is what follows; the outcome tells it."""
+        if self.error is None and (error := error_in_event(event)) is not None:
+            self._note_error(error)
+
+    def _note_error(self, error: InnerError) -> None:
+        self.error = error
+        now = self.loop.time()
+        if error.cause is Cause.OVERLOADED:
+            self.replica.overloaded(now, self.head.retry_after if self.head is not None else None)
+        elif error.cause is Cause.CONTEXT_OVERFLOW:
+            self.replica.succeeded()
+        else:
+            self.replica.failed(now)
 
     # Accounts
 
@@ -418,7 +470,10 @@ class Attempt:
         return self._follower.usage if self._follower is not None else None
 
     def _settle(self, usage: Usage | None) -> None:
-        """The call is over: the replica is free and the price is known."""
+        """The call is over: the replica is free and the price is known. Only the first time counts."""
+        if not self._open:
+            return
+        self._open = False
         self.replica.in_flight -= 1
         seconds = self.loop.time() - self.started
         record = self.record
@@ -429,20 +484,12 @@ class Attempt:
         record.usd = self._cost_usd(usage, seconds)
 
     def _cost_usd(self, usage: Usage | None, seconds: float) -> float | None:
-        price = self.target.price
-        if type(price) is TimePrice:  # isinstance is dear on pydantic's classes
-            sent = self.failure is None or not self.failure.before_sending
-            return price.perSecondUSD * seconds if sent else 0.0
-        if self.head is None:  # what was sent may have cost something, nobody says how much
-            return 0.0 if self.failure is not None and self.failure.before_sending else None
-        if self.head.status >= 400:
-            return 0.0
-        if type(price) is not TokenPrice or usage is None:
-            return None
-        return token_cost_usd(price, usage)
-
-
-def token_cost_usd(price: TokenPrice, usage: Usage) -> float:
-    """Dollars for an answer."""
-    inputs = usage.prompt_tokens * price.inputPerMillionUSD
-    return (inputs + usage.completion_tokens * price.outputPerMillionUSD) / 1e6
+        began = self._follower is not None and self._follower.first_token_seen
+        head = self.head
+        return call_cost_usd(
+            self.target.price,
+            usage,
+            seconds=seconds,
+            sent=self.failure is None or not self.failure.before_sending,
+            refused=head is not None and (head.status >= 400 or (self.error is not None and not began)),
+        )

@@ -12,6 +12,8 @@ demanded, the answer is a tool call once one appears, and plain text until then.
 sending it on commits; an answer that ends with nothing but reasoning is empty all the same. Of several choices each is
 judged at its own point: the first below the bar escalates, the lowest score is the answer's.
 
+Errors are none of this module's business: whoever feeds it takes them out first (responses.py).
+
 When an escalation may still start (escalation.deadline) and what follows a failed fallback (onFallbackFailure) is the
 caller's to decide: after an Escalate the held events stay here, and `take_held` gives them back.
 """
@@ -20,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 from msgspec import Raw
 
@@ -29,7 +30,6 @@ from flotilla_api.snapshot import EscalationConfig
 
 from .chunks import ABSENT, DECODE_ERRORS, Answer, Choice, Event, Tokens, decode_answer, read_event
 from .openai import Injection, ParsedRequest, Usage, decode_usage
-from .responses import cause_of_error, cause_of_response
 from .splice import replace_spans
 from .sse import is_done
 from .strip import StreamStripper, null_logprobs
@@ -39,12 +39,10 @@ __all__ = [
     "Commit",
     "Escalate",
     "Pending",
-    "StreamFollower",
     "StreamJudge",
     "StreamMeter",
     "Verdict",
     "WholeJudgement",
-    "cause_of_response",
     "judge_whole",
 ]
 
@@ -63,7 +61,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Escalate:
-    """The answer is held back for `cause`, which is one of the policy's."""
+    """The answer is held back for `cause`: one of the policy's, or UpstreamError where there is no answer at all."""
 
     cause: Cause
     score: float | None
@@ -71,24 +69,6 @@ class Escalate:
 
 Verdict = Pending | Commit | Escalate
 PENDING = Pending()
-
-
-class StreamFollower(Protocol):
-    """What the server needs of a stream whose events are sent on: StreamJudge and StreamMeter alike."""
-
-    first_token_seen: bool
-    """The first content token has come: text, a tool call or reasoning that no grammar forced."""
-    finished: bool
-    """[DONE] was seen, or every choice's finish."""
-
-    @property
-    def usage(self) -> Usage | None:
-        """Latest count of the engine."""
-        ...
-
-    def pass_on(self, event: bytes) -> bytes:
-        """The event without its injected parts; b"" when nothing of it is left."""
-        ...
 
 
 def _constrained(request: ParsedRequest) -> bool:
@@ -208,9 +188,6 @@ class StreamJudge:
             self._hold(event)
             return self._end() if is_done(event) else PENDING
         self._hold(self._stripper.strip_read(read))
-        cause = cause_of_error(read.answer)
-        if cause is not None:
-            return self._decide(self._bar.escalate(cause))
         self._take_in(read.answer, now)
         return self._judge()
 
@@ -351,13 +328,13 @@ class WholeJudgement:
 
 
 def judge_whole(request: ParsedRequest, body: bytes, config: EscalationConfig, injection: Injection) -> WholeJudgement:
-    """Judge a whole answer (status 200); one that is no JSON is an UpstreamError."""
+    """Judge a whole answer (status 200, no error); one that cannot be read is an UpstreamError, whatever the policy."""
     bar = _Bar(config)
     try:
         answer = decode_answer(body)
         verdict = _lowest([_judge_whole_choice(request, choice, bar) for choice in answer.choices])
     except DECODE_ERRORS:
-        return WholeJudgement(bar.escalate(Cause.UPSTREAM_ERROR), body, None)
+        return WholeJudgement(Escalate(Cause.UPSTREAM_ERROR, None), body, None)
     if not answer.choices:
         verdict = bar.escalate(Cause.EMPTY_ANSWER)
     if injection.top_logprobs is not None:

@@ -81,7 +81,6 @@ class Answer(msgspec.Struct, gc=False):
 
     choices: list[Choice] = []
     usage: Raw = ABSENT
-    error: Raw = ABSENT
 
 
 class _Alternative(msgspec.Struct, gc=False):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
 
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
@@ -25,42 +24,15 @@ from .credentials import Missing
 from .dispatch import Dispatcher
 from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewrite
 from .registry import Live, Replica, TargetState, pick
-from .sse import KEEP_ALIVE, make_error_event
+from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines
+from .responses import STATUS_OF
+from .sse import KEEP_ALIVE, error_event, make_error_event
 from .telemetry import AttemptRecord, RequestRecord
 from .upstream import Failure
 
 ATTEMPTS_PER_TARGET = 2
 """Calls to replicas of one target that may have seen the request; refused connections are not counted."""
 CLIENT_GONE_STATUS = 499
-_STATUS_OF: dict[Cause, int] = {
-    Cause.OVERLOADED: 503,
-    Cause.NO_READY_REPLICA: 503,
-    Cause.TIMEOUT: 504,
-    Cause.UPSTREAM_ERROR: 502,
-    Cause.CONTEXT_OVERFLOW: 400,
-}
-_JSON = b"content-type: application/json\r\n"
-_EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-
-
-class Client(Protocol):
-    """Whoever waits for the answer. Header lines end in CRLF; framing is the client's own business."""
-
-    def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        """Send a whole answer; the exchange is over."""
-        ...
-
-    def begin_stream(self, status: int, headers: bytes) -> None:
-        """Send the head of a stream."""
-        ...
-
-    def send(self, data: bytes) -> None:
-        """Send more of the stream."""
-        ...
-
-    def end(self) -> None:
-        """End the stream; the exchange is over."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -296,10 +268,10 @@ class Exchange:
         self._held = None
         self.record.error = message
         status = failed.head.status if failed is not None and failed.head is not None else 0
-        if failed is not None and status >= 400 and failed.body and not self._head_sent:
-            self._send_whole(failed, status)
+        if failed is not None and status >= 400 and failed.body:
+            self._pass_error(failed, status)
         else:
-            self._send_error(_STATUS_OF.get(cause, 502), message, cause.value)
+            self._send_error(STATUS_OF.get(cause, 502), message, cause.value)
 
     # attempt.Owner
 
@@ -312,8 +284,8 @@ class Exchange:
         self.record.model = attempt.target.name
         assert attempt.head is not None
         if not self._head_sent:
-            self._begin_stream(b"".join(attempt.head.lines) + self._headers(attempt))
-        attempt.head.lines.clear()
+            self._begin_stream(attempt.head.passed() + self._lines(attempt))
+        attempt.head.headers.clear()
         self._fallbacks.clear()
         self._tried.clear()
         if self._paused:
@@ -330,12 +302,15 @@ class Exchange:
         self.client.send(data)
 
     def ended(self, attempt: Attempt, problem: str | None) -> None:
-        """The answer is over."""
-        self._close(attempt, "ok" if problem is None else Cause.UPSTREAM_ERROR)
-        if problem is None:
+        """The answer is over; an error of the model server's own has been passed on with it."""
+        told = attempt.error
+        if problem is None or told is not None:
+            self._close(attempt, "ok" if told is None else told.cause)
+            self.record.error = problem
             self.client.end()
             self._finish(200)
         else:
+            self._close(attempt, Cause.UPSTREAM_ERROR)
             self._send_error(502, problem, "upstream_error")
 
     def answered(self, attempt: Attempt) -> None:
@@ -350,7 +325,9 @@ class Exchange:
         self._drop_held()
         if status < 400:
             self.record.model = attempt.target.name
-        if self._head_sent:
+        if status >= 400:
+            self._pass_error(attempt, status)
+        elif self._head_sent:
             self._send_error(status, "the model server answered a stream with a whole answer", "upstream_error")
         else:
             self._send_whole(attempt, status)
@@ -383,13 +360,20 @@ class Exchange:
                 return
         self._leave(cause, message)
 
+    def broke(self) -> None:
+        """A mistake of our own after an attempt was over: nobody would end the request before its last timeout."""
+        if not self.record.status:
+            self.stop("the router failed on this request")
+
     def _waited_enough(self, attempt: Attempt, cause: Cause) -> bool:
-        """Whether a second slow replica would use up the time in which a fallback may still be called."""
-        if cause is not Cause.TIMEOUT or attempt.failure is not None:
+        """Whether a second slow replica would use up a fallback's time, or would only begin when that is over."""
+        if cause is not Cause.TIMEOUT:
             return False
         config = self.decision.route.escalation
         now = self.dispatcher.loop.time()
-        if cause not in config.on or now > self.arrived + config.deadlineSeconds:
+        if now > self.arrived + config.deadlineSeconds:
+            return True
+        if attempt.failure is not None or cause not in config.on:
             return False
         return any(self.dispatcher.ready(self.live, fallback, now) for fallback in self._fallbacks)
 
@@ -415,7 +399,7 @@ class Exchange:
 
     def _keep_alive(self) -> None:
         if not self._head_sent:
-            self._begin_stream(_EVENTS + self._headers(None))
+            self._begin_stream(EVENT_LINES + request_lines(self.record))
         self._last_sent = self.dispatcher.loop.time()
         self.client.send(KEEP_ALIVE)
 
@@ -437,65 +421,57 @@ class Exchange:
 
     def _send_whole(self, attempt: Attempt, status: int) -> None:
         assert attempt.head is not None
-        headers = b"".join(attempt.head.lines) + self._headers(attempt) + self._cost_header()
+        headers = attempt.head.passed() + self._lines(attempt) + cost_line(self.record)
         record = self.record
         record.ttft_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
         record.bytes = len(attempt.body)
         self.client.respond(status, headers, attempt.body)
         self._finish(status)
 
-    def _send_error(self, status: int, message: str, code: str) -> None:
+    def _pass_error(self, attempt: Attempt, status: int) -> None:
+        """The model server's own error: as it came, or in band where the head is out already."""
+        if not self._head_sent:
+            self._send_whole(attempt, status)
+            return
+        message = f"the model server answered with status {status}"
+        self.record.error = self.record.error or message
+        self._end_in_band(error_event(attempt.body) or make_error_event(message, "server_error", "upstream_error"))
+
+    def _end_in_band(self, event: bytes) -> None:
+        self.record.bytes += len(event)
+        self.client.send(event)
+        self.client.end()
+        self._finish(200)
+
+    def _send_error(
+        self, status: int, message: str, code: str, *, kind: str = "server_error", param: str | None = None
+    ) -> None:
         """Our own error: whole, or in band where the head is out already."""
-        kind = "server_error"
         self.record.error = message
         if self._head_sent:
-            event = make_error_event(message, kind, code)
-            self.record.bytes += len(event)
-            self.client.send(event)
-            self.client.end()
-            self._finish(200)
+            self._end_in_band(make_error_event(message, kind, code))
             return
-        body = error_body(message, type=kind, code=code)
+        body = error_body(message, type=kind, param=param, code=code)
         self.record.bytes = len(body)
-        self.client.respond(status, _JSON + self._headers(None), body)
+        self.client.respond(status, JSON_LINES + request_lines(self.record), body)
         self._finish(status)
 
     def _refuse(self, error: BadRequest) -> None:
         """The request cannot be sent to this target as it is; that is the client's mistake."""
         self._close(self._held, self._cause or CLIENT_GONE)
-        self.record.error = error.message
-        if self._head_sent:
-            self._send_error(error.status, error.message, error.code or "invalid_request")
-            return
-        body = error_body(error.message, type=error.type, param=error.param, code=error.code)
-        self.client.respond(error.status, _JSON + self._headers(None), body)
-        self._finish(error.status)
+        code = error.code or "invalid_request"
+        self._send_error(error.status, error.message, code, kind=error.type, param=error.param)
 
-    def _headers(self, attempt: Attempt | None) -> bytes:
-        """Our own header lines; attempt: who answers."""
-        record = self.record
-        lines = f"x-flotilla-policy: {self.live.snapshot.policy}\r\nx-flotilla-request-id: {record.request_id}\r\n"
-        if attempt is None:
-            return lines.encode()
-        lines += f"x-flotilla-model: {attempt.target.name}\r\nx-flotilla-reason: {self._reason(attempt)}\r\n"
-        lines += f"x-flotilla-attempts: {len(record.attempts)}\r\n"
-        if attempt.score is not None:
-            lines += f"x-flotilla-score: {attempt.score:.4f}\r\n"
-        return lines.encode()
+    def _lines(self, attempt: Attempt) -> bytes:
+        """Our own header lines where `attempt` answers."""
+        reason = self._reason(attempt)
+        return answer_lines(self.record, model=attempt.target.name, reason=reason, score=attempt.score)
 
     def _reason(self, attempt: Attempt) -> str:
         """Why this model answers: the cause of the escalation, unless the model that was chosen first answers."""
         if self._cause is not None and attempt.target is not self.decision.first:
             self.record.reason = self._cause.value
         return self.record.reason or self.decision.reason
-
-    def _cost_header(self) -> bytes:
-        total = 0.0
-        for attempt in self.record.attempts:
-            if attempt.usd is None:
-                return b""
-            total += attempt.usd
-        return b"x-flotilla-cost-usd: %b\r\n" % dollars(total).encode()
 
     # The end
 
@@ -518,11 +494,6 @@ class Exchange:
         self.due = inf
         self.dispatcher.finished(self)
         self.dispatcher.telemetry.finished(record)
-
-
-def dollars(amount: float) -> str:
-    """A decimal without an exponent, down to a billionth of a dollar."""
-    return f"{amount:.9f}".rstrip("0").rstrip(".")
 
 
 def _expert_left(decision: Decision) -> str:

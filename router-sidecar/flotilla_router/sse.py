@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from .errors import EventTooLarge, error_body
 
 __all__ = [
-    "DONE",
     "KEEP_ALIVE",
     "MAX_EVENT_BYTES",
     "EventSplitter",
     "EventTooLarge",
     "data_offset",
+    "error_event",
     "is_done",
     "make_error_event",
 ]
 
 KEEP_ALIVE = b": keep-alive\n\n"
-DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 1 << 20
 
 
@@ -31,11 +32,6 @@ class EventSplitter:
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.max_event_bytes = max_event_bytes
         self._pending = b""
-
-    @property
-    def pending(self) -> bytes:
-        """The beginning of an event that has not ended yet."""
-        return self._pending
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Events that this chunk completes, in order.
@@ -75,6 +71,19 @@ def _event_end(data: bytes, start: int) -> int:
 def make_error_event(message: str, type: str, code: str | None = None) -> bytes:  # noqa: A002 - the wire's name
     """An in-band error, as an event."""
     return b"data: %s\n\n" % error_body(message, type=type, code=code)
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    error: msgspec.Raw
+
+
+def error_event(body: bytes) -> bytes | None:
+    """The error of an envelope, as an event of one line; None where `body` is no such envelope."""
+    try:
+        error = msgspec.json.decode(body, type=_Envelope).error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return b'data: {"error":%b}\n\n' % msgspec.json.format(error, indent=-1)
 
 
 def data_offset(event: bytes) -> int:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Protocol, cast
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
+
+from .heads import ResponseHead
 
 MAX_IDLE_PER_ORIGIN = 256
 """Idle connections that are kept to one origin."""
@@ -23,28 +26,6 @@ EXTERNAL_IDLE_SECONDS = 30.0
 RESEND_SECONDS = 0.1
 """A kept connection that closes this soon was stale: the server cannot have worked on the request."""
 MAX_RESPONSE_HEADER_BYTES = 64 * 1024
-_READ_LIMIT = 256 * 1024
-
-_NOT_PASSED = frozenset(
-    (
-        b"alt-svc",
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"openai-organization",
-        b"openai-project",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-connection",
-        b"set-cookie",
-        b"strict-transport-security",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-_OURS = b"x-flotilla-"
 
 
 class Failure(Enum):
@@ -56,6 +37,8 @@ class Failure(Enum):
     CLOSED = "closed before a response"
     CUT = "closed within a response"
     MALFORMED = "not an HTTP response"
+    BROKEN = "its response could not be processed"
+    """A mistake of our own: it says nothing about the server."""
 
     @property
     def before_sending(self) -> bool:
@@ -64,7 +47,7 @@ class Failure(Enum):
 
 
 class Receiver(Protocol):
-    """Who made a call."""
+    """Who made a call. Whatever it raises fails the call, and is reported once."""
 
     def on_head(self, response: ResponseHead) -> None:
         """The status and headers are there."""
@@ -83,24 +66,10 @@ class Receiver(Protocol):
         ...
 
 
-class ResponseHead:
-    """Status and headers of a response."""
-
-    __slots__ = ("content_type", "lines", "retry_after", "status")
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.lines: list[bytes] = []
-        """`name: value CRLF` of every end-to-end header, but for content-length and ours."""
-        self.content_type = b""
-        self.retry_after: float | None = None
-        """Seconds."""
-
-
 class Origin:
     """A server, how it is reached, and its idle connections."""
 
-    __slots__ = ("host", "idle", "idle_seconds", "open", "port", "server_hostname", "tls")
+    __slots__ = ("host", "idle", "idle_seconds", "port", "server_hostname", "tls")
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.host = host
@@ -109,8 +78,6 @@ class Origin:
         self.server_hostname = host if tls else None
         self.idle: deque[Connection] = deque()
         self.idle_seconds = EXTERNAL_IDLE_SECONDS if tls else IDLE_SECONDS
-        self.open = 0
-        """Connections that exist, idle or busy."""
 
 
 class Upstreams:
@@ -162,7 +129,7 @@ class Upstreams:
             failure = Failure.CONNECT_TIMEOUT
         except ssl.SSLError:
             failure = Failure.TLS
-        except (OSError, ValueError):  # ValueError: a host name that cannot be one
+        except (OSError, ValueError):  # ValueError: a host name too long for DNS
             failure = Failure.REFUSED
         else:
             call.connecting = None
@@ -192,6 +159,12 @@ class Upstreams:
                 idle.popleft().close()
             if not idle:
                 self._pooled.discard(origin)
+
+    def report(self, error: Exception) -> None:
+        """Tell of a mistake of our own."""
+        self.loop.call_exception_handler(
+            {"message": "a model server's response could not be processed", "exception": error}
+        )
 
     def close(self) -> None:
         """Close idle connections and end attempts to connect."""
@@ -262,14 +235,23 @@ class Call:
             self._upstreams.connect(self)
             return
         receiver, self.receiver = self.receiver, None
-        receiver.on_failed(failure)
+        self.guard(receiver, partial(receiver.on_failed, failure))
 
     def complete(self) -> None:
         """Tell the receiver."""
         self.connection = None
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
-            receiver.on_complete()
+            self.guard(receiver, receiver.on_complete)
+
+    def guard(self, receiver: Receiver, step: Callable[[], None]) -> None:
+        """Run a step of the receiver's; if it raises, the call has failed."""
+        try:
+            step()
+        except Exception as error:  # without this nobody would end the request before its last timeout
+            self._upstreams.report(error)
+            self.cancel()
+            receiver.on_failed(Failure.BROKEN)
 
 
 class Connection(asyncio.Protocol):
@@ -285,7 +267,6 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_parts",
         "_response",
-        "_sized",
         "_upstreams",
         "idle_since",
         "on_body",
@@ -307,7 +288,6 @@ class Connection(asyncio.Protocol):
         """Once it is whole."""
         self._head_bytes = 0
         self._head_told = False
-        self._sized = False
         self._parts = 0
         """Pieces of the body that belong to the response, once it is complete."""
         self._body: list[bytes] = []
@@ -323,7 +303,7 @@ class Connection(asyncio.Protocol):
         self._head = ResponseHead()
         self._response = None
         self._head_bytes = 0
-        self._head_told = self._sized = self._complete = False
+        self._head_told = self._complete = False
         self.transport.writelines(call.parts)
 
     def close(self) -> None:
@@ -342,7 +322,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.transport = cast("asyncio.Transport", transport)
-        self.origin.open += 1
 
     def data_received(self, data: bytes) -> None:
         """Parse what was read and tell the receiver once."""
@@ -354,6 +333,9 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
+        except HttpParserCallbackError as error:
+            self._upstreams.report(error)
+            failure = Failure.BROKEN
         except HttpParserError:
             failure = Failure.MALFORMED
         self._tell(failure)
@@ -361,18 +343,17 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         """A response without a length ends here."""
         self.usable = False
-        if self._call is not None and self._head_told and not self._sized:
+        if self._call is not None and self._ends_with_connection():
             self._finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The call, if any, has failed."""
         self.usable = False
-        self.origin.open -= 1
         self._parser = None
         call, self._call = self._call, None
         if call is None:
             return
-        if exc is None and self._head_told and not self._sized:
+        if exc is None and self._ends_with_connection():
             call.complete()
             return
         call.fail(Failure.CUT if self._head_bytes else Failure.CLOSED)
@@ -381,21 +362,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; trailers are dropped."""
-        head = self._head
-        if head is None:
-            return
-        lower = name.lower()
-        if lower in _NOT_PASSED:
-            if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
-                self._sized = True
-            return
-        if lower == b"content-type":
-            head.content_type = value
-        elif lower == b"retry-after":
-            head.retry_after = float(value) if value.isdigit() else None
-        elif lower.startswith(_OURS):
-            return
-        head.lines.append(b"%b: %b\r\n" % (name, value))
+        if self._head is not None:
+            self._head.add(name, value)
 
     def on_message_begin(self) -> None:
         """A response begins; after the one that was asked for, there is none to begin."""
@@ -412,8 +380,7 @@ class Connection(asyncio.Protocol):
         if status < 200:
             self._head = ResponseHead()
             return
-        head.status = status
-        self._sized = self._sized or status in (204, 304)
+        head.complete(status)
         self._head = None
         self._response = head
 
@@ -431,26 +398,31 @@ class Connection(asyncio.Protocol):
     def _tell(self, failure: Failure | None) -> None:
         if not self._head_told and self._response is not None:
             self._head_told = True
-            if self._call is not None:
-                self._call.parts = ()  # it will not be sent again
-            if (receiver := self._receiver()) is not None:
-                receiver.on_head(self._response)
+            self._tell_head(self._response)
         body = self._body
         if self._complete:
             del body[self._parts :]  # of a response that nobody asked for
         if body:
             chunk = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
-            if (receiver := self._receiver()) is not None:
-                receiver.on_body(chunk)
+            call = self._call
+            if call is not None and call.receiver is not None:
+                call.guard(call.receiver, partial(call.receiver.on_body, chunk))
         if self._complete:
             self.usable = self.usable and failure is None
             self._finish()
         elif failure is not None or (not self._head_told and self._head_bytes > MAX_RESPONSE_HEADER_BYTES):
-            self._fail(Failure.MALFORMED)
+            self._fail(failure or Failure.MALFORMED)
 
-    def _receiver(self) -> Receiver | None:
-        return self._call.receiver if self._call is not None else None
+    def _tell_head(self, response: ResponseHead) -> None:
+        call = self._call
+        if call is not None:
+            call.parts = ()  # it will not be sent again
+            if call.receiver is not None:
+                call.guard(call.receiver, partial(call.receiver.on_head, response))
+
+    def _ends_with_connection(self) -> bool:
+        return self._head_told and self._response is not None and not self._response.sized
 
     def _finish(self) -> None:
         call, self._call = self._call, None
@@ -469,47 +441,3 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
         if call is not None:
             call.fail(failure)
-
-
-class _Collector:
-    """Receives one response as a whole."""
-
-    def __init__(self, limit: int, done: asyncio.Future[tuple[ResponseHead, bytes]]) -> None:
-        self._limit = limit
-        self._done = done
-        self._head = ResponseHead()
-        self._body = bytearray()
-
-    def on_head(self, response: ResponseHead) -> None:
-        self._head = response
-
-    def on_body(self, chunk: bytes) -> None:
-        self._body += chunk
-        if len(self._body) > self._limit and not self._done.done():
-            self._done.set_exception(OSError(f"the response is larger than {self._limit} bytes"))
-
-    def on_complete(self) -> None:
-        if not self._done.done():
-            self._done.set_result((self._head, bytes(self._body)))
-
-    def on_failed(self, failure: Failure) -> None:
-        if not self._done.done():
-            self._done.set_exception(OSError(failure.value))
-
-
-async def fetch(
-    upstreams: Upstreams, origin: Origin, request: bytes, *, seconds: float, limit: int = _READ_LIMIT
-) -> tuple[ResponseHead, bytes]:
-    """The response to one request, whole.
-
-    Raises:
-        OSError: there was none, or it was larger than `limit` bytes.
-        TimeoutError: it took longer than `seconds`.
-    """
-    done: asyncio.Future[tuple[ResponseHead, bytes]] = upstreams.loop.create_future()
-    call = upstreams.call(origin, [request], _Collector(limit, done), connect_seconds=min(seconds, 5.0))
-    try:
-        async with asyncio.timeout(seconds):
-            return await done
-    finally:
-        call.cancel()

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flotilla_api.snapshot import RequestEdits
-from flotilla_router.cascade import StreamJudge, StreamMeter, cause_of_response, judge_whole
+from flotilla_router.cascade import StreamJudge, StreamMeter, judge_whole
 from flotilla_router.openai import BadRequest, Injection, error_body, parse_request, rewrite, usage_of
+from flotilla_router.responses import cause_of_response, error_in_answer, error_in_event
 from flotilla_router.sse import EventSplitter
 
 EVERYTHING = Injection(5, usage=True, continuous_usage=True)
 MARKS = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\n\n"]
-WORDS = [b"null", b"NaN", b"1e999", b"data:", b'"usage":{', b"\xed\xa0\x80"]
+WORDS = [b"null", b'"error":', b"NaN", b"1e999", b"data:", b'"usage":{', b"\xed\xa0\x80"]
 PIECES = st.binary(max_size=4) | st.sampled_from([*MARKS, *WORDS])
 Damage = list[tuple[float, int, bytes]]
 DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), PIECES), min_size=1, max_size=4)
@@ -56,6 +57,7 @@ def test_damaged_stream_is_judged_and_passed_on(name: str, damage: Damage, choic
     judge, meter = StreamJudge(request, an_escalation(), EVERYTHING), StreamMeter(request, EVERYTHING)
 
     for event in [*EventSplitter().feed(stream), b"data: [DONE]\n\n"]:
+        error_in_event(event)
         judge.feed(event, 0.0)
         meter.pass_on(event)
 
@@ -75,6 +77,7 @@ def test_damaged_answer_is_judged(name: str, damage: Damage) -> None:
     assert judge_whole(a_request(), body, an_escalation(), Injection(0)).verdict
     usage_of(body)
     cause_of_response(400, body)
+    error_in_answer(body)
 
 
 @settings(deadline=None)

@@ -10,19 +10,19 @@ from cases import recording
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flotilla_router.sse import EventSplitter, EventTooLarge, is_done, make_error_event
+from flotilla_router.sse import EventSplitter, EventTooLarge, error_event, is_done, make_error_event
 
 ENDS = st.sampled_from([b"\n", b"\r\n"])
 
 
-def split(stream: bytes, cuts: list[int]) -> tuple[list[bytes], bytes]:
-    """Events and the rest of a stream that arrives in pieces."""
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """Events of a stream that arrives in pieces."""
     splitter = EventSplitter()
     events: list[bytes] = []
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     for start, end in pairwise(edges):
         events += splitter.feed(stream[start:end])
-    return events, splitter.pending
+    return events
 
 
 @settings(deadline=None)
@@ -34,10 +34,12 @@ def test_splitter_gives_the_same_events_for_any_split(lines: list[tuple[bytes, b
     """However a stream is cut into chunks, its events and what is left are the same, and no byte is lost."""
     stream = b"".join(line + end for line, end in lines)
 
-    events, rest = split(stream, cuts)
+    events = split(stream, cuts)
+    whole = b"".join(events)
 
-    assert (events, rest) == split(stream, [])
-    assert b"".join(events) + rest == stream
+    assert events == split(stream, [])
+    assert stream.startswith(whole)
+    assert split(stream[len(whole) :], []) == []
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_splitter_gives_back_recorded_events() -> None:
     seen = [event for byte in b"".join(events) for event in splitter.feed(bytes([byte]))]
 
     assert tuple(seen) == events
-    assert splitter.pending == b""
+    assert splitter.feed(b"data: next\n\n") == [b"data: next\n\n"]
 
 
 @pytest.mark.parametrize(
@@ -116,3 +118,22 @@ def test_error_event_holds_an_envelope() -> None:
     assert json.loads(event[6:]) == {
         "error": {"message": "gone\n\naway", "type": "server_error", "param": None, "code": "upstream_error"}
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "event"),
+    [
+        pytest.param(
+            b'{\n "error": {\n  "message": "a\\nb",  "code": 400}\n}',
+            b'data: {"error":{"message":"a\\nb","code":400}}\n\n',
+            id="written over several lines",
+        ),
+        pytest.param(b'{"error":"x","detail":1}', b'data: {"error":"x"}\n\n', id="text"),
+        pytest.param(b"<html>", None, id="no JSON"),
+        pytest.param(b'{"detail":"x"}', None, id="another shape"),
+        pytest.param(b"", None, id="nothing"),
+    ],
+)
+def test_an_error_body_becomes_an_event_of_one_line(body: bytes, event: bytes | None) -> None:
+    """The engine's own error, in band."""
+    assert error_event(body) == event

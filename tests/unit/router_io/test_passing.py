@@ -33,3 +33,40 @@ async def test_a_stream_passes_byte_for_byte(tmp_path: Path) -> None:
 
         assert (reply.status, reply.body) == (200, b"".join(events))
         assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+
+async def test_only_headers_that_clients_read_are_passed(tmp_path: Path) -> None:
+    """What SDKs look at reaches the client; a provider's accounts, cookies and infrastructure do not."""
+    passed = {
+        "cache-control": "no-store",
+        "openai-processing-ms": "12",
+        "openai-version": "2020-10-01",
+        "retry-after": "7",
+        "x-ratelimit-remaining-tokens": "99",
+        "X-Request-Id": "req-1",
+    }
+    kept = {
+        "alt-svc": 'h3=":443"',
+        "cf-ray": "1",
+        "connection": "keep-alive, X-RateLimit-Reset",
+        "x-ratelimit-reset": "1s",
+        "openai-organization": "acme",
+        "openai-project": "p",
+        "set-cookie": "a=b",
+        "strict-transport-security": "max-age=1",
+        "x-envoy-upstream-service-time": "3",
+        "x-flotilla-model": "forged",
+        "via": "1.1 proxy",
+    }
+    extra = "".join(f"{name}: {value}\r\n" for name, value in (passed | kept).items())
+    async with (
+        model_server(replies(chat_answer("4"), extra=extra)) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address))) as rig,
+    ):
+        reply = await ask(rig.port, post(chat()))
+
+        ours = {name for name in reply.headers if name.startswith("x-flotilla-")}
+        wanted = {name.lower() for name in passed} | {"content-type", "content-length"}
+        assert set(reply.headers) - ours == wanted
+        assert reply.headers["x-flotilla-model"] == "maths"
+        assert reply.headers["x-request-id"] == "req-1"

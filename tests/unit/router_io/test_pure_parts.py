@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from rig import expert
 
 from flotilla_api.control import Problem, ProblemKind
-from flotilla_api.snapshot import TokenPrice
+from flotilla_api.snapshot import TimePrice, TokenPrice
 from flotilla_router import control, registry
-from flotilla_router.attempt import token_cost_usd
+from flotilla_router.cost import call_cost_usd, dollars
 from flotilla_router.credentials import ApiKeys, bearer_token
-from flotilla_router.exchange import dollars
 from flotilla_router.incoming import Incoming
 from flotilla_router.openai import Usage
 from flotilla_router.registry import Replica, TargetState, ejection_seconds, hold_seconds, pick
@@ -176,11 +175,30 @@ def test_dollars_have_no_exponent(amount: float, text: str) -> None:
     assert dollars(amount) == text
 
 
-def test_tokens_are_priced_per_million() -> None:
-    """Input and output have their own price."""
-    price = TokenPrice(inputPerMillionUSD=2.5, outputPerMillionUSD=10)
+TOKENS = TokenPrice(inputPerMillionUSD=2.5, outputPerMillionUSD=10)
+TIME = TimePrice(perSecondUSD=0.5)
+USED = Usage(1_000_000, 100_000)
 
-    assert token_cost_usd(price, Usage(1_000_000, 100_000)) == 3.5
+
+@pytest.mark.parametrize(
+    ("price", "usage", "sent", "refused", "usd"),
+    [
+        pytest.param(TOKENS, USED, True, False, 3.5, id="input and output have their own price"),
+        pytest.param(TOKENS, None, True, False, None, id="unknown tokens cost nobody knows what, never nothing"),
+        pytest.param(None, USED, True, False, None, id="an unknown price likewise"),
+        pytest.param(TOKENS, None, True, True, 0.0, id="a refusal is free"),
+        pytest.param(None, None, True, True, 0.0, id="also one of unknown price"),
+        pytest.param(TOKENS, None, False, False, 0.0, id="what was never sent is free"),
+        pytest.param(TIME, None, True, False, 2.0, id="time needs no tokens"),
+        pytest.param(TIME, None, True, True, 2.0, id="a refusal takes time, too"),
+        pytest.param(TIME, None, False, False, 0.0, id="what was never sent took none"),
+    ],
+)
+def test_a_call_has_a_cost_or_an_unknown_one(
+    price: TokenPrice | TimePrice | None, usage: Usage | None, sent: bool, refused: bool, usd: float | None
+) -> None:
+    """The table of `call_cost_usd`."""
+    assert call_cost_usd(price, usage, seconds=4, sent=sent, refused=refused) == usd
 
 
 # Settings
