@@ -19,17 +19,6 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class NamespacedName:
-    """The identity of a namespaced object within its kind; cluster-scoped objects have namespace ''."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
-
-
 @dataclass(frozen=True, slots=True)
 class Cel:
     """One `x-kubernetes-validations` entry: the rule over `self` and the sentence that a person reads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crdcases.rules import RULES
-from flotilla_api.meta import NamespacedName, parse_bytes, parse_duration_seconds, parse_weight_count
+from flotilla_api.meta import parse_bytes, parse_duration_seconds, parse_weight_count
 
 DURATIONS = RULES["must be a whole number with a unit, at most 24h, such as 500ms, 15s, 5m or 2h"]
 SIZES = RULES['must be a whole number of bytes above zero and at most 1Gi, quoted, such as "65536", 64Ki or 8Mi']
@@ -71,9 +71,3 @@ def test_weight_parser_names_what_it_cannot_read(text: str) -> None:
     """The message shows the text and what is expected."""
     with pytest.raises(ValueError, match="is not a count of weights such as 500M"):
         parse_weight_count(text)
-
-
-def test_namespaced_name_reads_as_kubectl_writes_it() -> None:
-    """Cluster-scoped names stand alone."""
-    assert str(NamespacedName("agents", "invoice")) == "agents/invoice"
-    assert str(NamespacedName("", "l4")) == "l4"
