@@ -1,8 +1,9 @@
-"""What others added to lists of our pod templates and ports, which no server-side apply of ours takes away.
+"""What others added to our pod templates and ports, which no server-side apply of ours takes away.
 
-An apply removes only what its own field manager set. So `kubectl set env`, a second container or `kubectl rollout
-pause` would stay for ever; a merge patch that replaces the lists removes them. What the server defaults is never a list
-here, so it is kept, and so are maps that we do not set, such as limits that an autoscaler writes.
+An apply removes only what its own field manager set. So `kubectl set env`, a second container, a node selector or
+`kubectl rollout pause` would stay for ever; a merge patch removes them. What goes: entries of lists, the fields of
+`_NEVER_DEFAULTED`, and keys of maps that are ours as a whole. What stays: every other field that we do not set, since
+the server fills in its defaults there, and labels and annotations, which are anybody's.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ from .types import Manifest
 Path = tuple[str, ...]
 
 _POD: Path = ("spec", "template", "spec")
-_WHOLE_ENTRIES = frozenset({"env"})
-"""Lists whose entries hold nothing that the server defaults: a field that we did not set is somebody's."""
+_NEVER_DEFAULTED = frozenset(
+    {
+        *("nodeSelector", "nodeName", "affinity", "limits", "requests", "runtimeClassName", "priorityClassName"),
+        *("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "privileged", "activeDeadlineSeconds"),
+        *("startupProbe", "readinessProbe", "livenessProbe", "lifecycle"),
+    }
+)
+"""Fields of a pod template that the API server never sets by itself: what we did not set is somebody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +66,20 @@ def _keep_map(wanted: Manifest, live: Manifest, path: Path, reasons: list[str]) 
     kept: Manifest = {}
     for name, value in live.items():
         ours = wanted.get(name)
-        if isinstance(value, list) and value and not ours:
-            reasons.append(f"{'.'.join((*path, name))}: {shown(cast('object', value))} -> nothing")
+        if value and not ours and _is_somebodys((*path, name), value):
+            reasons.append(f"{'.'.join((*path, name))}: {shown(value)} -> nothing")
         else:
             kept[name] = _keep_value(ours, value, (*path, name), reasons)
     return kept
+
+
+def _is_somebodys(path: Path, value: object) -> bool:
+    return isinstance(value, list) or path[-1] in _NEVER_DEFAULTED or _is_wholly_ours(path[:-1])
+
+
+def _is_wholly_ours(path: Path) -> bool:
+    """Maps that hold nothing that the server defaults: amounts, affinities, and the entries of an environment."""
+    return path[-1] in ("limits", "requests") or "affinity" in path or path[-2:-1] == ("env",)
 
 
 def _keep_value(wanted: Any, live: Any, path: Path, reasons: list[str]) -> Any:
@@ -84,21 +100,13 @@ def _keep_list(wanted: list[Any], live: list[Any], path: Path, reasons: list[str
     reasons.extend(f"{'.'.join(path)}.{named(name)}: added -> nothing" for name in added)
     before = len(reasons)
     kept = {
-        name: _keep_entry(ours[name], each, (*path, named(name)), reasons)
+        name: _keep_map(ours[name], each, (*path, named(name)), reasons)
         for name, each in theirs.items()
         if name in ours
     }
     if not added:
         return list(kept.values()) if len(reasons) > before else live
     return [kept.get(name, each) for name, each in ours.items()]
-
-
-def _keep_entry(wanted: Manifest, live: Manifest, path: Path, reasons: list[str]) -> Manifest:
-    if path[-2] not in _WHOLE_ENTRIES:
-        return _keep_map(wanted, live, path, reasons)
-    foreign = live.keys() - wanted.keys()
-    reasons.extend(f"{'.'.join((*path, name))}: {shown(live[name])} -> nothing" for name in sorted(foreign))
-    return {name: value for name, value in live.items() if name not in foreign}
 
 
 def _merge_patch(live: Manifest, kept: Manifest) -> Manifest:

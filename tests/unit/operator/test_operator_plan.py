@@ -130,7 +130,12 @@ def test_everything_is_created_in_the_order_in_which_it_is_needed() -> None:
         ),
         pytest.param(
             "Deployment",
-            {f"{CONTAINER}.resources.limits.memory": "1Gi", "metadata.labels.argocd": "x", "spec.paused": False},
+            {
+                "spec.template.metadata.annotations.restartedAt": "now",
+                f"{CONTAINER}.terminationMessagePath": "/dev/other",
+                "metadata.labels.argocd": "x",
+                "spec.paused": False,
+            },
             [],
             id="fields that are not ours are left alone",
         ),
@@ -180,6 +185,27 @@ PODS = "spec.template.spec"
             id="a list that we do not set",
         ),
         pytest.param(
+            {f"{CONTAINER}.resources.limits.memory": "1Gi"},
+            f"{PODS}.containers.engine.resources.limits.memory: 1Gi -> nothing",
+            id="a limit",
+        ),
+        pytest.param(
+            {f"{CONTAINER}.resources.requests": {"cpu": "64"}},
+            f"{PODS}.containers.engine.resources.requests: {{'cpu': '64'}} -> nothing",
+            id="requests",
+        ),
+        pytest.param(
+            {f"{PODS}.affinity": {"nodeAffinity": {"x": "y"}}},
+            f"{PODS}.affinity: {{'nodeAffinity': {{'x': 'y'}}}} -> nothing",
+            id="an affinity",
+        ),
+        pytest.param({f"{PODS}.hostNetwork": True}, f"{PODS}.hostNetwork: True -> nothing", id="the node's network"),
+        pytest.param(
+            {f"{CONTAINER}.securityContext.privileged": True},
+            f"{PODS}.containers.engine.securityContext.privileged: True -> nothing",
+            id="privileges",
+        ),
+        pytest.param(
             {f"{PODS}.imagePullSecrets": [{"name": "s"}]},
             f"{PODS}.imagePullSecrets: [{{'name': 's'}}] -> nothing",
             id="a list of the pod that we do not set",
@@ -193,6 +219,28 @@ def test_what_somebody_added_to_a_pod_template_is_removed(change: dict[str, Any]
 
     assert in_words(touched) == [f"prune Deployment: edited by hand: {expected}"]
     assert planned(carried_out(touched)) == Plan()
+    assert deployment_of(carried_out(touched).children) == deployment_of(observed.children)
+
+
+def test_a_node_selector_of_somebody_is_removed() -> None:
+    """Where the profile has none, an apply would leave it."""
+    anywhere = a_profile(nodeSelector={})
+    observed = carried_out(observe(an_expert(), anywhere))
+    touched = edited(observed, "Deployment", {f"{PODS}.nodeSelector": {"disk": "ssd"}})
+
+    assert in_words(touched) == [f"prune Deployment: edited by hand: {PODS}.nodeSelector: {{'disk': 'ssd'}} -> nothing"]
+    assert planned(carried_out(touched)) == Plan()
+
+
+def test_an_affinity_of_somebody_goes_and_ours_stays() -> None:
+    """Also where they share a map."""
+    ours = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}}
+    observed = carried_out(observe(an_expert(podOverrides={"affinity": ours}), a_profile()))
+    touched = edited(observed, "Deployment", {f"{PODS}.affinity.podAntiAffinity": {"x": [1]}})
+
+    assert in_words(touched) == [
+        f"prune Deployment: edited by hand: {PODS}.affinity.podAntiAffinity: {{'x': [1]}} -> nothing"
+    ]
     assert deployment_of(carried_out(touched).children) == deployment_of(observed.children)
 
 
