@@ -39,6 +39,8 @@ class Reason(StrEnum):
     """The API server refused the workload; see podOverrides and engine."""
     APPLY_REFUSED = "ApplyRefused"
     """The API server refused another child than the workload; the message says why."""
+    CONTESTED = "Contested"
+    """Something undoes each repair of a child, so it is left as it is; the owner may be ready all the same."""
     SNAPSHOT_TOO_LARGE = "SnapshotTooLarge"
     """The policy's snapshot does not fit a ConfigMap; name fewer models and rules in it, or split it."""
     CONFLICT = "Conflict"

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .ports import Clock, Cluster, NotLeadingError, OperatorError, OutdatedError, Routers
+from .reconcile.contest import Times, give_up, remember
 from .reconcile.dispatch import desired, verdict
 from .reconcile.gateway import snapshot_of, too_large
 from .reconcile.plan import conflicts, plan
-from .reconcile.types import Key, Manifest, ObjectRef, Observed, Plan, StepFailure, Verdict
+from .reconcile.types import Key, Manifest, ObjectRef, Observed, Plan, Step, StepFailure, Verdict
 from .telemetry import LOGGER, Telemetry, fields
 
 NOT_LEADING_SECONDS = 1.0
@@ -152,6 +153,8 @@ class Runtime:
         self._queue = WorkQueue()
         self._attempts: dict[Key, int] = {}
         """Reconciliations in a row that failed, or that wrote what should have been there already."""
+        self._repairs: dict[Key, Times] = {}
+        """Of the last hour, so that none is repeated for ever."""
         self._timers: dict[Key, asyncio.Task[None]] = {}
         telemetry.queue_depth.set_function(lambda: float(len(self._queue)))
 
@@ -169,6 +172,7 @@ class Runtime:
         """This replica leads no more: nothing is begun until it does again."""
         self._queue.close()
         self._attempts.clear()
+        self._repairs.clear()
         for key in list(self._timers):
             self._cancel_timer(key)
 
@@ -223,14 +227,18 @@ class Runtime:
         if unfit := too_large(wanted):
             return await self._report(observed, wanted, Plan(), unfit)
         self._publish(key, wanted)
-        planned = plan(wanted, observed)
-        failures = (*conflicts(wanted, observed), *await self._cluster.execute(planned))
+        now, repairs = self._clock.monotonic(), self._repairs.get(key, {})
+        planned, given_up = give_up(plan(wanted, observed), repairs, now)
+        refused = await self._cluster.execute(planned)
+        self._repairs[key] = remember(repairs, carried_out(planned, refused), now)
+        failures = (*conflicts(wanted, observed), *given_up, *refused)
         if planned.steps and not failures and key not in self._attempts:
             # What was written is looked at next, and the status then says what became of it: one write instead of two.
             return Outcome(steps=[step.reason for step in planned.steps])
         return await self._report(observed, wanted, planned, failures)
 
     def _gone(self, key: Key) -> Outcome:
+        self._repairs.pop(key, None)
         if key.kind == "RoutingPolicy":
             self._routers.publish(key, None)
         return Outcome()
@@ -250,9 +258,8 @@ class Runtime:
         if differs:
             await self._cluster.write_status(owner, result.status)
         await self._cluster.emit(ObjectRef.of(owner), owner["metadata"]["uid"], result.events)
-        refused = {id(failure.step) for failure in failures}
         return Outcome(
-            steps=[step.reason for step in planned.steps if id(step) not in refused],
+            steps=[step.reason for step in carried_out(planned, failures)],
             failures=failures,
             status_written=differs,
             events=[event.reason for event in result.events],
@@ -303,6 +310,12 @@ class Runtime:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
+
+
+def carried_out(planned: Plan, failures: Sequence[StepFailure]) -> list[Step]:
+    """The steps that did not fail."""
+    failed = {id(failure.step) for failure in failures}
+    return [step for step in planned.steps if id(step) not in failed]
 
 
 def _next_look(outcome: Outcome) -> float | None:

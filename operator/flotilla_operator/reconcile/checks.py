@@ -14,9 +14,14 @@ from .types import Manifest, Observed, StepFailure, Verdict
 
 def accepted(failures: Sequence[StepFailure]) -> Check:
     """Whether the API server took everything that the spec asks for."""
-    for failure in failures:
+    for failure in sorted(failures, key=lambda failure: failure.reason is Reason.CONTESTED):
         return failed(ConditionType.ACCEPTED, failure.reason, failure.message)
     return passed(ConditionType.ACCEPTED, Reason.ACCEPTED, "the spec is valid")
+
+
+def blocks(check: Check) -> bool:
+    """Whether it keeps the owner from being ready; a child that is as wanted but for somebody's change does not."""
+    return not check.ok and check.reason is not Reason.CONTESTED
 
 
 def invalid_verdict(observed: Observed, problem: str) -> Verdict:

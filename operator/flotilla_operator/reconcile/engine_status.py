@@ -17,7 +17,7 @@ from flotilla_operator.resources.pricing import hourly_cost_usd
 from flotilla_operator.resources.specs import Served, find_profile
 
 from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, next_look_seconds, scheduling_cause, worst_cause
-from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
+from .checks import accepted, blocks, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
@@ -171,7 +171,7 @@ def _available(facts: EngineFacts, accepted_check: Check, resolved: Check) -> Ch
     if forbidden := pods_forbidden(facts.deployment):
         return failed(kind, Reason.PODS_FORBIDDEN, forbidden)
     for check in (accepted_check, resolved):
-        if not check.ok:
+        if blocks(check):
             return same_as(kind, check)
     return failed(kind, Reason.PODS_PENDING, "pods are being created")
 
@@ -208,8 +208,8 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
     | yes      | found   | > 0    | start              | no            | False, as Available          |
     """
     kind = ConditionType.READY
-    blocker = accepted_check if not accepted_check.ok else resolved
-    if not accepted_check.ok or facts.profile is None:
+    blocker = accepted_check if blocks(accepted_check) else resolved
+    if blocks(accepted_check) or facts.profile is None:
         return same_as(kind, blocker)
     if facts.served.replicas == 0:
         return failed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")

@@ -18,7 +18,7 @@ from flotilla_operator.resources.snapshot import make_targets
 from flotilla_operator.resources.specs import policy_experts, policy_fallbacks
 
 from .causes import Cause, PodRules, next_look_seconds, worst_cause
-from .checks import accepted, is_rolled_out, make_verdict, pods_forbidden
+from .checks import accepted, blocks, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
@@ -186,7 +186,7 @@ def _router_ready(facts: GatewayFacts, accepted_check: Check) -> Check:
         return failed(kind, facts.cause.reason, facts.cause.message)
     if forbidden := pods_forbidden(facts.deployment):
         return failed(kind, Reason.PODS_FORBIDDEN, forbidden)
-    if not accepted_check.ok:
+    if blocks(accepted_check):
         return same_as(kind, accepted_check)
     return failed(kind, Reason.PODS_PENDING, "router pods are being created")
 
@@ -229,7 +229,7 @@ def _ready(facts: GatewayFacts, accepted_check: Check, router_ready: Check, prop
     kind = ConditionType.READY
     previous = previous_check(facts.observed.owner, kind)
     for check in (accepted_check, router_ready):
-        if not check.ok:
+        if blocks(check):
             return same_as(kind, check)
     if not _generation_is_served(facts, previous):
         return failed(kind, propagated.reason, propagated.message)

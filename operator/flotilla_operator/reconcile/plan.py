@@ -68,9 +68,9 @@ def _step_for(manifest: Manifest, live: Manifest | None, owner: Manifest) -> Ite
         wanted = annotated(manifest)
         if added := find_additions(manifest, live):
             reason = f"edited by hand: {_in_short(added.reasons)}"
-            yield Step("prune", added.patch, reason, live["metadata"]["uid"])
+            yield Step("prune", added.patch, reason, live["metadata"]["uid"], repairs=True)
         if reason := _reason_to_apply(wanted, live):
-            yield Step("apply", wanted, reason, live["metadata"]["uid"])
+            yield Step("apply", wanted, reason, live["metadata"]["uid"], repairs=_is_applied(wanted, live))
 
 
 def _reason_to_create(owner: Manifest) -> str:
@@ -80,13 +80,20 @@ def _reason_to_create(owner: Manifest) -> str:
 
 def _reason_to_apply(wanted: Manifest, live: Manifest) -> str:
     """What differs; '' when nothing does."""
-    applied = live["metadata"].get("annotations", {}).get(DESIRED_HASH_ANNOTATION)
-    hashed_alike = applied == wanted["metadata"]["annotations"][DESIRED_HASH_ANNOTATION]
     found = [each for each in differences(wanted, live) if DESIRED_HASH_ANNOTATION not in each]
     text = _in_short(found)
-    if hashed_alike:
+    if _is_applied(wanted, live):
         return f"edited by hand: {text}" if text else ""
-    return text or ("a field is no longer wanted" if applied else "applied by nobody yet")
+    return text or ("a field is no longer wanted" if _applied_hash(live) else "applied by nobody yet")
+
+
+def _is_applied(wanted: Manifest, live: Manifest) -> bool:
+    """What is wanted now is what was applied last."""
+    return _applied_hash(live) == _applied_hash(wanted)
+
+
+def _applied_hash(manifest: Manifest) -> str:
+    return manifest["metadata"].get("annotations", {}).get(DESIRED_HASH_ANNOTATION, "")
 
 
 def _in_short(found: Sequence[str]) -> str:

@@ -108,6 +108,8 @@ class Step:
     reason: str
     uid: str = ""
     """uid of the live object that is patched or deleted."""
+    repairs: bool = False
+    """Nothing else is wanted than before: somebody changed the live object."""
 
 
 @dataclass(frozen=True, slots=True)

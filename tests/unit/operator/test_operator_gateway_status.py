@@ -26,13 +26,14 @@ from builders import (
     rolled_out,
     with_status,
 )
+from flotilla_api.conditions import Reason
 from flotilla_api.control import Problem, ProblemKind
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_api.status import RoutingPolicyStatus
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.gateway import snapshot_of, too_large
 from flotilla_operator.reconcile.gateway_status import PROPAGATION_SECONDS, RETURN_SECONDS
-from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
+from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed, Step, StepFailure
 
 POLICY = a_policy()
 EXPERT = an_expert()
@@ -239,6 +240,19 @@ def test_messages_name_what_is_missing() -> None:
     assert unreadable == "Expert sql does not parse: apply it again"
     assert text == "Expert sql, Fallback big do not exist: create them or change the policy"
     assert one == "Fallback big does not exist: create it or change the policy"
+
+
+def test_a_contested_child_keeps_no_policy_from_being_ready() -> None:
+    """A webhook that adds a field to Deployments harms nobody; what the API server refuses does."""
+    step = Step("prune", {"kind": "Deployment"}, "edited by hand")
+    contested, refused = (StepFailure(step, each, "") for each in (Reason.CONTESTED, Reason.APPLY_REFUSED))
+
+    def told(*failures: StepFailure) -> list[str]:
+        found = {each["type"]: each["reason"] for each in judge(a_cluster(), *failures).status["conditions"]}
+        return [found["Accepted"], found["Ready"]]
+
+    assert told(contested) == ["Contested", "Ready"]
+    assert told(contested, refused) == ["ApplyRefused", "ApplyRefused"]
 
 
 def test_a_snapshot_that_no_config_map_holds_is_not_accepted() -> None:

@@ -14,6 +14,7 @@ from builders import a_wide_rule
 from fakes.clock import VirtualClock, settle
 from flotilla_api.conditions import Reason
 from flotilla_operator.ports import NotLeadingError, UnreachableError
+from flotilla_operator.reconcile.contest import MAX_REPAIRS
 from flotilla_operator.reconcile.dispatch import resolve_references
 from flotilla_operator.reconcile.types import (
     Acknowledgement,
@@ -71,6 +72,8 @@ class FakeCluster:
     refuse: Callable[[Plan], Sequence[StepFailure]] = lambda plan: ()
     forgets: bool = False
     """Whether what is written is not there afterwards."""
+    meddle: Callable[[Manifest], Manifest] = lambda child: child
+    """What a mutating webhook makes of each write."""
     hold: asyncio.Event | None = None
     """Observations wait for it."""
     log: list[str] = field(default_factory=list[str])
@@ -99,7 +102,9 @@ class FakeCluster:
             self.steps.append(f"{step.verb} {ref.kind}")
             self.log.append("execute")
             if not self.forgets:
-                self.children[ref] = {**step.manifest, "metadata": {**step.manifest["metadata"], "uid": f"uid-{ref}"}}
+                written = self.children[ref] if step.verb == "prune" else step.manifest
+                metadata = {**written["metadata"], "uid": f"uid-{ref}", "resourceVersion": "7"}
+                self.children[ref] = self.meddle({**written, "metadata": metadata})
         return self.refuse(plan)
 
     async def write_status(self, owner: Manifest, status: Manifest) -> None:
@@ -353,6 +358,35 @@ async def test_a_plan_that_never_gets_empty_does_not_spin() -> None:
         await world.clock.advance(3600)
 
         assert len(world.cluster.times(EXPERT)) < 80
+
+
+async def test_a_webhook_that_undoes_every_repair_is_told_of_and_not_fought() -> None:
+    """A few writes, then a condition that leaves Ready alone; the spec's own changes still go through."""
+    async with a_world(EXPERT) as world:
+        world.runtime.wake(EXPERT)
+        await settle()
+        await world.clock.advance(60)
+        (deployment,) = [ref for ref in world.cluster.children if ref.kind == "Deployment"]
+        world.cluster.meddle = lambda child: _with_spec(child, paused=True)
+        world.cluster.children[deployment] = _with_spec(world.cluster.children[deployment], paused=True)
+        before = len(world.cluster.steps)
+        world.runtime.wake(EXPERT)
+        await world.clock.advance(1800)
+        status = world.cluster.owners[EXPERT]["status"]
+        accepted, *_, ready = status["conditions"]
+
+        assert world.cluster.steps[before:] == ["prune Deployment"] * MAX_REPAIRS
+        assert (accepted["status"], accepted["reason"]) == ("False", "Contested")
+        assert ready["reason"] == "PodsPending"
+        spec = {**world.cluster.owners[EXPERT]["spec"], "replicas": 3}
+        world.cluster.owners[EXPERT] = {**world.cluster.owners[EXPERT], "spec": spec}
+        world.runtime.wake(EXPERT)
+        await settle()
+        assert world.cluster.children[deployment]["spec"]["replicas"] == 3
+
+
+def _with_spec(child: Manifest, **changes: Any) -> Manifest:
+    return child if child["kind"] != "Deployment" else {**child, "spec": {**child["spec"], **changes}}
 
 
 async def test_a_refused_write_is_shown_and_tried_again_later() -> None:
