@@ -74,7 +74,7 @@ class SnapshotStore:
             self._telemetry.snapshot_rejected(error.digest, str(error))
             return str(error)
         self._credentials.want(live.snapshot.targets)
-        self._reach.keep({replica.address for state in live.states.values() for replica in state.everyone()})
+        self._reach.keep(live.states.values())
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
         self._telemetry.note_problems([problem.text for problem in self.problems()])
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from flotilla_api.snapshot import ExternalTarget, Target
@@ -9,7 +10,7 @@ from flotilla_api.snapshot import ExternalTarget, Target
 from .addresses import split_address, split_url
 from .credentials import Credential, Missing, UpstreamCredentials
 from .openai import Api
-from .registry import Replica
+from .registry import Replica, TargetState
 from .upstream import Origin
 
 _PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
@@ -39,10 +40,12 @@ class Reach:
         self._external: dict[tuple[str, str], _External] = {}
         """By folder of credentials and url: what was made for one url is never used for another."""
 
-    def keep(self, addresses: set[str]) -> None:
-        """Forget replicas at other addresses; an external target's address is its url."""
+    def keep(self, states: Collection[TargetState]) -> None:
+        """Forget all but these targets and replicas."""
+        addresses = {replica.address for state in states for replica in state.everyone()}
+        externals = {_key(state.target.external) for state in states if state.target.external is not None}
         self._served = {key: reached for key, reached in self._served.items() if key[0] in addresses}
-        self._external = {key: known for key, known in self._external.items() if key[1] in addresses}
+        self._external = {key: known for key, known in self._external.items() if key in externals}
 
     def of(self, target: Target, replica: Replica, api: Api) -> Reached | Missing:
         """How to reach a replica of `target` now."""
@@ -66,11 +69,15 @@ class Reach:
         credential = self._credentials.of(name, external)
         if isinstance(credential, Missing):
             return credential
-        key = (external.credentials, external.url)
+        key = _key(external)
         known = self._external.get(key)
         if known is None or known.credential is not credential:
             known = self._external[key] = _make_external(external.url, credential)
         return known.reached[api]
+
+
+def _key(external: ExternalTarget) -> tuple[str, str]:
+    return external.credentials, external.url
 
 
 def _make_external(text: str, credential: Credential) -> _External:

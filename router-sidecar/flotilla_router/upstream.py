@@ -131,6 +131,9 @@ class Upstreams:
             failure = Failure.TLS
         except (OSError, ValueError):  # ValueError: a host name too long for DNS
             failure = Failure.REFUSED
+        except Exception as error:
+            self.report(error)
+            failure = Failure.BROKEN
         else:
             call.connecting = None
             if call.receiver is None:
