@@ -10,7 +10,7 @@ import pytest
 from e2e.fixtures import new_space
 from e2e.objects import Manifest, a_policy, an_expert
 from e2e.steps import Space
-from flotilla_api.names import MANAGED_BY, MANAGED_BY_LABEL, snapshot_name
+from flotilla_api.names import MANAGED_BY, MANAGED_BY_LABEL, PUBLISHED_KEY, snapshot_name
 from stack.flotilla import Stack
 
 ENGINE_CHILDREN = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount", "ControllerRevision"]
@@ -66,10 +66,12 @@ def test_a_child_that_is_deleted_by_hand_comes_back(owners: Space, owner_kind: s
 
 
 def _content(manifest: Manifest) -> Manifest:
-    """What the operator wrote, without what the API server chose."""
+    """What the operator wrote, without what the API server chose and when a snapshot was published."""
     parts = {key: manifest[key] for key in ("spec", "data", "rules", "subjects", "roleRef") if key in manifest}
     if manifest["kind"] == "Service":
         parts["spec"] = {key: each for key, each in parts["spec"].items() if not key.startswith("clusterIP")}
+    if "data" in parts:
+        parts["data"] = {key: each for key, each in parts["data"].items() if key != PUBLISHED_KEY}
     return parts
 
 

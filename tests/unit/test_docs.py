@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from flotilla_api import metrics
-from flotilla_api.conditions import Reason
+from flotilla_api import conditions, metrics
+from flotilla_api.conditions import ConditionType, Reason
 from flotilla_api.policy import CAUSE_GROUPS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BEGIN, END = "<!-- quickstart: the files of examples/quickstart, kept in step by a test -->", "<!-- /quickstart -->"
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)")
@@ -58,16 +63,68 @@ def test_links_lead_to_files(path: Path) -> None:
     assert missing == []
 
 
-def test_operations_names_reasons_and_metrics_that_exist() -> None:
-    """Reasons and metrics in the operation guide are those of the code."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    reasons = set(re.findall(r"^\| ((?:`[A-Za-z]+`(?:, )?)+) \|", text, re.MULTILINE))
-    named = {reason for cell in reasons for reason in re.findall(r"`([A-Za-z]+)`", cell)}
-    known_metrics = {value for value in vars(metrics).values() if isinstance(value, str)}
+def _sentences(module: ModuleType, name: str = "") -> dict[str, str]:
+    """What stands under each constant of a module, or of its class `name`, by the constant's value."""
+    tree = ast.parse(inspect.getsource(module))
+    bodies = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    body = bodies[name] if name else tree.body
+    pairs = itertools.pairwise(body)
+    return {
+        str(ast.literal_eval(constant.value)): str(ast.literal_eval(said.value)).removesuffix(".")
+        for constant, said in pairs
+        if isinstance(constant, ast.Assign) and isinstance(said, ast.Expr)
+    }
 
-    assert named <= set(Reason)
-    assert len(named) > 10
-    assert set(re.findall(r"flotilla_(?:router|operator)_[a-z_]+", text)) <= known_metrics
+
+def _with_table(text: str, head: str, rows: dict[str, str]) -> str:
+    """`text` with the rows of the table under `head` replaced."""
+    assert f"{head}\n|---|---|\n" in text
+    before, _, rest = text.partition(f"{head}\n|---|---|\n")
+    after = rest[re.match(r"(?:\|.*\n)*", rest).end() :]  # pyright: ignore[reportOptionalMemberAccess] - matches ''
+    return f"{before}{head}\n|---|---|\n" + "".join(f"| `{name}` | {said} |\n" for name, said in rows.items()) + after
+
+
+def _current_operations() -> str:
+    text = OPERATIONS.read_text()
+    text = _with_table(text, "| condition | true when |", _sentences(conditions, "ConditionType"))
+    ours = {name: said for name, said in _sentences(metrics).items() if name.startswith("flotilla_")}
+    return _with_table(text, "| metric | what it is |", ours)
+
+
+def test_operations_lists_every_condition_and_metric_as_the_code_says() -> None:
+    """The tables are the constants with the sentences under them; UPDATE_GOLDEN=1 writes them."""
+    if os.environ.get("UPDATE_GOLDEN"):
+        OPERATIONS.write_text(_current_operations())
+
+    assert OPERATIONS.read_text() == _current_operations()
+
+
+def test_every_constant_has_a_sentence() -> None:
+    """A table would lack one that has none."""
+    own = {value for name, value in vars(metrics).items() if name.startswith(("ROUTER_", "OPERATOR_"))}
+
+    assert own <= set(_sentences(metrics))
+    assert set(_sentences(conditions, "ConditionType")) == set(ConditionType)
+
+
+def test_operations_says_what_to_do_about_every_reason() -> None:
+    """Each reason stands in one table, or among those about which nothing is to be done."""
+    text = OPERATIONS.read_text()
+    cells = re.findall(
+        r"^\| ((?:`[A-Z][A-Za-z]+`(?:, )?)+) \|", _with_table(text, "| condition | true when |", {}), re.M
+    )
+    told = [reason for cell in cells for reason in re.findall(r"`([A-Za-z]+)`", cell)]
+    (rest,) = re.findall(r"^Nothing is to be done about ((?:`[A-Za-z]+`,?\s)*`[A-Za-z]+`)\.$", text, re.M)
+    quiet = re.findall(r"`([A-Za-z]+)`", rest)
+
+    assert sorted([*told, *quiet]) == sorted(Reason)
+
+
+def test_operations_alerts_on_metrics_that_exist() -> None:
+    """Also where one is named in a sentence."""
+    named = set(re.findall(r"flotilla_(?:router|operator)_[a-z_]+", OPERATIONS.read_text()))
+
+    assert named <= set(_sentences(metrics))
 
 
 def test_concepts_lists_every_cause_with_its_group() -> None:
@@ -76,3 +133,11 @@ def test_concepts_lists_every_cause_with_its_group() -> None:
     listed = dict(re.findall(r"^\| `([A-Za-z]+)` \| (capacity|quality|limit|fault) \|", text, re.MULTILINE))
 
     assert listed == {cause.value: group.value for cause, group in CAUSE_GROUPS.items()}
+
+
+def test_concepts_lists_every_header() -> None:
+    """The headers that the router sends and reads, each one in the text."""
+    sources = (ROOT / "router-sidecar" / "flotilla_router").rglob("*.py")
+    used = {name for path in sources for name in re.findall(r"x-flotilla-[a-z-]+", path.read_text())}
+
+    assert set(re.findall(r"x-flotilla-[a-z-]+", (ROOT / "docs" / "concepts.md").read_text())) == used
