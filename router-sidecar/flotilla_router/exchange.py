@@ -23,15 +23,13 @@ from .choose import Decision
 from .credentials import Missing
 from .dispatch import Dispatcher
 from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewrite
-from .registry import Live, Replica, TargetState, pick
+from .registry import Live, Replica
 from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines
 from .responses import STATUS_OF
 from .sse import KEEP_ALIVE, error_event, make_error_event
 from .telemetry import AttemptRecord, RequestRecord
-from .upstream import Failure
+from .tries import Tries
 
-ATTEMPTS_PER_TARGET = 2
-"""Calls to replicas of one target that may have seen the request; refused connections are not counted."""
 CLIENT_GONE_STATUS = 499
 
 
@@ -58,14 +56,8 @@ class Exchange:
     """Those that have not been tried."""
     _first: bool = True
     """Whether no fallback has been called after the first target."""
-    _target: Target | None = None
-    """Who is called now."""
-    _tried: list[Replica] = field(default_factory=list[Replica])
-    """Its replicas that have been called."""
-    _sent: int = 0
-    """Calls to it that may have been seen."""
-    _reached: bool = False
-    """Whether one of its replicas could be connected to."""
+    _tries: Tries | None = None
+    """Calls to the target that is asked now."""
     _current: Attempt | None = None
     _failed: Attempt | None = None
     """The last one without a usable answer."""
@@ -140,34 +132,21 @@ class Exchange:
 
     def _open(self, target: Target) -> None:
         """Call `target`, from its first replica on."""
-        self._target = target
-        self._tried = []
-        self._sent = 0
-        self._reached = False
-        replica = self._next_replica(target)
+        tries = self._tries = Tries(self.live.state(target))
+        replica = self._next_replica(tries)
         if replica is None:
             self._leave(Cause.NO_READY_REPLICA, f"{target.kind} {target.name} has no ready replica")
         else:
-            self._call(target, replica)
+            self._call(tries, replica)
 
-    def _next_replica(self, target: Target) -> Replica | None:
-        """The replica to call next; the Service where no replica could be connected to."""
-        state: TargetState = self.live.state(target)
-        now = self.dispatcher.loop.time()
-        candidates = state.candidates(now, self._tried)
-        if not candidates and not self._tried:
-            candidates = state.candidates(now, healthy=False)
-        if candidates and self._sent < ATTEMPTS_PER_TARGET:
-            return pick(candidates, self.dispatcher.draw())
-        if self._tried and not self._reached and state.service not in self._tried:
-            return state.service
-        return None
+    def _next_replica(self, tries: Tries) -> Replica | None:
+        return tries.next(self.dispatcher.loop.time(), self.dispatcher.draw())
 
-    def _call(self, target: Target, replica: Replica) -> None:
+    def _call(self, tries: Tries, replica: Replica) -> None:
         request = self.request
         assert request is not None
-        dispatcher = self.dispatcher
-        self._tried.append(replica)
+        dispatcher, target = self.dispatcher, tries.state.target
+        tries.begin(replica)
         reached = dispatcher.reach.of(target, replica, request.api)
         if isinstance(reached, Missing):
             self._leave(Cause.UPSTREAM_ERROR, reached.problem)
@@ -203,7 +182,6 @@ class Exchange:
             stream=self.stream,
             record=record,
         )
-        self._sent += 1
         head = b"%b%bcontent-length: %d\r\n\r\n" % (reached.beginning, self.passed_headers, sum(map(len, body)))
         connect_seconds = self.live.snapshot.timeouts.connectSeconds
         attempt.send(dispatcher.upstreams, reached.origin, [head, *body], connect_seconds)
@@ -236,10 +214,10 @@ class Exchange:
         return None
 
     def _escalate_to(self, fallback: Target, cause: Cause) -> None:
-        left = self._target
-        if self._first and left is not None and left.kind == "Expert":
+        left = self._tries
+        if self._first and left is not None and left.state.target.kind == "Expert":
             self._cause = cause
-            self.dispatcher.telemetry.escalated(left.name, cause)
+            self.dispatcher.telemetry.escalated(left.state.target.name, cause)
         self._first = False
         self._open(fallback)
 
@@ -279,7 +257,7 @@ class Exchange:
         """The stream of `attempt` is the answer."""
         self._drop_held()
         self._committed = True
-        self.request = self._failed = None
+        self.request = self._failed = self._tries = None
         self.passed_headers = b""
         self.record.model = attempt.target.name
         assert attempt.head is not None
@@ -287,7 +265,6 @@ class Exchange:
             self._begin_stream(attempt.head.passed() + self._lines(attempt))
         attempt.head.headers.clear()
         self._fallbacks.clear()
-        self._tried.clear()
         if self._paused:
             attempt.pause()
         self._set_due()
@@ -349,14 +326,13 @@ class Exchange:
         """An attempt has no usable answer: another replica may have one."""
         self._close(attempt, cause)
         self._failed = attempt
-        if attempt.failure is None or not attempt.failure.before_sending:
-            self._reached = True
-        elif attempt.failure is not Failure.CONNECT_TIMEOUT:
-            self._sent -= 1
+        tries = self._tries
+        assert tries is not None
+        tries.failed(attempt.failure)
         if cause is not Cause.CONTEXT_OVERFLOW and not self._waited_enough(attempt, cause):
-            replica = self._next_replica(attempt.target)
+            replica = self._next_replica(tries)
             if replica is not None:
-                self._call(attempt.target, replica)
+                self._call(tries, replica)
                 return
         self._leave(cause, message)
 

@@ -18,6 +18,8 @@ from flotilla_router.incoming import Incoming
 from flotilla_router.openai import Usage
 from flotilla_router.registry import Replica, TargetState, ejection_seconds, hold_seconds, pick
 from flotilla_router.settings import RouterSettings, SettingsError
+from flotilla_router.tries import Tries
+from flotilla_router.upstream import Failure
 
 A_PROBLEM = Problem(ProblemKind.CREDENTIAL, "big", "x" * 10_000)
 
@@ -99,6 +101,39 @@ def test_candidates_are_healthy_and_untried() -> None:
     assert state.candidates(100, [tried]) == [well]
     assert state.candidates(100, healthy=False) == [well, ill, tried]
     assert state.candidates(200, [well, tried]) == [ill]
+
+
+REFUSED, CUT, SLOW = Failure.REFUSED, Failure.CUT, Failure.CONNECT_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("replicas", "failures", "called"),
+    [
+        pytest.param(0, [], [], id="nobody is there"),
+        pytest.param(1, [CUT], [0], id="one that has seen the request is not asked again"),
+        pytest.param(3, [CUT, None], [0, 1], id="two may see the request"),
+        pytest.param(3, [REFUSED, REFUSED, CUT], [0, 1, 2], id="refused connections are not counted"),
+        pytest.param(3, [SLOW, SLOW], [0, 1, "service"], id="connections that take too long are"),
+        pytest.param(2, [REFUSED, REFUSED], [0, 1, "service"], id="the Service where nobody could be reached"),
+        pytest.param(2, [REFUSED, CUT], [0, 1], id="not where somebody was"),
+        pytest.param(1, [REFUSED, CUT], [0, "service"], id="the Service is the last"),
+    ],
+)
+def test_tries_end(replicas: int, failures: list[Failure | None], called: list[int | str]) -> None:
+    """Whatever fails, a request ends after a few calls, and never calls the same replica twice."""
+    pods, service = [a_replica() for _ in range(replicas)], a_replica()
+    tries = Tries(TargetState(expert("maths"), tuple(pods), service))
+    asked: list[int | str] = []
+    for failure in [*failures, CUT]:
+        replica = tries.next(0.0, 0.0)
+        if replica is None:
+            break
+        asked.append("service" if replica is service else pods.index(replica))
+        tries.begin(replica)
+        tries.failed(failure)
+
+    assert asked == called
+    assert tries.next(0.0, 0.0) is None
 
 
 @given(st.integers(1, 60), st.floats(0, 1, exclude_max=True))
