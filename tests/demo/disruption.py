@@ -1,66 +1,107 @@
-"""What the demo does to the fleet while it is asked: pods are deleted, then one is killed."""
+"""What the demo does to an expert's pods while they answer."""
 
 from __future__ import annotations
 
-import os
-import signal
+import json
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from openai import APIError, OpenAI
+import httpx
+from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
-from localcluster.runner.control import container_pid
+from demo.asking import Answer, ask
+from demo.questions import Question
+from flotilla_api.metrics import VLLM_RUNNING
+from localcluster.runner.control import kill_container
+from localcluster.waiting import wait_until
 from stack.flotilla import Stack
 
-LONG_ANSWER_TOKENS = 800  # long enough to be cut, short enough for a context of 1,024
-LONG_PROMPT = "Tell me at length how a small model and a large one share the work."
+RUNNING_SECONDS = 30
+ENGINE = "engine"
 
 
 @dataclass(frozen=True, slots=True)
-class CutStream:
-    """How a stream ended whose engine was killed after its first bytes were sent."""
+class Engines:
+    """The running pods of one expert."""
 
-    model: str
-    chunks: int
-    error: str
-    """The message of the in-band error event; '' when the stream ended as if nothing had happened."""
+    stack: Stack
+    namespace: str
+    expert: str
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Those that run and are not being deleted."""
+        selector = f"flotilla.dev/owner-kind=Expert,flotilla.dev/owner={self.expert}"
+        listed = self.stack.cluster.kubectl("get", "pods", "-n", self.namespace, "-l", selector, "-o", "json")
+        pods: list[dict[str, Any]] = json.loads(listed)["items"]
+        return [p for p in pods if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]]
+
+    def names(self) -> list[str]:
+        """Their names."""
+        return [pod["metadata"]["name"] for pod in self.pods()]
+
+    def running(self) -> int:
+        """Requests that their engines work on, by the engines' own metrics."""
+        return sum(_running(pod) for pod in self.pods())
+
+    def delete(self, names: Sequence[str]) -> None:
+        """These pods are being deleted. They drain: running answers are finished."""
+        self.stack.cluster.kubectl("delete", "pod", "-n", self.namespace, "--wait=false", *names)
+
+    def kill(self, names: Sequence[str]) -> None:
+        """The engines of these pods are gone without a word, as after the kernel's OOM killer."""
+        for name in names:
+            kill_container(self.stack.cluster.directory / "runner", self.namespace, name, ENGINE)
 
 
-def delete_pods(stack: Stack, namespace: str, expert: str) -> list[str]:
-    """The expert's pods are being deleted; their names. They drain: running answers are finished."""
-    pods = pod_names(stack, namespace, expert)
-    stack.cluster.kubectl("delete", "pod", "-n", namespace, "--wait=false", *pods)
-    return pods
+def _running(pod: dict[str, Any]) -> int:
+    port = next(c["ports"][0]["containerPort"] for c in pod["spec"]["containers"] if c["name"] == ENGINE)
+    address = f"http://{pod['status']['podIP']}:{port}/metrics"
+    text = httpx.get(address, timeout=10, trust_env=False).raise_for_status().text
+    families = (family for family in text_string_to_metric_families(text) if family.name == VLLM_RUNNING)
+    return int(sum(sample.value for family in families for sample in family.samples))
 
 
-def pod_names(stack: Stack, namespace: str, expert: str) -> list[str]:
-    """Running pods of an expert."""
-    selector = f"flotilla.dev/owner-kind=Expert,flotilla.dev/owner={expert}"
-    template = '{range .items[?(@.status.phase=="Running")]}{.metadata.name}{"\\n"}{end}'
-    return stack.cluster.kubectl("get", "pods", "-n", namespace, "-l", selector, "-o", f"jsonpath={template}").split()
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Requests that have been sent and are not over."""
+
+    futures: list[Future[Answer]]
+    begun: list[threading.Event]
+    """One of each streamed request, set at its first event: it is committed."""
+
+    def wait_until_running(self, engines: Engines) -> None:
+        """Every request is worked on by an engine, and every stream has begun.
+
+        Raises:
+            TimeoutError: they are not.
+        """
+
+        def all_running() -> bool:
+            return all(event.is_set() for event in self.begun) and engines.running() >= len(self.futures)
+
+        what = f"{len(self.futures)} requests to run on {engines.expert}"
+        wait_until(all_running, what, timeout_seconds=RUNNING_SECONDS)
+
+    def running(self) -> int:
+        """How many have not ended."""
+        return sum(not future.done() for future in self.futures)
+
+    def answers(self) -> list[Answer]:
+        """What became of each, in the order asked; waits for the last."""
+        return [future.result() for future in self.futures]
 
 
-def kill_engine(stack: Stack, namespace: str, pod: str) -> None:
-    """The engine's process is gone without a word, as after a node's power failure or the kernel's OOM killer."""
-    state = stack.cluster.directory / "runner"
-    os.kill(container_pid(state, namespace, pod, "engine"), signal.SIGKILL)
-
-
-def kill_while_streaming(stack: Stack, client: OpenAI, namespace: str, expert: str) -> CutStream:
-    """One long answer of `expert` is begun, and every engine of it is killed after the first words."""
-    chunks, error = 0, ""
-    with client.chat.completions.with_streaming_response.create(
-        model=expert,
-        messages=[{"role": "user", "content": LONG_PROMPT}],
-        max_tokens=LONG_ANSWER_TOKENS,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    ) as response:
-        try:
-            for _ in response.parse():
-                chunks += 1
-                if chunks == 1:
-                    for pod in pod_names(stack, namespace, expert):
-                        kill_engine(stack, namespace, pod)
-        except APIError as failure:
-            error = failure.message
-    return CutStream(response.headers.get("x-flotilla-model", "-"), chunks, error)
+@contextmanager
+def requests_in_flight(client: OpenAI, questions: Sequence[Question]) -> Generator[InFlight]:
+    """All `questions` are being asked at once; after the block each is over."""
+    begun = [threading.Event() for _ in questions]
+    with ThreadPoolExecutor(len(questions)) as pool:
+        futures = [
+            pool.submit(ask, client, question, event.set) for question, event in zip(questions, begun, strict=True)
+        ]
+        yield InFlight(futures, [event for question, event in zip(questions, begun, strict=True) if question.stream])

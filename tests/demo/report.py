@@ -12,10 +12,11 @@ from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from demo.questions import Answer
+from demo.asking import Answer, Ending
+from demo.promises import Disruption
 
 LogLine = Mapping[str, Any]
-TITLE = "40 questions; answers marked [simulated] come from no model, every hop is real"
+_SIMULATED = "[simulated "  # how every answer of a simulated engine or provider begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +41,47 @@ def read_request_lines(logs: Iterable[str]) -> dict[str, LogLine]:
 
 def answers_table(answers: Sequence[Answer], lines: Mapping[str, LogLine], fallbacks: frozenset[str]) -> Table:
     """Who answered, why, in how many milliseconds and for how many dollars."""
-    table = Table(title=TITLE, title_style="bold")
-    for heading, justify in _COLUMNS:
-        table.add_column(heading, justify=justify, no_wrap=heading != "answer", overflow="ellipsis")
+    table = _make_table(f"{len(answers)} questions", _ANSWER_COLUMNS)
     for answer in answers:
         line = lines.get(answer.request_id)
-        style = "red" if answer.error else "yellow" if answer.model in fallbacks else None
         table.add_row(
             answer.question.id,
-            "stream" if answer.question.stream else "json",
+            _how_asked(answer),
             answer.model,
             answer.reason,
             str(answer.attempts),
             f"{answer.milliseconds:.0f}",
             f"{line['cost_usd']:.7f}" if line else "-",
+            _what_answered(answer),
             escape(answer.error or _first_words(answer.text)),
-            style=style,
+            style=_style(answer, fallbacks),
         )
     return table
 
 
-_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+def disruption_table(
+    what: str, disruption: Disruption, lines: Mapping[str, LogLine], fallbacks: frozenset[str]
+) -> Table:
+    """What became of each request that ran when the pods of an expert were deleted or killed."""
+    title = f"{disruption.running} requests that ran when the pods of {disruption.expert} were {what}"
+    table = _make_table(title, _DISRUPTION_COLUMNS)
+    for answer in disruption.answers:
+        table.add_row(
+            answer.question.id,
+            _how_asked(answer),
+            answer.model,
+            answer.reason,
+            escape("\n".join(_attempts(lines.get(answer.request_id)))),
+            str(answer.events) if answer.question.stream else "-",
+            f"{answer.milliseconds:.0f}",
+            _what_answered(answer),
+            escape(f"{answer.ending}: {answer.error}" if answer.error else str(answer.ending)),
+            style=_style(answer, fallbacks),
+        )
+    return table
+
+
+_ANSWER_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("question", "left"),
     ("as", "left"),
     ("answered by", "left"),
@@ -68,8 +89,51 @@ _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("attempts", "right"),
     ("ms", "right"),
     ("$", "right"),
+    ("from", "left"),
     ("answer", "left"),
 )
+_DISRUPTION_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("request", "left"),
+    ("as", "left"),
+    ("answered by", "left"),
+    ("why", "left"),
+    ("attempts, by the router's log", "left"),
+    ("events", "right"),
+    ("ms", "right"),
+    ("from", "left"),
+    ("ended", "left"),
+)
+_WRAPPED = frozenset({"answer", "ended"})
+
+
+def _make_table(title: str, columns: Iterable[tuple[str, JustifyMethod]]) -> Table:
+    table = Table(title=title, title_style="bold")
+    for heading, justify in columns:
+        table.add_column(heading, justify=justify, no_wrap=heading not in _WRAPPED, overflow="ellipsis")
+    return table
+
+
+def _how_asked(answer: Answer) -> str:
+    return "stream" if answer.question.stream else "json"
+
+
+def _style(answer: Answer, fallbacks: frozenset[str]) -> str | None:
+    if answer.ending is not Ending.COMPLETE:
+        return "red"
+    return "yellow" if answer.model in fallbacks else None
+
+
+def _what_answered(answer: Answer) -> str:
+    """Whether a simulated model or a real one wrote the text; every hop to it is real."""
+    if not answer.text:
+        return "-"
+    return "simulated" if answer.text.startswith(_SIMULATED) else "real model"
+
+
+def _attempts(line: LogLine | None) -> list[str]:
+    """`where: how it went`, an attempt each."""
+    attempts: Sequence[Mapping[str, Any]] = line["attempts"] if line else []
+    return [f"{each['endpoint'] or each['target']}: {each['result']}" for each in attempts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +160,7 @@ def add_up(answers: Sequence[Answer], lines: Mapping[str, LogLine], price: Price
     causes = Counter(_cause(line) for line in seen if line["model"] in fallbacks)
     return Totals(
         requests=len(answers),
-        failed=sum(1 for answer in answers if answer.error),
+        failed=sum(not answer.is_complete for answer in answers),
         escalated=dict(causes.most_common()),
         spend_usd=sum(line["cost_usd"] for line in seen),
         fallback_usd=sum(price.of(line) for line in seen),
