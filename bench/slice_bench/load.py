@@ -1,6 +1,6 @@
 """A closed-loop load generator: a fixed number of connections, each sends its next request when its answer is complete.
 
-Prints one JSON object: {"requests", "seconds", "events"}. Bounded by `--requests`.
+Prints one JSON object: {"requests", "seconds", "events", "reads"}. Bounded by `--requests`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import cast
 import httptools
 import uvloop
 
+API_KEY = "sk-flotilla-bench"
 PROMPT = "Read the invoice and give the total, the currency and the due date as one line. " * 10
 
 
@@ -26,8 +27,8 @@ def make_request(*, stream: bool) -> bytes:
     data = json.dumps(body, separators=(",", ":")).encode()
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
-        b"accept: */*\r\nuser-agent: bench\r\ncontent-length: %d\r\n\r\n" % len(data)
-    )
+        b"accept: */*\r\nuser-agent: bench\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
+    ) % (API_KEY.encode(), len(data))
     return head + data
 
 
@@ -39,6 +40,7 @@ class Load:
         self.request = request
         self.finished = 0
         self.events = 0
+        self.reads = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.target = requests
 
@@ -58,6 +60,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.load.events += data.count(b"data: ")
+        self.load.reads += 1
         self.parser.feed_data(data)
 
     def on_message_complete(self) -> None:
@@ -88,7 +91,7 @@ async def _run(port: int, requests: int, connections: int, stream: bool) -> dict
     for _ in range(connections):
         await loop.create_connection(lambda: Connection(load), "127.0.0.1", port)
     await asyncio.wait_for(load.done, 300)
-    return {"requests": requests, "seconds": time.perf_counter() - started, "events": load.events}
+    return {"requests": requests, "seconds": time.perf_counter() - started, "events": load.events, "reads": load.reads}
 
 
 def main() -> None:

@@ -1,11 +1,10 @@
-"""The operator on a real API server: 200 Experts at once, writes at rest, how soon routers serve an edited policy."""
+"""The operator on a real API server: 200 Experts at once, writes at rest, how soon an edited policy is acknowledged."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +12,17 @@ import httpx
 import yaml
 
 from localcluster.access import ClusterAccess
-from stack.flotilla import SYSTEM_NAMESPACE, Stack, running_stack
+from slice_bench.progress import Progress, Stage
+from stack.flotilla import SYSTEM_NAMESPACE, running_stack
 
 EXPERTS = 200
 NAMESPACE = "bench"
-REST_SECONDS = 60.0
+REST_SECONDS = 60
 SETTLE_SECONDS = 20.0
 EDITS = 5
-POLL_SECONDS = 0.05
+EDIT_SECONDS = 30
 _WRITES = re.compile(r"^flotilla_operator_api_writes_total\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
-_ACKNOWLEDGED = "ConfigPropagated"
+ACKNOWLEDGED = "ConfigPropagated"
 
 Manifest = dict[str, Any]
 
@@ -37,28 +37,32 @@ class OperatorFigures:
     policy_ack_seconds: float
 
 
-def measure(tick: Callable[[], None]) -> OperatorFigures:
+def measure(stage: Stage) -> OperatorFigures:
     """All figures from one cluster. The Experts are held at 0 replicas: pods are the scheduler's time, not ours."""
+    progress = stage("operator: cluster and chart", 1)
     with running_stack(name="bench") as stack:
         stack.install()
-        tick()
         cluster = stack.cluster
         cluster.kubectl("create", "namespace", NAMESPACE)
         cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(_profile()))
-        acknowledged = _policy_ack_seconds(stack)
-        tick()
+        progress(1)
+        acknowledged = _policy_ack_seconds(cluster, stage("operator: edits of a policy", EDITS))
         _wait_until_quiet(cluster)
         before = operator_writes(cluster)
-        seconds = _apply_experts(cluster)
+        seconds = _apply_experts(cluster, stage(f"operator: {EXPERTS} Experts", EXPERTS))
         _wait_until_quiet(cluster)
         writes = operator_writes(cluster) - before
-        tick()
-        resting = operator_writes(cluster)
-        started = time.monotonic()
-        time.sleep(REST_SECONDS)
-        idle = (operator_writes(cluster) - resting) / (time.monotonic() - started) * 60
-        tick()
+        idle = _writes_at_rest(cluster, stage("operator: at rest, seconds", REST_SECONDS))
     return OperatorFigures(seconds, writes, idle, acknowledged)
+
+
+def _writes_at_rest(cluster: ClusterAccess, progress: Progress) -> float:
+    """Writes a minute while nothing happens."""
+    before, started = operator_writes(cluster), time.monotonic()
+    while (passed := time.monotonic() - started) < REST_SECONDS:
+        progress(int(passed))
+        time.sleep(1)
+    return (operator_writes(cluster) - before) / passed * 60
 
 
 def operator_writes(cluster: ClusterAccess) -> int:
@@ -80,7 +84,7 @@ def _items(cluster: ClusterAccess, path: str) -> list[Manifest]:
     return cluster.api.get(path).raise_for_status().json()["items"]
 
 
-def _apply_experts(cluster: ClusterAccess) -> float:
+def _apply_experts(cluster: ClusterAccess, progress: Progress) -> float:
     """Seconds from the first Expert's creation until all have their Deployment."""
     path = f"/apis/flotilla.dev/v1alpha1/namespaces/{NAMESPACE}/experts"
     started = time.monotonic()
@@ -90,7 +94,9 @@ def _apply_experts(cluster: ClusterAccess) -> float:
 
     def all_there() -> bool:
         names = (item["metadata"]["name"] for item in _items(cluster, deployments))
-        return sum(name.startswith("expert-") for name in names) >= EXPERTS
+        there = sum(name.startswith("expert-") for name in names)
+        progress(there)
+        return there >= EXPERTS
 
     cluster.wait_for(all_there, f"{EXPERTS} Deployments", 300)
     return time.monotonic() - started
@@ -105,38 +111,40 @@ def _wait_until_quiet(cluster: ClusterAccess) -> None:
             last, since = now, time.monotonic()
 
 
-def _policy_ack_seconds(stack: Stack) -> float:
-    """The slowest of several edits, from the patch's answer until every router's own metrics show the new snapshot."""
-    cluster = stack.cluster
+def _policy_ack_seconds(cluster: ClusterAccess, progress: Progress) -> float:
+    """The slowest of several edits, from the API server's answer until the policy says that every router serves it."""
     cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([_expert("target"), _policy()]))
     cluster.kubectl("wait", "--for=condition=RouterReady", "routingpolicy/bench", "-n", NAMESPACE, "--timeout=120s")
-    cluster.kubectl("wait", f"--for=condition={_ACKNOWLEDGED}", "routingpolicy/bench", "-n", NAMESPACE, "--timeout=60s")
-    return max(_edit(cluster, weight) for weight in range(2, 2 + EDITS))
+    cluster.kubectl("wait", f"--for=condition={ACKNOWLEDGED}", "routingpolicy/bench", "-n", NAMESPACE, "--timeout=60s")
+    slowest = 0.0
+    for edit in range(EDITS):
+        slowest = max(slowest, _edit(cluster, weight=edit + 2))
+        progress(edit + 1)
+    return slowest
 
 
 def _edit(cluster: ClusterAccess, weight: int) -> float:
-    addresses = _pod_addresses(cluster, NAMESPACE, "component=router")
-    before = [_served_digests(address) for address in addresses]
     patch = {"spec": {"experts": [{"name": "target", "weight": weight}]}}
-    path = f"/apis/flotilla.dev/v1alpha1/namespaces/{NAMESPACE}/routingpolicies/bench"
+    path = f"/apis/flotilla.dev/v1alpha1/namespaces/{NAMESPACE}/routingpolicies"
     headers = {"content-type": "application/merge-patch+json"}
-    started = time.monotonic()
-    cluster.api.patch(path, content=json.dumps(patch), headers=headers).raise_for_status()
-    while not _all_changed(addresses, before):
-        if time.monotonic() - started > 30:
-            raise TimeoutError("the routers did not take an edited policy within 30 s")
-        time.sleep(POLL_SECONDS)
-    return time.monotonic() - started
+    edited = cluster.api.patch(f"{path}/bench", content=json.dumps(patch), headers=headers).raise_for_status().json()
+    accepted = time.monotonic()
+    where = {"watch": "1", "fieldSelector": "metadata.name=bench", "timeoutSeconds": str(EDIT_SECONDS)}
+    where["resourceVersion"] = edited["metadata"]["resourceVersion"]
+    with cluster.api.stream("GET", path, params=where, timeout=EDIT_SECONDS + 5) as events:
+        for line in events.iter_lines():
+            if is_acknowledged(json.loads(line)["object"], edited["metadata"]["generation"]):
+                return time.monotonic() - accepted
+    raise TimeoutError(f"the routers did not take an edited policy within {EDIT_SECONDS} s")
 
 
-def _all_changed(addresses: Iterable[str], before: Iterable[set[str]]) -> bool:
-    return all(_served_digests(address) != old for address, old in zip(addresses, before, strict=True))
-
-
-def _served_digests(address: str) -> set[str]:
-    text = httpx.get(f"http://{address}:9090/metrics", timeout=10).text
-    lines = (line for line in text.splitlines() if line.startswith("flotilla_router_snapshot_info{"))
-    return {line for line in lines if line.endswith(" 1.0")}
+def is_acknowledged(policy: Manifest, generation: int) -> bool:
+    """Whether its status says of this generation that every ready router serves it."""
+    conditions: list[Manifest] = policy.get("status", {}).get("conditions", [])
+    return any(
+        each["type"] == ACKNOWLEDGED and each["status"] == "True" and each["observedGeneration"] >= generation
+        for each in conditions
+    )
 
 
 def _profile() -> Manifest:

@@ -13,8 +13,20 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-SERVER_CPU = 0
-CLIENT_CPU = 1
+_ALLOWED = sorted(os.sched_getaffinity(0))
+SERVER, CLIENT = _ALLOWED[0], _ALLOWED[-1]
+"""Of the processors that this process may use, one for what is measured, another for the rest if there is one."""
+
+
+@contextmanager
+def on_processor(cpu: int) -> Generator[None]:
+    """What is started in the block runs on this processor alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager
@@ -22,10 +34,9 @@ def running(
     command: Sequence[str], *, cpu: int, log: Path, env: Mapping[str, str] | None = None
 ) -> Generator[subprocess.Popen[bytes]]:
     """The command runs on one processor until the block ends."""
-    with log.open("wb") as out:
+    with log.open("wb") as out, on_processor(cpu):
         process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=out, stderr=out)
     try:
-        os.sched_setaffinity(process.pid, {cpu % (os.cpu_count() or 1)})
         yield process
     finally:
         process.terminate()

@@ -1,4 +1,4 @@
-"""The three that are compared, each on one processor in front of the same upstream: ours, Envoy, the bare splice."""
+"""What is compared, each on one processor in front of the same upstream: our router twice, Envoy, the bare splice."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flotilla_api.snapshot import (
-    Endpoint,
-    EscalationConfig,
-    Route,
-    RoutingSnapshot,
-    Target,
-    TimeoutConfig,
-    TokenPrice,
-    WeightedTarget,
+from flotilla_api.snapshot import RoutingSnapshot
+from slice_bench.policies import (
+    API_KEYS,
+    CREDENTIALS,
+    SNAPSHOT,
+    pass_through_snapshot,
+    quickstart_snapshot,
+    write_files,
 )
-from slice_bench.processes import SERVER_CPU, free_port, module, running, wait_for_port
+from slice_bench.processes import SERVER, free_port, module, running, wait_for_port
+
+QUICKSTART, PASS_THROUGH, ENVOY, SPLICE = "Flotilla, quickstart", "Flotilla, pass-through", "Envoy", "bare splice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,75 +34,38 @@ class Proxy:
     pid: int
 
 
-def make_snapshot(upstream_port: int) -> RoutingSnapshot:
-    """One expert behind the alias `auto`, priced, with every timeout set and no fallback to judge for."""
-    expert = Target(
-        kind="Expert",
-        name="small",
-        location="Local",
-        model="small",
-        endpoints=(Endpoint(address=f"127.0.0.1:{upstream_port}", pod="small-0"),),
-        apis=("chat", "completions"),
-        tools=True,
-        jsonSchema=True,
-        maxContextTokens=8192,
-        price=TokenPrice(inputPerMillionUSD=0.02, outputPerMillionUSD=0.08),
-    )
-    escalation = EscalationConfig(
-        on=(),
-        commitTokens=12,
-        commitMaxWaitSeconds=0.2,
-        noSignal="Accept",
-        structuredMaxWaitSeconds=5,
-        structuredMaxBytes=65536,
-        minConfidence=0.5,
-        deadlineSeconds=20,
-        onFallbackFailure="UseExpert",
-    )
-    timeouts = TimeoutConfig(
-        connectSeconds=1, firstTokenSeconds=60, idleSeconds=60, totalSeconds=300, keepAliveAfterSeconds=60
-    )
-    route = Route(
-        experts=(WeightedTarget(name="small", weight=1),), fallbacks=(), boundary="Any", escalation=escalation
-    )
-    return RoutingSnapshot(
-        namespace="bench",
-        policy="bench",
-        uid="bench",
-        generation=1,
-        models=("auto",),
-        pinnable=(),
-        targets=(expert,),
-        route=route,
-        rules=(),
-        timeouts=timeouts,
-        maxBodyBytes=8 * 1024 * 1024,
-        anonymous=True,
-    )
+def ours(upstream_port: int, scratch: Path) -> AbstractContextManager[Proxy]:
+    """Flotilla's router with the policy of the quickstart."""
+    return _router(QUICKSTART, quickstart_snapshot(upstream_port), scratch / "quickstart")
+
+
+def ours_passing(upstream_port: int, scratch: Path) -> AbstractContextManager[Proxy]:
+    """Flotilla's router with a policy that judges nothing and asks for no key."""
+    return _router(PASS_THROUGH, pass_through_snapshot(upstream_port), scratch / "pass-through")
 
 
 @contextmanager
-def ours(upstream_port: int, scratch: Path) -> Generator[Proxy]:
-    """Flotilla's router, as it runs in a gateway pod."""
-    snapshot_dir = scratch / "snapshot"
-    snapshot_dir.mkdir(exist_ok=True)
-    (snapshot_dir / "snapshot.json").write_bytes(make_snapshot(upstream_port).to_json())
+def _router(name: str, snapshot: RoutingSnapshot, folder: Path) -> Generator[Proxy]:
+    """The router, as it runs in a gateway pod."""
+    write_files(folder, snapshot)
     port = free_port()
     env = {
-        "FLOTILLA_NAMESPACE": "bench",
-        "FLOTILLA_POLICY": "bench",
+        "FLOTILLA_NAMESPACE": snapshot.namespace,
+        "FLOTILLA_POLICY": snapshot.policy,
         "FLOTILLA_DATA_HOST": "127.0.0.1",
         "FLOTILLA_DATA_PORT": str(port),
         "FLOTILLA_ADMIN_HOST": "127.0.0.1",
         "FLOTILLA_ADMIN_PORT": str(free_port()),
-        "FLOTILLA_SNAPSHOT_DIR": str(snapshot_dir),
+        "FLOTILLA_SNAPSHOT_DIR": str(folder / SNAPSHOT),
+        "FLOTILLA_API_KEYS_DIR": str(folder / API_KEYS),
+        "FLOTILLA_CREDENTIALS_DIR": str(folder / CREDENTIALS),
         "FLOTILLA_SETTLE_SECONDS": "0",
         "FLOTILLA_DRAIN_SECONDS": "1",
     }
-    log = scratch / "router.log"
-    with running(module("flotilla_router"), cpu=SERVER_CPU, log=log, env=env) as process:
+    log = folder / "router.log"
+    with running(module("flotilla_router"), cpu=SERVER, log=log, env=env) as process:
         wait_for_port(port, process, log)
-        yield Proxy("Flotilla", port, process.pid)
+        yield Proxy(name, port, process.pid)
 
 
 @contextmanager
@@ -110,9 +74,9 @@ def splice(upstream_port: int, scratch: Path) -> Generator[Proxy]:
     port = free_port()
     log = scratch / "splice.log"
     command = module("slice_bench.splice", "--port", str(port), "--upstream", str(upstream_port))
-    with running(command, cpu=SERVER_CPU, log=log) as process:
+    with running(command, cpu=SERVER, log=log) as process:
         wait_for_port(port, process, log)
-        yield Proxy("bare splice", port, process.pid)
+        yield Proxy(SPLICE, port, process.pid)
 
 
 @contextmanager
@@ -124,9 +88,9 @@ def envoy(upstream_port: int, scratch: Path) -> Generator[Proxy]:
     log = scratch / "envoy.log"
     binary = shutil.which("envoy", path=str(Path(sys.executable).parent)) or "envoy"
     command = [binary, "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
-    with running(command, cpu=SERVER_CPU, log=log) as process:
+    with running(command, cpu=SERVER, log=log) as process:
         wait_for_port(port, process, log)
-        yield Proxy("Envoy", port, process.pid)
+        yield Proxy(ENVOY, port, process.pid)
 
 
 def envoy_version() -> str:

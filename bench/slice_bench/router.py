@@ -5,81 +5,123 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from slice_bench.load import make_request
 from slice_bench.processes import (
-    CLIENT_CPU,
+    CLIENT,
     cpu_seconds,
     free_port,
     module,
+    on_processor,
     resident_bytes,
     running,
     wait_for_port,
 )
-from slice_bench.proxies import Proxy, envoy, ours, splice
+from slice_bench.proxies import Proxy, envoy, ours, ours_passing, splice
 
 ROUNDS = 5
-JSON_REQUESTS = 20_000
-STREAM_REQUESTS = 1_500
 EVENTS = 64
-CONNECTIONS = 32
+"""Tokens of a stream; role, finish and end are events, too."""
+PACE_SECONDS = 0.01
+"""Between two events of a stream."""
 OPEN_STREAMS = 1_000
+LOAD_SECONDS = 320
 
 Starter = Callable[[int, Path], AbstractContextManager[Proxy]]
-STARTERS: tuple[Starter, ...] = (ours, envoy, splice)
+STARTERS: tuple[Starter, ...] = (ours, ours_passing, envoy, splice)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One round of load on one proxy: so many requests, on so many connections that each wait for their answer."""
+
+    stream: bool
+    requests: int
+    connections: int
+
+
+WHOLE = Plan(stream=False, requests=12_000, connections=32)
+STREAMS = Plan(stream=True, requests=640, connections=128)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one load cost a proxy."""
 
-    cpu_us_per_request: float
-    requests_per_second: float
+    cpu_seconds: float
+    seconds: float
     requests: int
     events: int
+    reads: int
+    """How often the client found something to read."""
+
+    @property
+    def cpu_us_per_request(self) -> float:
+        """CPU microseconds for a request and all of its answer."""
+        return self.cpu_seconds / self.requests * 1e6
+
+    @property
+    def cpu_us_per_event(self) -> float:
+        """CPU microseconds for an event, with its share of the request's."""
+        return self.cpu_seconds / self.events * 1e6
+
+    @property
+    def requests_per_second(self) -> float:
+        """With the proxy's processor as the limit, where answers are not paced."""
+        return self.requests / self.seconds
+
+    @property
+    def events_per_read(self) -> float:
+        """Near 1 when every event travelled alone."""
+        return self.events / self.reads
 
 
-def measure(proxy: Proxy, *, requests: int, stream: bool) -> Cost:
-    """One load of `requests` on `proxy`."""
-    flags = ["--port", str(proxy.port), "--requests", str(requests), "--connections", str(CONNECTIONS)]
+def measure(proxy: Proxy, plan: Plan) -> Cost:
+    """What one round of load costs the proxy."""
+    flags = ["--port", str(proxy.port), "--requests", str(plan.requests), "--connections", str(plan.connections)]
+    command = module("slice_bench.load", *flags, *(["--stream"] if plan.stream else []))
     before = cpu_seconds(proxy.pid)
-    command = ["taskset", "-c", str(CLIENT_CPU), *module("slice_bench.load", *flags, *(["--stream"] if stream else []))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=320)
+    with on_processor(CLIENT):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=LOAD_SECONDS)
     used = cpu_seconds(proxy.pid) - before
     figures = json.loads(done.stdout)
-    return Cost(used / requests * 1e6, requests / figures["seconds"], requests, int(figures["events"]))
+    return Cost(used, figures["seconds"], plan.requests, figures["events"], figures["reads"])
 
 
-def compare(*, stream: bool, requests: int, scratch: Path, tick: Callable[[], None]) -> dict[str, list[Cost]]:
-    """Name -> a cost per round; the proxies take turns, so that a change of the machine's speed meets all of them."""
+def compare(plan: Plan, scratch: Path, progress: Callable[[int], None]) -> dict[str, list[Cost]]:
+    """Name -> a cost per round; the proxies take turns, so that a change of the machine's speed meets all of them.
+
+    `progress` is told how many loads of `ROUNDS` times the proxies are done.
+    """
     with ExitStack() as stack:
         port = free_port()
         log = scratch / "canned.log"
-        command = module("slice_bench.canned", "--port", str(port), "--events", str(EVENTS))
-        wait_for_port(port, stack.enter_context(running(command, cpu=CLIENT_CPU, log=log)), log)
+        pace = str(PACE_SECONDS * 1000)
+        command = module("slice_bench.canned", "--port", str(port), "--events", str(EVENTS), "--pace-ms", pace)
+        wait_for_port(port, stack.enter_context(running(command, cpu=CLIENT, log=log)), log)
         proxies = [stack.enter_context(start(port, scratch)) for start in STARTERS]
         costs: dict[str, list[Cost]] = {proxy.name: [] for proxy in proxies}
         for proxy in proxies:
-            measure(proxy, requests=max(requests // 10, 50), stream=stream)
-        for _ in range(ROUNDS):
-            for proxy in proxies:
-                costs[proxy.name].append(measure(proxy, requests=requests, stream=stream))
-                tick()
+            measure(proxy, replace(plan, requests=max(plan.requests // 10, plan.connections)))
+        for turn in range(ROUNDS):
+            for number, proxy in enumerate(proxies, 1):
+                costs[proxy.name].append(measure(proxy, plan))
+                progress(turn * len(proxies) + number)
     return costs
 
 
 def kb_per_open_stream(scratch: Path) -> float:
-    """Resident KB that each of `OPEN_STREAMS` open, silent streams adds to our router."""
+    """Resident KB that each of `OPEN_STREAMS` open, silent streams adds to our router with the quickstart's policy."""
     with ExitStack() as stack:
         port = free_port()
         log = scratch / "hold.log"
         command = module("slice_bench.canned", "--port", str(port), "--hold")
-        wait_for_port(port, stack.enter_context(running(command, cpu=CLIENT_CPU, log=log)), log)
+        wait_for_port(port, stack.enter_context(running(command, cpu=CLIENT, log=log)), log)
         proxy = stack.enter_context(ours(port, scratch))
         return asyncio.run(_hold_streams(proxy)) / 1024
 
@@ -102,11 +144,11 @@ async def _open_stream(port: int) -> asyncio.StreamWriter:
     return writer
 
 
-def middle(costs: list[Cost], figure: Callable[[Cost], float]) -> float:
+def middle(costs: Sequence[Cost], figure: Callable[[Cost], float]) -> float:
     """The median of a figure over the rounds."""
     return median(figure(cost) for cost in costs)
 
 
-def ratio(ours_costs: list[Cost], others: list[Cost], figure: Callable[[Cost], float]) -> float:
+def ratio(ours_costs: Sequence[Cost], others: Sequence[Cost], figure: Callable[[Cost], float]) -> float:
     """The median of the ratio ours / other, round by round."""
     return median(figure(mine) / figure(theirs) for mine, theirs in zip(ours_costs, others, strict=True))
