@@ -15,21 +15,24 @@ import httptools
 import uvloop
 
 API_KEY = "sk-flotilla-bench"
+PATH = "/v1/chat/completions"
+HEADERS = {"content-type": "application/json", "authorization": f"Bearer {API_KEY}"}
 PROMPT = "Read the invoice and give the total, the currency and the due date as one line. " * 10
 
 
-def make_request(*, stream: bool) -> bytes:
-    """A chat request with a body of about 1 KB."""
+def make_body(*, stream: bool) -> bytes:
+    """A chat request of about 1 KB."""
     message = {"role": "user", "content": PROMPT}
-    body = {"model": "auto", "messages": [message], "max_tokens": 80, "temperature": 0} | (
-        {"stream": True} if stream else {}
-    )
-    data = json.dumps(body, separators=(",", ":")).encode()
-    head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
-        b"accept: */*\r\nuser-agent: bench\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
-    ) % (API_KEY.encode(), len(data))
-    return head + data
+    body = {"model": "auto", "messages": [message], "max_tokens": 80, "temperature": 0}
+    return json.dumps(body | ({"stream": True} if stream else {}), separators=(",", ":")).encode()
+
+
+def make_request(*, stream: bool) -> bytes:
+    """The bytes of the request, with its head."""
+    body = make_body(stream=stream)
+    headers = {"host": "gateway", "accept": "*/*", "user-agent": "bench", **HEADERS, "content-length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {PATH} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
 class Load:

@@ -99,8 +99,9 @@ def write_files(folder: Path, snapshot: RoutingSnapshot) -> None:
     for target in snapshot.targets:
         if target.external:
             authority = make_serving_certificate("fallback.bench").authority
-            files[f"{CREDENTIALS}/{target.name}/{CREDENTIAL_FILE}"] = b"sk-provider"
-            files[f"{CREDENTIALS}/{target.name}/{CA_FILE}"] = authority.encode()
+            credentials = f"{CREDENTIALS}/{target.external.credentials}"
+            files[f"{credentials}/{CREDENTIAL_FILE}"] = b"sk-provider"
+            files[f"{credentials}/{CA_FILE}"] = authority.encode()
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def running(
 ) -> Generator[subprocess.Popen[bytes]]:
     """The command runs on one processor until the block ends."""
     with log.open("wb") as out, on_processor(cpu):
-        process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=out, stderr=out)
+        process = subprocess.Popen(command, env={**environment(), **(env or {})}, stdout=out, stderr=out)
     try:
         yield process
     finally:
@@ -45,6 +45,12 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def environment() -> dict[str, str]:
+    """This process's, in which a child Python finds this package."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def cpu_seconds(pid: int) -> float:

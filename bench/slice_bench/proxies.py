@@ -9,9 +9,13 @@ import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
+import httpx
+
 from flotilla_api.snapshot import RoutingSnapshot
+from slice_bench.load import HEADERS, PATH, make_body
 from slice_bench.policies import (
     API_KEYS,
     CREDENTIALS,
@@ -36,17 +40,21 @@ class Proxy:
 
 def ours(upstream_port: int, scratch: Path) -> AbstractContextManager[Proxy]:
     """Flotilla's router with the policy of the quickstart."""
-    return _router(QUICKSTART, quickstart_snapshot(upstream_port), scratch / "quickstart")
+    return router(QUICKSTART, quickstart_snapshot(upstream_port), scratch / "quickstart", judges=True)
 
 
 def ours_passing(upstream_port: int, scratch: Path) -> AbstractContextManager[Proxy]:
     """Flotilla's router with a policy that judges nothing and asks for no key."""
-    return _router(PASS_THROUGH, pass_through_snapshot(upstream_port), scratch / "pass-through")
+    return router(PASS_THROUGH, pass_through_snapshot(upstream_port), scratch / "pass-through", judges=False)
 
 
 @contextmanager
-def _router(name: str, snapshot: RoutingSnapshot, folder: Path) -> Generator[Proxy]:
-    """The router, as it runs in a gateway pod."""
+def router(name: str, snapshot: RoutingSnapshot, folder: Path, *, judges: bool) -> Generator[Proxy]:
+    """The router, as it runs in a gateway pod.
+
+    Raises:
+        RuntimeError: it does not answer, or not as its policy says: a router that misses something is quick.
+    """
     write_files(folder, snapshot)
     port = free_port()
     env = {
@@ -65,6 +73,10 @@ def _router(name: str, snapshot: RoutingSnapshot, folder: Path) -> Generator[Pro
     log = folder / "router.log"
     with running(module("flotilla_router"), cpu=SERVER, log=log, env=env) as process:
         wait_for_port(port, process, log)
+        answer = httpx.post(f"http://127.0.0.1:{port}{PATH}", content=make_body(stream=False), headers=HEADERS)
+        if answer.status_code != HTTPStatus.OK or ("x-flotilla-score" in answer.headers) != judges:
+            what = "judged" if judges else "passed on"
+            raise RuntimeError(f"{name}: an answer was not {what}: {answer.status_code} {answer.headers}")
         yield Proxy(name, port, process.pid)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from slice_bench.load import make_request
 from slice_bench.processes import (
     CLIENT,
     cpu_seconds,
+    environment,
     free_port,
     module,
     on_processor,
@@ -87,7 +88,9 @@ def measure(proxy: Proxy, plan: Plan) -> Cost:
     command = module("slice_bench.load", *flags, *(["--stream"] if plan.stream else []))
     before = cpu_seconds(proxy.pid)
     with on_processor(CLIENT):
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=LOAD_SECONDS)
+        done = subprocess.run(
+            command, env=environment(), stdout=subprocess.PIPE, text=True, check=True, timeout=LOAD_SECONDS
+        )
     used = cpu_seconds(proxy.pid) - before
     figures = json.loads(done.stdout)
     return Cost(used, figures["seconds"], plan.requests, figures["events"], figures["reads"])
@@ -99,11 +102,7 @@ def compare(plan: Plan, scratch: Path, progress: Callable[[int], None]) -> dict[
     `progress` is told how many loads of `ROUNDS` times the proxies are done.
     """
     with ExitStack() as stack:
-        port = free_port()
-        log = scratch / "canned.log"
-        pace = str(PACE_SECONDS * 1000)
-        command = module("slice_bench.canned", "--port", str(port), "--events", str(EVENTS), "--pace-ms", pace)
-        wait_for_port(port, stack.enter_context(running(command, cpu=CLIENT, log=log)), log)
+        port = stack.enter_context(upstream(scratch))
         proxies = [stack.enter_context(start(port, scratch)) for start in STARTERS]
         costs: dict[str, list[Cost]] = {proxy.name: [] for proxy in proxies}
         for proxy in proxies:
@@ -115,14 +114,21 @@ def compare(plan: Plan, scratch: Path, progress: Callable[[int], None]) -> dict[
     return costs
 
 
+@contextmanager
+def upstream(scratch: Path, *, hold: bool = False) -> Generator[int]:
+    """The port of the canned upstream."""
+    port = free_port()
+    log = scratch / "canned.log"
+    flags = ["--port", str(port), "--events", str(EVENTS), "--pace-ms", str(PACE_SECONDS * 1000)]
+    command = module("slice_bench.canned", *flags, *(["--hold"] if hold else []))
+    with running(command, cpu=CLIENT, log=log) as process:
+        wait_for_port(port, process, log)
+        yield port
+
+
 def kb_per_open_stream(scratch: Path) -> float:
     """Resident KB that each of `OPEN_STREAMS` open, silent streams adds to our router with the quickstart's policy."""
-    with ExitStack() as stack:
-        port = free_port()
-        log = scratch / "hold.log"
-        command = module("slice_bench.canned", "--port", str(port), "--hold")
-        wait_for_port(port, stack.enter_context(running(command, cpu=CLIENT, log=log)), log)
-        proxy = stack.enter_context(ours(port, scratch))
+    with upstream(scratch, hold=True) as port, ours(port, scratch) as proxy:
         return asyncio.run(_hold_streams(proxy)) / 1024
 
 

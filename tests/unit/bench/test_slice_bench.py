@@ -16,8 +16,8 @@ from slice_bench.load import make_request
 from slice_bench.operator import is_acknowledged
 from slice_bench.policies import API_KEYS, CREDENTIALS, pass_through_snapshot, quickstart_snapshot, write_files
 from slice_bench.processes import CLIENT, SERVER, on_processor
-from slice_bench.proxies import ENVOY, PASS_THROUGH, QUICKSTART, SPLICE
-from slice_bench.router import Cost
+from slice_bench.proxies import ENVOY, PASS_THROUGH, QUICKSTART, SPLICE, ours, ours_passing, router
+from slice_bench.router import Cost, Starter, upstream
 
 EVENTS = 20
 
@@ -95,7 +95,7 @@ def test_the_headline_policy_is_the_quickstarts(tmp_path: Path) -> None:
     assert "LowConfidence" in snapshot.route.escalation.on
     assert {target.endpoints[0].address for target in experts} == {"127.0.0.1:8000"}
     assert b"Bearer " + (tmp_path / API_KEYS / "bench").read_bytes() in make_request(stream=False)
-    assert (tmp_path / CREDENTIALS / "big" / "ca.crt").exists()
+    assert [file.name for file in sorted((tmp_path / CREDENTIALS).glob("big-*/*"))] == ["api-key", "ca.crt"]
 
 
 def test_the_other_policy_judges_nothing_and_asks_for_no_key(tmp_path: Path) -> None:
@@ -106,6 +106,23 @@ def test_the_other_policy_judges_nothing_and_asks_for_no_key(tmp_path: Path) -> 
     assert snapshot.anonymous
     assert (snapshot.route.fallbacks, snapshot.route.escalation.on) == ((), ())
     assert not (tmp_path / API_KEYS).exists()
+
+
+@pytest.mark.parametrize("start", [pytest.param(ours, id="quickstart"), pytest.param(ours_passing, id="pass-through")])
+def test_a_router_that_is_measured_does_what_its_policy_says(start: Starter, tmp_path: Path) -> None:
+    """Its first answer is judged, or is not: a router that misses a credential would be quick and judge nothing."""
+    with upstream(tmp_path) as port, start(port, tmp_path) as proxy:
+        assert proxy.name in {QUICKSTART, PASS_THROUGH}
+
+
+def test_a_router_that_does_not_judge_is_not_measured(tmp_path: Path) -> None:
+    """The measurement ends, and says what is wrong."""
+    with (
+        upstream(tmp_path) as port,
+        pytest.raises(RuntimeError, match="an answer was not judged: 200"),
+        router(QUICKSTART, pass_through_snapshot(port), tmp_path / "router", judges=True),
+    ):
+        pytest.fail("it was measured")
 
 
 def _cost(cpu_seconds: float, seconds: float) -> Cost:
