@@ -16,7 +16,17 @@ from typing import Protocol, cast
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .exchange import Exchange
-from .incoming import TOO_LARGE_HEAD, TOO_MUCH_FRAMING, Incoming, Problem, by_name, head_size, make_problem, too_large
+from .incoming import (
+    TOO_LARGE_HEAD,
+    TOO_MUCH_FRAMING,
+    Incoming,
+    Problem,
+    by_name,
+    framing_only,
+    head_size,
+    make_problem,
+    too_large,
+)
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 LINGER_SECONDS = 2.0
@@ -145,8 +155,8 @@ class ClientConnection(asyncio.Protocol):
         self._overhead += len(data)
         try:
             parser.feed_data(data)
-        except HttpParserUpgrade:
-            self._broken = True
+        except HttpParserUpgrade as offer:
+            self._pass_over(parser, data[offer.args[0] :])
         except HttpParserCallbackError as error:
             self._failed(error)
         except HttpParserError:
@@ -154,6 +164,24 @@ class ClientConnection(asyncio.Protocol):
         else:
             if self._overhead > MAX_HEADER_BYTES:
                 self._refuse(TOO_LARGE_HEAD if self._in_head else TOO_MUCH_FRAMING)
+
+    def _pass_over(self, parser: HttpRequestParser, rest: bytes) -> None:
+        """An offer to speak another protocol may be ignored (RFC 9110, 7.8): what follows is parsed as HTTP/1.1.
+
+        The parser has left a body to the other protocol, so it is given the same head again, without the offer.
+        """
+        while not self._broken:
+            if parser.get_method() == b"CONNECT":
+                self._broken = True
+                return
+            try:
+                if self._incoming is not None:
+                    parser.feed_data(framing_only(self._incoming.headers))
+                parser.feed_data(rest)
+            except HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            else:
+                return
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -172,8 +200,8 @@ class ClientConnection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._broken:
+        """A request begins, unless it is one whose body is due."""
+        if self._broken or self._incoming is not None:
             return
         self._incoming = Incoming()
         if self._current is None:
@@ -182,7 +210,7 @@ class ClientConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """The request's target, or more of it."""
         incoming = self._incoming
-        if incoming is None or self._broken:
+        if incoming is None or self._broken or not self._in_head:
             return
         incoming.url += url
         if len(incoming.url) > MAX_URL_BYTES:
@@ -196,7 +224,7 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole: refuse, or ask for the body."""
         incoming, parser = self._incoming, self._parser
-        if incoming is None or parser is None or self._broken:
+        if incoming is None or parser is None or self._broken or not self._in_head:
             return
         given, self._headers = self._headers, []
         large = self._overhead > MAX_HEADER_BYTES and head_size(incoming.url, given) > MAX_HEADER_BYTES
@@ -208,12 +236,9 @@ class ClientConnection(asyncio.Protocol):
         incoming.headers = by_name(given)
         incoming.method = parser.get_method()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
-        incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and not parser.should_upgrade()
+        incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and incoming.method != b"CONNECT"
         headers = incoming.headers
         incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-        if incoming.has_body and parser.should_upgrade():  # the parser takes the body for the other protocol's
-            self._refuse(make_problem(400, "only HTTP/1.1 is spoken here: send the request without Upgrade", "upgrade"))
-            return
         problem = self._host.service.admit(incoming)
         if problem is None:
             if incoming.has_body:
@@ -237,7 +262,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        incoming, self._incoming = self._incoming, None
+        incoming, parser = self._incoming, self._parser
+        if incoming is not None and incoming.has_body and parser is not None and parser.should_upgrade():
+            return  # the body comes after the offer is passed over
+        self._incoming = None
         self._in_head = True
         self._overhead = 0
         if incoming is not None and not self._broken:

@@ -96,6 +96,12 @@ def by_name(given: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
+def framing_only(headers: dict[bytes, bytes]) -> bytes:
+    """A request's head that says nothing but how the body is framed."""
+    name = b"transfer-encoding" if b"transfer-encoding" in headers else b"content-length"
+    return b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, headers[name])
+
+
 def make_problem(status: int, message: str, code: str) -> Problem:
     """A problem of the request as a whole."""
     return Problem(status=status, message=message, code=code)

@@ -337,17 +337,6 @@ async def test_connection_close_and_http_1_0_are_honoured(tmp_path: Path) -> Non
         assert reply.body == b"".join(events)
 
 
-async def test_an_offer_to_upgrade_is_passed_over(tmp_path: Path) -> None:
-    """curl --http2 gets an answer in HTTP/1.1; with a body, whose end the offer hides, it is told to offer nothing."""
-    offer = ["connection: Upgrade, HTTP2-Settings", "upgrade: h2c"]
-    async with router(tmp_path, a_snapshot()) as rig:
-        plain = await ask(rig.port, get("/v1/models", headers=offer))
-        with_body = await ask(rig.port, post(chat(), headers=offer))
-
-        assert plain.status == 200
-        assert (with_body.status, error_of(with_body)["code"]) == (400, "upgrade")
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_before_the_first_byte_ends_the_call(tmp_path: Path, stream: bool) -> None:
     """The model server's connection is closed at once, and the log says why."""

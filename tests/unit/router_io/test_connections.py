@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rig import (
+    LAST_CHUNK,
     Reply,
     a_snapshot,
     ask,
@@ -142,3 +143,66 @@ def test_a_body_in_tiny_parts_takes_no_more_memory_than_its_bytes() -> None:
 
     assert len(incoming.body()) == 500_000
     assert kept < 2 * 500_000
+
+
+# Offers to speak another protocol
+
+H2C = [
+    "connection: Upgrade, HTTP2-Settings",
+    "upgrade: h2c",
+    "http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+]
+WEBSOCKET = ["connection: upgrade", "upgrade: websocket", "sec-websocket-key: eA==", "sec-websocket-version: 13"]
+
+
+def chunked(body: bytes, *, size: int, headers: list[str]) -> bytes:
+    """A request whose body comes in chunks of `size` bytes."""
+    lines = "".join(f"{line}\r\n" for line in headers).encode()
+    parts = [chunk(body[at : at + size]) for at in range(0, len(body), size)]
+    return CHUNKED_HEAD[:-2] + lines + b"\r\n" + b"".join(parts) + LAST_CHUNK
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 100_000])
+async def test_an_offer_to_upgrade_is_passed_over(tmp_path: Path, piece_bytes: int) -> None:
+    """Requests that offer another protocol are answered in HTTP/1.1, on one connection, however they are cut."""
+    body = json.dumps(chat()).encode()
+    sent = (
+        post(body, headers=H2C)
+        + chunked(body, size=50, headers=H2C)
+        + get("/v1/models", headers=H2C)
+        + get("/v1/chat/completions", headers=WEBSOCKET)
+        + post(b"", headers=H2C)
+        + post(body)
+        + get("/healthz", headers=H2C)
+    )
+    async with (
+        model_server(replies(ANSWER)) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address))) as rig,
+        client(rig.port) as raw,
+    ):
+        for at in range(0, len(sent), piece_bytes):
+            await raw.send(sent[at : at + piece_bytes])
+        answers = [await raw.reply() for _ in range(7)]
+
+        assert [answer.status for answer in answers] == [200, 200, 200, 405, 400, 200, 200]
+        assert [answer.body for answer in answers[:2]] == [ANSWER, ANSWER]
+        assert [received.json for received in model.received] == [chat(model="maths-model")] * 3
+        assert "connection" not in answers[-1].headers
+
+
+async def test_what_follows_a_connect_is_not_read_as_requests(tmp_path: Path) -> None:
+    """A tunnel is refused, and what was meant for its other end is dropped."""
+    async with router(tmp_path, a_snapshot()) as rig, client(rig.port) as raw:
+        await raw.send(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n" + get("/healthz"))
+
+        assert (await raw.reply()).status == 404
+        assert await raw.ended()
+
+
+async def test_a_body_that_is_too_large_is_refused_beside_an_offer(tmp_path: Path) -> None:
+    """An offer opens no way around the bounds."""
+    async with router(tmp_path, a_snapshot(maxBodyBytes=1000)) as rig, client(rig.port) as raw:
+        await raw.send(chunked(b"x" * 2000, size=100, headers=H2C))
+
+        assert (await raw.reply()).status == 413
+        assert await raw.ended()
