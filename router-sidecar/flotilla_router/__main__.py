@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import random
+import resource
 import signal
 import sys
 import traceback
@@ -38,6 +39,7 @@ FILES_SECONDS = 2.0
 LOG_FLUSH_SECONDS = 0.1
 EXPIRE_SECONDS = 1.0
 DRAIN_CHECK_SECONDS = 0.05
+_OTHER_FILES = 256
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
 
 
@@ -162,9 +164,13 @@ class RouterProcess:
         self.source = SnapshotSource(
             self.store, ControlClient(self._upstreams), settings.snapshot_dir, settings.control_token_dir
         )
-        patience = Patience(settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds)
-        self._data = Listener(loop, self.router.data_surface(), patience)
-        self._admin = Listener(loop, self.router.admin_surface(), patience)
+        patience = Patience(
+            settings.first_byte_seconds, settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds
+        )
+        most = settings.max_connections
+        self._data = Listener(loop, self.router.data_surface(), patience, most)
+        self._admin = Listener(loop, self.router.admin_surface(), patience, most)
+        self.telemetry.connections = self._data.connections
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> Ports:
@@ -255,6 +261,16 @@ async def run(settings: RouterSettings, log: Log) -> None:
         await process.close()
 
 
+def _allow_files(connections: int) -> None:
+    """Let the process open a file for each client and each call, as far as its hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
@@ -262,6 +278,7 @@ def main() -> None:
     except SettingsError as error:
         sys.stderr.write(f"flotilla-router: {error}\n")
         sys.exit(2)
+    _allow_files(settings.max_connections)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, open_log()))

@@ -18,6 +18,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 from .exchange import Exchange
 from .incoming import (
     TOO_LARGE_HEAD,
+    TOO_MANY_CONNECTIONS,
     TOO_MUCH_FRAMING,
     Incoming,
     Problem,
@@ -31,6 +32,10 @@ from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 LINGER_SECONDS = 2.0
 """How long what a client still sends is read and dropped after an early answer, so that the answer is not lost."""
+MOST_QUEUED, MOST_QUEUED_BYTES = 16, 64 * 1024
+"""Pipelined requests, and bytes of their bodies, that wait while more is read."""
+SLOWEST_BYTES = 64 * 1024
+"""Least that a client reads of a long answer in `Patience.keep_alive`, to get the rest."""
 OVERHEAD_PER_BYTE = 9
 """Bytes on the wire that a byte of a body may take; a chunk of one byte takes six."""
 _SMALL = 16 * 1024
@@ -70,6 +75,7 @@ class Service(Protocol):
 class Patience:
     """Seconds that a client is waited for."""
 
+    first_byte: float
     head: float
     body: float
     keep_alive: float
@@ -82,6 +88,7 @@ class Host:
     loop: asyncio.AbstractEventLoop
     service: Service
     patience: Patience
+    most_connections: int
     connections: set[ClientConnection] = field(default_factory=set["ClientConnection"])
 
 
@@ -102,6 +109,7 @@ class ClientConnection(asyncio.Protocol):
         "_parser",
         "_queue",
         "_transport",
+        "_unsent",
         "_write_paused",
         "due",
         "exchange",
@@ -124,6 +132,8 @@ class ClientConnection(asyncio.Protocol):
         self._discarding = False
         self._chunked = False
         self._write_paused = False
+        self._unsent = 0
+        """Bytes of answers that the client had not read when patience began."""
         self.exchange: Exchange | None = None
         """The request under way, if a model is called for it."""
         self.due = inf
@@ -134,8 +144,11 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
         self._transport = cast("asyncio.Transport", transport)
+        if len(self._host.connections) >= self._host.most_connections:
+            self._refuse(TOO_MANY_CONNECTIONS)
+            return
         self._host.connections.add(self)
-        self.due = self._loop.time() + self._host.patience.keep_alive
+        self.due = self._loop.time() + self._host.patience.first_byte
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """The client is gone."""
@@ -205,7 +218,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._incoming = Incoming()
         if self._current is None:
-            self.due = self._loop.time() + self._host.patience.head
+            self._wait()
 
     def on_url(self, url: bytes) -> None:
         """The request's target, or more of it."""
@@ -241,8 +254,8 @@ class ClientConnection(asyncio.Protocol):
         incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         problem = self._host.service.admit(incoming)
         if problem is None:
-            if incoming.has_body:
-                self._await_body(incoming)
+            if incoming.has_body and self._current is None:
+                self._wait()
         elif incoming.has_body:
             self._refuse(problem)
         else:
@@ -320,13 +333,23 @@ class ClientConnection(asyncio.Protocol):
     # What the listener calls
 
     def expire(self) -> None:
-        """Patience has ended."""
-        if self._discarding or self._write_paused or self._transport.is_closing():
+        """Patience has ended, unless the client reads on."""
+        if self._discarding:
             self._transport.abort()
+        elif self._write_paused or self._transport.is_closing():
+            self._expect_reading()
         elif self._incoming is None:
             self._transport.close()
         else:
             self._refuse(make_problem(408, "the request did not arrive in time", "request_timeout"))
+
+    def _expect_reading(self) -> None:
+        """An answer waits to be read: whoever has read a little of it since the last time gets as long again."""
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if before - self._unsent < SLOWEST_BYTES:
+            self._transport.abort()
+        else:
+            self.due = self._loop.time() + self._host.patience.keep_alive
 
     @property
     def busy(self) -> bool:
@@ -345,12 +368,17 @@ class ClientConnection(asyncio.Protocol):
 
     # One request after the other
 
-    def _await_body(self, incoming: Incoming) -> None:
-        self.due = self._loop.time() + self._host.patience.body if self._current is None else inf
-        if b"expect" not in incoming.headers or self._current is not None:
-            return
-        if incoming.headers[b"expect"].lower() == b"100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    def _wait(self) -> None:
+        """No request is under way: the client is waited for."""
+        patience, incoming = self._host.patience, self._incoming
+        if incoming is None:
+            self.due = self._loop.time() + patience.keep_alive
+        elif self._in_head:
+            self.due = self._loop.time() + patience.head
+        else:
+            self.due = self._loop.time() + patience.body
+            if incoming.headers.get(b"expect", b"").lower() == b"100-continue":
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _failed(self, error: Exception) -> None:
         """Our own mistake on a request that arrives: it is told, and the client gets its answer in turn."""
@@ -376,13 +404,21 @@ class ClientConnection(asyncio.Protocol):
 
     def _submit(self, incoming: Incoming, problem: Problem | None) -> None:
         self._incoming = None
+        if self._transport.is_closing():
+            return
         if self._current is None and not self._queue and not self._write_paused:
             self._serve(incoming, problem)
             return
         if self._queue is None:
             self._queue = deque()
         self._queue.append((incoming, problem))
-        self._transport.pause_reading()
+        if self._enough_queued():
+            self._transport.pause_reading()
+
+    def _enough_queued(self) -> bool:
+        """Until then reading goes on, because a client that leaves is only noticed by reading."""
+        queue = self._queue or ()
+        return len(queue) >= MOST_QUEUED or sum([len(each.data) for each, _ in queue]) >= MOST_QUEUED_BYTES
 
     def _serve(self, incoming: Incoming, problem: Problem | None) -> None:
         self._current = incoming
@@ -410,7 +446,7 @@ class ClientConnection(asyncio.Protocol):
         if self._current is not None or not self._queue or self._write_paused:
             return
         incoming, problem = self._queue.popleft()
-        if not self._queue:
+        if not self._enough_queued():
             self._transport.resume_reading()
         self._serve(incoming, problem)
 
@@ -424,17 +460,17 @@ class ClientConnection(asyncio.Protocol):
         """The current request is answered."""
         current, self._current = self._current, None
         self.exchange = None
+        self._unsent = self._transport.get_write_buffer_size()
         if current is not None and not current.keep_alive:
             self._close()
             return
-        patience = self._host.patience
-        self.due = self._loop.time() + (patience.head if self._incoming is not None else patience.keep_alive)
+        self._wait()
         if self._queue:
             self._loop.call_soon(self._serve_next)
 
     def _close(self) -> None:
         """Close; if the client may still be sending, only after it has had time to read the answer."""
-        if self._broken and self._transport.can_write_eof():
+        if self._broken and self in self._host.connections and self._transport.can_write_eof():
             self._discarding = True
             self.due = self._loop.time() + LINGER_SECONDS
             self._transport.write_eof()

@@ -118,3 +118,9 @@ TOO_LARGE_HEAD = make_problem(
 TOO_MUCH_FRAMING = make_problem(
     400, f"the body has more than {MAX_HEADER_BYTES} bytes of chunk extensions or trailers", "too_much_framing"
 )
+TOO_MANY_CONNECTIONS = Problem(
+    status=503,
+    message="the router has as many connections as it may have",
+    code="too_many_connections",
+    type="server_error",
+)

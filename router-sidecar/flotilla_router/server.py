@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from .connection import ClientConnection, Host, Patience, Service
@@ -25,17 +25,25 @@ class _Server(Protocol):
 class Listener:
     """A listening socket and its connections."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, service: Service, patience: Patience) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, service: Service, patience: Patience, most_connections: int
+    ) -> None:
         self._loop = loop
-        self._host = Host(loop, service, patience)
-        self._connections = self._host.connections
+        self._host = Host(loop, service, patience, most_connections)
+        self.connections: Collection[ClientConnection] = self._host.connections
         self._server: _Server | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen; the port that was bound (the kernel's choice for 0)."""
         self._server = await self._loop.create_server(
-            lambda: ClientConnection(self._host), host, port, ssl=tls, backlog=1024, reuse_address=True
+            lambda: ClientConnection(self._host),
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=self._host.patience.first_byte if tls is not None else None,
+            backlog=1024,
+            reuse_address=True,
         )
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         return int(self._server.sockets[0].getsockname()[1])
@@ -43,29 +51,29 @@ class Listener:
     @property
     def busy(self) -> bool:
         """Whether a request is arriving or under way."""
-        return any(connection.busy for connection in self._connections)
+        return any(connection.busy for connection in self.connections)
 
     def stop_accepting(self) -> None:
         """New connections are refused; idle ones are closed."""
         if self._server is not None:
             self._server.close()
-        for connection in tuple(self._connections):
+        for connection in tuple(self.connections):
             connection.close_if_idle()
 
     async def close(self) -> None:
         """Nothing is left open; answers that are being sent get a moment to arrive."""
         self.stop_accepting()
         for _ in range(20):
-            if not self._connections:
+            if not self.connections:
                 break
             await asyncio.sleep(0.01)
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
-        for connection in tuple(self._connections):
+        for connection in tuple(self.connections):
             connection.abort()
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for connection in [connection for connection in self._connections if connection.due <= now]:
+        for connection in [connection for connection in self.connections if connection.due <= now]:
             connection.expire()
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -19,6 +19,9 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Largest answer that is buffered whole; more is an UpstreamError."""
 
 
+Port = int
+
+
 class SettingsError(ValueError):
     """The environment does not say how to run; the message names the variable and what to do."""
 
@@ -33,11 +36,11 @@ class RouterSettings:
     """Name of the RoutingPolicy that this router serves. Required."""
     data_host: str = "0.0.0.0"  # noqa: S104 - a pod listens on all of its own addresses
     """Address of the listener for clients. Default: all IPv4 addresses."""
-    data_port: int = names.GATEWAY_PORT
+    data_port: Port = names.GATEWAY_PORT
     """Port of the listener for clients, also with TLS. Default: 8080."""
     admin_host: str = "0.0.0.0"  # noqa: S104
     """Address of `/healthz /readyz /metrics` without keys. Default: all IPv4 addresses."""
-    admin_port: int = names.ROUTER_ADMIN_PORT
+    admin_port: Port = names.ROUTER_ADMIN_PORT
     """Port of `/healthz /readyz /metrics` without keys. Default: 9090."""
     control_url: str | None = None
     """Base URL of the control API, such as https://flotilla-control.flotilla-system.svc:9443. Default: none, the
@@ -56,12 +59,18 @@ class RouterSettings:
     """After SIGTERM and settling: longest wait for requests under way, before they end in an error. Default: 30."""
     settle_seconds: float = 3.0
     """After SIGTERM: how long connections are still accepted, until clients know that this pod leaves. Default: 3."""
+    first_byte_seconds: float = 10.0
+    """From a new connection to the first byte of its first request, the TLS handshake as long again; then it is closed.
+    Default: 10."""
     head_seconds: float = 10.0
     """From the first byte of a request to the end of its headers; longer is a 408. Default: 10."""
     body_seconds: float = 60.0
     """From a request's headers to the end of its body; longer is a 408. Default: 60."""
     keep_alive_seconds: float = 75.0
-    """How long a client's connection may stay without a request. Default: 75."""
+    """How long a client's connection may stay without another request. Default: 75."""
+    max_connections: int = 10_000
+    """Most open connections of each listener; more get a 503 and are closed. An idle one takes up to 5 KB of
+    memory, with TLS 50 KB. Default: 10000."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> RouterSettings:
@@ -101,6 +110,12 @@ def _port(variable: str, text: str) -> int:
     return int(text)
 
 
+def _count(variable: str, text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 10**9:
+        raise SettingsError(f"{variable} is {text!r}: it must be a whole number, 1 or more")
+    return int(text)
+
+
 def _seconds(variable: str, text: str) -> float:
     try:
         seconds = float(text)
@@ -114,8 +129,9 @@ def _seconds(variable: str, text: str) -> float:
 _READERS: dict[str, Callable[[str, str], object]] = {
     "str": _text,
     "str | None": _url,
-    "int": _port,
+    "Port": _port,
+    "int": _count,
     "float": _seconds,
     "Path": _folder,
 }
-"""By a field's annotation: the only optional text is a URL, the only numbers are ports and seconds."""
+"""By a field's annotation: the only optional text is a URL, and numbers with a point are seconds."""

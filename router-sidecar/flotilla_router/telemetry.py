@@ -7,7 +7,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -206,6 +206,8 @@ class Telemetry(Collector):
         self._namespace = namespace
         self.in_flight = 0
         self.control_connected = False
+        self.connections: Sized = ()
+        """Those of clients that are open."""
         self._problems: tuple[str, ...] = ()
         self.snapshot_digest = ""
         self._requests = _Counter(m.ROUTER_REQUESTS, "Finished requests.", ("policy", "api", "model", "code"))
@@ -303,6 +305,7 @@ class Telemetry(Collector):
         ):
             yield each.collect()
         yield self._gauge(m.ROUTER_IN_FLIGHT, "Requests under way.", self.in_flight)
+        yield self._gauge(m.ROUTER_CONNECTIONS, "Open connections of clients.", len(self.connections))
         yield self._gauge(m.ROUTER_PROBLEMS, "What keeps this router from doing its work.", len(self._problems))
         yield self._gauge(m.ROUTER_CONTROL_CONNECTED, "1 while the control API answers.", int(self.control_connected))
         if self.snapshot_digest:
