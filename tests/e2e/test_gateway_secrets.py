@@ -106,7 +106,8 @@ def test_without_its_keys_a_gateway_lets_nobody_in(space: Space) -> None:
     """A missing Secret is never taken for `anonymous`: everybody is refused until there are keys."""
     space.delete("Secret", KEYS)
     space.apply(an_external_fallback("big"), a_policy("assist", fallbacks=["big"]))
-    space.wait_ready("RoutingPolicy", "assist")
+    space.wait_condition("RoutingPolicy", "assist", "RouterReady", "True")
+    space.wait_condition("RoutingPolicy", "assist", "Ready", "False", "CredentialsMissing")
     gateway = space.gateway("assist")
     assert gateway.ask("with a key").status_code == 401
     assert gateway.with_key("").ask("without").status_code == 401
@@ -114,6 +115,7 @@ def test_without_its_keys_a_gateway_lets_nobody_in(space: Space) -> None:
     space.apply(client_keys())
 
     space.wait_for(lambda: gateway.ask("and now?").status_code == 200, "the keys")
+    space.wait_ready("RoutingPolicy", "assist")
 
 
 def test_an_anonymous_gateway_asks_for_no_key(space: Space) -> None:
