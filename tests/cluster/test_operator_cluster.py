@@ -351,6 +351,40 @@ async def test_a_template_that_fits_no_schema_is_refused_for_good(
                 "spec": {
                     "template": {
                         "spec": {
+                            "nodeSelector": {"disk": "ssd"},
+                            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}},
+                            "priorityClassName": "high",
+                            "runtimeClassName": "other",
+                            "hostNetwork": True,
+                            "hostPID": True,
+                        }
+                    }
+                }
+            },
+            id="placement and the node's namespaces",
+        ),
+        pytest.param(
+            {
+                "spec": {
+                    "template": {
+                        "spec": {
+                            "containers": [
+                                {
+                                    "name": "engine",
+                                    "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "64"}},
+                                }
+                            ]
+                        }
+                    }
+                }
+            },
+            id="limits and requests",
+        ),
+        pytest.param(
+            {
+                "spec": {
+                    "template": {
+                        "spec": {
                             "containers": [
                                 {
                                     "name": "engine",
