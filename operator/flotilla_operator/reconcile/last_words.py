@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 _MAX_LENGTH = 300
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Colours, and what else no status should hold."""
 _PREFIX = re.compile(
     r"^(?:\([^)]*pid=\d+[^)]*\)\s*"  # (EngineCore_DP0 pid=123)
     r"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:?\s+"
@@ -21,7 +23,7 @@ _PID = re.compile(r"\bpid[= ]\d+")
 
 def last_words(message: str) -> str:
     """The last line that names an error, else the last line; without times and process ids, which differ every time."""
-    lines = [text for line in message.splitlines() if (text := _plain(line))]
+    lines = [text for line in _CONTROL.sub("", message).splitlines() if (text := _plain(line))]
     errors = [line for line in lines if _ERROR.match(line)]
     telling = [line for line in errors if not _SAYS_NOTHING.search(line)]
     found = (telling or errors or lines or [""])[-1]

@@ -406,6 +406,17 @@ def test_the_order_of_pods_never_changes_what_is_told() -> None:
     assert causes == {Cause(Reason.CRASH_LOOP, "ended with exit code 1: ValueError: x")}
 
 
+HF_OFFLINE = (
+    "\x1b[1m\x1b[31mError: Local entry not found. [Errno 111] Connection refused\x1b[0m\n"
+    "\x1b[90mHint: set HF_DEBUG=1 as environment variable for full traceback.\x1b[0m\n"
+)
+
+
+def test_last_words_are_read_through_colours() -> None:
+    """`hf` of huggingface_hub 2.4 writes them also where nobody looks; a hint of a debug flag is no cause."""
+    assert last_words(HF_OFFLINE) == "Error: Local entry not found. [Errno 111] Connection refused"
+
+
 def test_last_words_are_the_same_at_every_try() -> None:
     """Times and process ids change with each restart; a status that held them would change too."""
     first = last_words(VLLM_CRASH)
