@@ -13,7 +13,7 @@ from e2e.gateway import Gateway, a_question
 from e2e.objects import CLIENT_KEY, KEYS, a_policy, a_secret, an_external_fallback, client_keys
 from e2e.steps import Space
 from stack.certificates import ServingCertificate, make_serving_certificate
-from stack.flotilla import Stack
+from stack.flotilla import Stack, quickstart_provider_key
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,23 @@ def test_without_its_keys_a_gateway_lets_nobody_in(space: Space) -> None:
 
     space.wait_for(lambda: gateway.ask("and now?").status_code == 200, "the keys")
     space.wait_ready("RoutingPolicy", "assist")
+
+
+def test_another_secret_of_a_provider_comes_with_new_pods(space: Space) -> None:
+    """A key that is not mounted yet is missing, never the one before: pods that have it take over."""
+    space.apply(an_external_fallback("big"), a_policy("assist", fallbacks=["big"]))
+    space.wait_ready("RoutingPolicy", "assist")
+    gateway = space.gateway("assist")
+    before = set(gateway.pods())
+    assert gateway.ask("with the first Secret").status_code == 200
+
+    moved = {"name": "next-provider-key", "key": "apiKey"}
+    space.apply(a_secret(moved["name"], apiKey="sk-of-nobody"), an_external_fallback("big", credentialsSecretRef=moved))
+    space.wait_for(lambda: gateway.pods() and before.isdisjoint(gateway.pods()), "new pods")
+    assert gateway.ask("with a key that the provider does not know").status_code == 502
+
+    space.apply(a_secret(moved["name"], apiKey=quickstart_provider_key()))
+    space.wait_for(lambda: gateway.ask("and now?").status_code == 200, "the key that was changed in place")
 
 
 def test_an_anonymous_gateway_asks_for_no_key(space: Space) -> None:
