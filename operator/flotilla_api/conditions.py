@@ -39,6 +39,8 @@ class Reason(StrEnum):
     """The API server refused the workload; see podOverrides and engine."""
     APPLY_REFUSED = "ApplyRefused"
     """The API server refused another child than the workload; the message says why."""
+    APPLY_FAILED = "ApplyFailed"
+    """The API server fails to write a child, again and again; it is tried on."""
     CONTESTED = "Contested"
     """Something undoes each repair of a child, so it is left as it is; the owner may be ready all the same."""
     SNAPSHOT_TOO_LARGE = "SnapshotTooLarge"

@@ -47,6 +47,8 @@ OPERATOR_LEADER = "flotilla_operator_leader"
 """1 while this replica holds the Lease."""
 OPERATOR_ROUTER_ACK_SECONDS = "flotilla_operator_router_acknowledgement_seconds"
 """From a new snapshot to each router's acknowledgement."""
+OPERATOR_NAMESPACES_UNREADABLE = "flotilla_operator_namespaces_unreadable"
+"""Watched namespaces that are left out because something in them may not be read."""
 OPERATOR_ROUTERS_LAGGING = "flotilla_operator_routers_lagging"
 """Ready routers that do not serve the current snapshot. Labels: namespace, policy."""
 

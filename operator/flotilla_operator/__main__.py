@@ -9,7 +9,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uvloop
@@ -38,162 +39,209 @@ from .telemetry import LOGGER, Telemetry, configure_logging, fields
 FEED_SILENT_MAX_SECONDS = 600.0
 """A feed that did nothing for this long hangs: its longest step is a sweep, of lists that each time out after 30 s."""
 DRAIN_SECONDS = 5.0
+"""How long writes that were begun may take to end when the process does."""
+LEASE_CONNECTIONS = 2
 
 logger = logging.getLogger(LOGGER)
 
 
 @dataclass(frozen=True, slots=True)
+class Clients:
+    """Of the Kubernetes API."""
+
+    main: Client
+    lease: Client
+    """Has connections of its own: a renewal never waits behind other requests."""
+
+
+@asynccontextmanager
+async def make_clients(connection: Connection, telemetry: Telemetry) -> AsyncGenerator[Clients]:
+    """Clients that tell of the same outages, until the block ends."""
+    async with (
+        Client(connection, telemetry) as main,
+        Client(connection, telemetry, connections=LEASE_CONNECTIONS, reachability=main.reachability) as lease,
+    ):
+        yield Clients(main, lease)
+
+
 class Operator:
-    """The parts of one replica."""
+    """The parts of one replica, wired; nothing runs before `run`."""
 
-    settings: Settings
-    feed: Feed
-    watches: WatchThread
-    certificates: Certificates
-    elector: Elector
-    runtime: Runtime
-    control: ControlApi
-    admin: Admin
+    def __init__(self, settings: Settings, connection: Connection, clients: Clients, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._telemetry = telemetry
+        self._client = clients.main
+        self._clock = SystemClock()
+        self._store = Store(references)
+        self._registry = RouterRegistry(self._clock, telemetry, wake=self._wake, leading=lambda: self._elector.leading)
+        self._feed = self._make_feed()
+        self._watches = WatchThread(
+            make_registry(connection, _receive_in(asyncio.get_running_loop(), self._feed)),
+            namespaces=lambda: self._feed.namespaces,
+        )
+        self._certificates = self._make_certificates()
+        self._elector = self._make_elector(clients.lease)
+        self._runtime = self._make_runtime()
+        self._control = self._make_control()
+        self.admin = self._make_admin()
+        telemetry.namespaces_unreadable.set_function(lambda: float(len(self._feed.unreadable)))
 
-    async def run(self) -> None:
-        """Serves until it is cancelled; then leaves in order, so that a standby takes over at once."""
-        host = self.settings.pod_ip
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serves until `stopping` is set; then leaves in order: nothing is cut, and a standby takes over at once."""
         try:
-            await self.admin.start(host, self.settings.admin_port)
-            await self.feed.fill()
-            await self.certificates.load()
-            await self.control.start(host, self.settings.control_port)
-            self.watches.start()
-            async with asyncio.TaskGroup() as group:
-                for part in (self.feed, self.certificates, self.elector, self.runtime):
-                    group.create_task(part.run(), name=type(part).__name__)
+            await _until(stopping, self._start())
+            await self._serve(stopping)
         finally:
-            await self._leave()
+            await self._elector.release()
+            await self._control.stop()
+            await self._watches.stop()
+            await self.admin.stop()
 
-    async def _leave(self) -> None:
-        await self.runtime.drain(DRAIN_SECONDS)
-        await self.elector.release()
-        await self.control.stop()
-        await self.watches.stop()
-        await self.admin.stop()
+    async def _start(self) -> None:
+        host = self._settings.pod_ip
+        await self.admin.start(host, self._settings.admin_port)
+        await self._feed.fill()
+        await self._certificates.load()
+        await self._control.start(host, self._settings.control_port)
+        self._watches.start()
+
+    async def _serve(self, stopping: asyncio.Event) -> None:
+        """What was begun ends before the Lease is given up, and the parts end only then."""
+        async with asyncio.TaskGroup() as group:
+            parts = (self._feed, self._certificates, self._elector, self._runtime)
+            tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
+            await stopping.wait()
+            await self._runtime.drain(DRAIN_SECONDS)
+            await self._elector.release()
+            for task in tasks:
+                task.cancel()
+
+    def _make_feed(self) -> Feed:
+        return Feed(
+            self._client,
+            self._store,
+            self._clock,
+            namespaces=self._settings.watch_namespaces,
+            wake=self._wake,
+            watches_outdated=self._restart_watches,
+        )
+
+    def _make_certificates(self) -> Certificates:
+        return Certificates(
+            self._client,
+            self._clock,
+            namespace=self._settings.namespace,
+            names=self._settings.control_names,
+            address=self._settings.pod_ip,
+            changed=self._wake_policies,
+        )
+
+    def _make_elector(self, client: Client) -> Elector:
+        return Elector(
+            client,
+            self._clock,
+            namespace=self._settings.namespace,
+            name=self._settings.lease_name,
+            identity=make_identity(self._settings.pod_name, self._settings.control_address),
+            changed=self._lead,
+        )
+
+    def _make_runtime(self) -> Runtime:
+        surroundings = Surroundings(
+            settings=self._settings.for_children(),
+            acknowledgements=self._registry.acknowledgements,
+            control_ca=lambda: self._certificates.bundle,
+            leading=lambda: self._elector.leading,
+            leading_seconds=lambda: self._elector.leading_seconds,
+            wake=self._wake,
+            instance=self._settings.pod_name,
+        )
+        return Runtime(
+            KubernetesCluster(self._client, self._store, self._feed, self._clock, surroundings),
+            self._registry,
+            self._clock,
+            self._telemetry,
+            jitter=random.random,
+            workers=self._settings.workers,
+        )
+
+    def _make_control(self) -> ControlApi:
+        return ControlApi(
+            Access(self._client, self._clock),
+            self._registry,
+            self._certificates,
+            Leadership(leading=lambda: self._elector.leading, leader_address=lambda: address_of(self._elector.holder)),
+            exists=lambda key: self._store.get(ref_of(key)) is not None,
+        )
+
+    def _make_admin(self) -> Admin:
+        feed, control, certificates, watches = self._feed, self._control, self._certificates, self._watches
+        return Admin(
+            self._telemetry,
+            health={
+                "feed": lambda: "hangs" if feed.silent_seconds > FEED_SILENT_MAX_SECONDS else "",
+                "watches": lambda: "ended" if control.listening and not watches.alive else "",
+            },
+            readiness={
+                "store": lambda: "" if feed.filled else "not filled yet",
+                "certificates": lambda: "" if certificates.loaded else "not loaded yet",
+                "control API": lambda: "" if control.listening else "not listening yet",
+            },
+        )
+
+    def _restart_watches(self) -> None:
+        self._watches.restart()
+
+    def _wake(self, key: Key) -> None:
+        self._runtime.wake(key)
+
+    def _wake_policies(self) -> None:
+        for key in self._store.owners():
+            if key.kind == "RoutingPolicy":
+                self._runtime.wake(key)
+
+    def _lead(self, leading: bool) -> None:
+        """What was published under an earlier Lease is never served under this one."""
+        self._telemetry.leader.set(leading)
+        self._registry.release_all()
+        if leading:
+            self._runtime.open(self._store.owners())
+        else:
+            self._runtime.close()
 
 
-def compose(settings: Settings, connection: Connection, client: Client, telemetry: Telemetry) -> Operator:
-    """The parts of one replica, wired; nothing runs yet."""
-    clock = SystemClock()
-    store = Store(references)
-
-    def wake(key: Key) -> None:
-        """All parts wake the runtime, which is made last because it needs them."""
-        runtime.wake(key)
-
-    registry = RouterRegistry(clock, telemetry, wake=wake)
-    watches = WatchThread(
-        make_registry(connection, _receive_in(asyncio.get_running_loop(), lambda: feed)),
-        namespaces=settings.watch_namespaces,
-    )
-    feed = Feed(
-        client,
-        store,
-        clock,
-        namespaces=settings.watch_namespaces,
-        wake=wake,
-        kinds_returned=watches.restart,
-    )
-    certificates = Certificates(
-        client,
-        clock,
-        namespace=settings.namespace,
-        names=settings.control_names,
-        address=settings.pod_ip,
-        changed=lambda: _wake_policies(runtime, store),
-    )
-    elector = Elector(
-        client,
-        clock,
-        namespace=settings.namespace,
-        name=settings.lease_name,
-        identity=make_identity(settings.pod_name, settings.control_address),
-        changed=lambda leading: _lead(leading, telemetry, runtime, registry, store),
-    )
-    surroundings = Surroundings(
-        settings=settings.for_children(),
-        acknowledgements=registry.acknowledgements,
-        control_ca=lambda: certificates.bundle,
-        leading=lambda: elector.leading,
-        leading_seconds=lambda: elector.leading_seconds,
-        wake=wake,
-        instance=settings.pod_name,
-    )
-    runtime = Runtime(
-        KubernetesCluster(client, store, feed, clock, surroundings),
-        registry,
-        clock,
-        telemetry,
-        jitter=random.random,
-        workers=settings.workers,
-    )
-    control = ControlApi(
-        Access(client, clock),
-        registry,
-        certificates,
-        Leadership(leading=lambda: elector.leading, leader_address=lambda: address_of(elector.holder)),
-        exists=lambda key: store.get(ref_of(key)) is not None,
-    )
-    admin = Admin(
-        telemetry,
-        health={
-            "feed": lambda: "hangs" if feed.silent_seconds > FEED_SILENT_MAX_SECONDS else "",
-            "watches": lambda: "ended" if control.listening and not watches.alive else "",
-        },
-        readiness={
-            "store": lambda: "" if feed.filled else "not filled yet",
-            "certificates": lambda: "" if certificates.loaded else "not loaded yet",
-            "control API": lambda: "" if control.listening else "not listening yet",
-        },
-    )
-    return Operator(settings, feed, watches, certificates, elector, runtime, control, admin)
+async def _until(stopping: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """`work` is done, or cut because `stopping` is set."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        waiting.cancel()
+        working.cancel()
 
 
-def _lead(leading: bool, telemetry: Telemetry, runtime: Runtime, registry: RouterRegistry, store: Store) -> None:
-    telemetry.leader.set(leading)
-    if leading:
-        runtime.open(store.owners())
-    else:
-        runtime.close()
-        registry.release_all()
-
-
-def _wake_policies(runtime: Runtime, store: Store) -> None:
-    for key in store.owners():
-        if key.kind == "RoutingPolicy":
-            runtime.wake(key)
-
-
-def _receive_in(
-    loop: asyncio.AbstractEventLoop, feed: Callable[[], Feed]
-) -> Callable[[Kind, str | None, Manifest], None]:
+def _receive_in(loop: asyncio.AbstractEventLoop, feed: Feed) -> Callable[[Kind, str | None, Manifest], None]:
     """Hands events over from the watches' thread to the feed in `loop`; those that come after its end are dropped."""
 
     def receive(kind: Kind, event_type: str | None, manifest: Manifest) -> None:
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(feed().receive, kind, event_type, manifest)
+            loop.call_soon_threadsafe(feed.receive, kind, event_type, manifest)
 
     return receive
 
 
 async def serve(settings: Settings, connection: Connection) -> None:
     """The operator runs until SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     telemetry = Telemetry()
-    async with Client(connection, telemetry) as client:
-        operator = compose(settings, connection, client, telemetry)
-        task = asyncio.create_task(operator.run())
+    async with make_clients(connection, telemetry) as clients:
+        operator = Operator(settings, connection, clients, telemetry)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stopping.set)
         logger.info("operator started", extra=fields(namespace=settings.namespace, pod=settings.pod_name))
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await operator.run(stopping)
         logger.info("operator ended")
 
 

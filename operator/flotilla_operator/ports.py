@@ -7,6 +7,8 @@ OperatorError
 │   ├── RefusedError         any other 4xx, or an apply that fits no schema: it would be refused again
 │   └── UnavailableError     429 and 5xx
 ├── UnreachableError         no answer from the Kubernetes API
+├── UnreadableError          a namespace may not be read as a whole, so nothing is decided about its objects
+├── StepFailedError          one of the last two met a step of a plan
 └── NotLeadingError          this replica may not write
 """
 
@@ -25,6 +27,7 @@ from .reconcile.types import (
     Observed,
     Plan,
     PublishedSnapshot,
+    Step,
     StepFailure,
 )
 
@@ -63,6 +66,21 @@ class UnreachableError(OperatorError):
     """No answer from the Kubernetes API."""
 
 
+class UnreadableError(OperatorError):
+    """A namespace may not be read as a whole: deciding about its objects would take what is not seen for absent."""
+
+    def __init__(self, namespace: str, why: str) -> None:
+        super().__init__(f"namespace {namespace} cannot be read, grant the operator its Role there: {why}")
+
+
+class StepFailedError(OperatorError):
+    """A write of a plan failed, and may succeed when it is tried again."""
+
+    def __init__(self, step: Step, error: OperatorError) -> None:
+        super().__init__(f"{ObjectRef.of(step.manifest)} cannot be written: {error}")
+        self.step = step
+
+
 class NotLeadingError(OperatorError):
     """This replica does not hold the Lease, so it may not write."""
 
@@ -78,7 +96,7 @@ class Cluster(Protocol):
         ...
 
     async def execute(self, plan: Plan) -> Sequence[StepFailure]:
-        """Every step is carried out or reported; transient errors are raised for a retry."""
+        """Every step is carried out or reported; transient errors are raised for a retry, as `StepFailedError`."""
         ...
 
     async def write_status(self, owner: Manifest, status: Manifest) -> None:

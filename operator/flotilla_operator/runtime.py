@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .ports import Clock, Cluster, NotLeadingError, OperatorError, OutdatedError, Routers
+from flotilla_api.conditions import Reason
+
+from .ports import Clock, Cluster, NotLeadingError, OperatorError, OutdatedError, Routers, StepFailedError
 from .reconcile.contest import Times, give_up, remember
 from .reconcile.dispatch import desired, verdict
 from .reconcile.gateway import snapshot_of, too_large
@@ -22,6 +24,8 @@ BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 60.0
 REFUSED_RETRY_SECONDS = 60.0
 """After a write that was refused for good, or a stranger in the way: nobody tells us when that ends."""
+TOLD_FROM_ATTEMPT = 3
+"""The attempt at which a status says that a write fails: what fails once or twice mostly passes by itself."""
 LOGGED_MAX_CHARACTERS = 200
 
 logger = logging.getLogger(LOGGER)
@@ -229,13 +233,25 @@ class Runtime:
         self._publish(key, wanted)
         now, repairs = self._clock.monotonic(), self._repairs.get(key, {})
         planned, given_up = give_up(plan(wanted, observed), repairs, now)
-        refused = await self._cluster.execute(planned)
+        refused = await self._execute(key, observed, wanted, planned)
         self._repairs[key] = remember(repairs, carried_out(planned, refused), now)
         failures = (*conflicts(wanted, observed), *given_up, *refused)
         if planned.steps and not failures and key not in self._attempts:
             # What was written is looked at next, and the status then says what became of it: one write instead of two.
             return Outcome(steps=[step.reason for step in planned.steps])
         return await self._report(observed, wanted, planned, failures)
+
+    async def _execute(
+        self, key: Key, observed: Observed, wanted: Sequence[Manifest], planned: Plan
+    ) -> Sequence[StepFailure]:
+        """Steps that were refused. One that fails again and again is told of before it is raised for one more try."""
+        try:
+            return await self._cluster.execute(planned)
+        except StepFailedError as error:
+            if self._attempts.get(key, 0) + 1 >= TOLD_FROM_ATTEMPT:
+                told = [StepFailure(error.step, Reason.APPLY_FAILED, str(error))]
+                await self._report(observed, wanted, planned, told)
+            raise
 
     def _gone(self, key: Key) -> Outcome:
         self._repairs.pop(key, None)

@@ -43,6 +43,11 @@ class Telemetry:
         )
         self.queue_depth = Gauge(names.OPERATOR_QUEUE_DEPTH, "Keys that wait for a worker.", registry=registry)
         self.leader = Gauge(names.OPERATOR_LEADER, "1 while this replica holds the Lease.", registry=registry)
+        self.namespaces_unreadable = Gauge(
+            names.OPERATOR_NAMESPACES_UNREADABLE,
+            "Watched namespaces that are left out because something in them may not be read.",
+            registry=registry,
+        )
         self.acknowledgement_seconds = Histogram(
             names.OPERATOR_ROUTER_ACK_SECONDS,
             "From a new snapshot to each router's acknowledgement.",

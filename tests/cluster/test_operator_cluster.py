@@ -81,7 +81,7 @@ async def an_adapter(api: LocalCluster, namespace: str) -> AsyncGenerator[Adapte
     """An adapter whose store is filled from `namespace`."""
     clock, store, woken = SystemClock(), Store(references), list[Key]()
     async with Client(connection_to(api), Telemetry()) as client:
-        feed = Feed(client, store, clock, namespaces=[namespace], wake=woken.append, kinds_returned=lambda: None)
+        feed = Feed(client, store, clock, namespaces=[namespace], wake=woken.append, watches_outdated=lambda: None)
         surroundings = Surroundings(
             settings=SETTINGS,
             acknowledgements=lambda key: (),

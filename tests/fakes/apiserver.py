@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncGenerator
@@ -11,10 +12,13 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from flotilla_operator.adapters.kinds import KINDS
+from flotilla_operator.adapters.kinds import CORE_EVENT, KINDS, Kind
 
 Json = dict[str, Any]
-_COLLECTIONS = frozenset(kind.plural for kind in KINDS.values())
+NAMESPACE = Kind("Namespace", "", "v1", "namespaces", namespaced=False)
+"""kopf waits until it is served."""
+_COLLECTIONS = frozenset(kind.plural for kind in (*KINDS.values(), CORE_EVENT))
+_GROUPS = frozenset(kind.collection_path("").rpartition("/")[0] for kind in KINDS.values())
 
 
 @dataclass
@@ -28,8 +32,18 @@ class FakeApiServer:
     """Method and path, in order."""
     failures: dict[tuple[str, str], Json] = field(default_factory=dict[tuple[str, str], Json])
     """By method and path: the metav1.Status, whose `code` is the answer's, instead of the usual answer."""
+    holds: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict[tuple[str, str], asyncio.Event])
+    """By method and path: what the answer waits for."""
+    held: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Method and path of requests that wait."""
+    unserved: frozenset[str] = frozenset()
+    """Plurals of kinds that discovery does not know yet."""
     reviews: dict[str, Json] = field(default_factory=dict[str, Json])
     """By path of a review kind: the `status` that it gets."""
+    watches: list[str] = field(default_factory=list[str])
+    """Paths of watches that were begun."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the end, for watches."""
     _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(10))
 
     def put(self, path: str, manifest: Json) -> Json:
@@ -38,28 +52,64 @@ class FakeApiServer:
         self.objects[path] = {**manifest, "metadata": metadata}
         return self.objects[path]
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """The answer to one request."""
         self.requests.append((request.method, request.path))
+        if "watch" in request.query:
+            return await self._watch(request)
+        await self._wait(request.method, request.path)
         failure = self.failures.get((request.method, request.path))
         if failure:
             return web.json_response(failure, status=failure["code"])
-        body = cast("Json", json.loads(await request.read() or b"{}"))
         if request.method == "GET":
             return self._get(request.path)
-        if request.method == "POST":
-            return self._post(request.path, body)
-        if request.method == "PUT":
-            return self._put(request.path, body)
-        return _status(405, "MethodNotAllowed")
+        answers = {"POST": self._post, "PUT": self._put, "PATCH": self._patch}
+        if request.method not in answers:
+            return _status(405, "MethodNotAllowed")
+        return answers[request.method](request.path, cast("Json", json.loads(await request.read())))
+
+    async def _wait(self, method: str, path: str) -> None:
+        hold = self.holds.get((method, path))
+        if hold is None:
+            return
+        self.held.append((method, path))
+        try:
+            await hold.wait()
+        finally:
+            self.held.remove((method, path))
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        """A watch in which nothing happens."""
+        self.watches.append(request.path)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await self.ended.wait()
+        return response
 
     def _get(self, path: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
+        if path in _GROUPS:
+            return web.json_response({"resources": self._discover(path)})
+        if path in ("/api", "/apis"):
+            return web.json_response(_discovery(path))
         if path.rpartition("/")[2] in _COLLECTIONS:
             items = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
             return web.json_response({"metadata": {"resourceVersion": str(next(self._versions))}, "items": items})
         return _status(404, "NotFound")
+
+    def _discover(self, path: str) -> list[Json]:
+        return [
+            {
+                "name": kind.plural,
+                "singularName": kind.kind.lower(),
+                "kind": kind.kind,
+                "namespaced": kind.namespaced,
+                "verbs": ["list", "watch", "patch"],
+            }
+            for kind in (*KINDS.values(), NAMESPACE)
+            if kind.collection_path("").rpartition("/")[0] == path and kind.plural not in self.unserved
+        ]
 
     def _post(self, path: str, body: Json) -> web.Response:
         if path in self.reviews:
@@ -77,6 +127,18 @@ class FakeApiServer:
             return _status(409, "Conflict")
         return web.json_response(self.put(path, body))
 
+    def _patch(self, path: str, body: Json) -> web.Response:
+        """A server-side apply, which replaces whole top-level fields."""
+        path, subresource = (path.removesuffix("/status"), path.endswith("/status"))
+        live = self.objects.get(path)
+        wanted = body["metadata"].get("resourceVersion")
+        if live is None and (subresource or wanted is None):
+            return _status(404, "NotFound")
+        if live is not None and wanted not in (None, live["metadata"]["resourceVersion"]):
+            return _status(409, "Conflict")
+        metadata = {**(live or body)["metadata"], **body["metadata"]}
+        return web.json_response(self.put(path, {**(live or {}), **body, "metadata": metadata}))
+
 
 @asynccontextmanager
 async def running_api_server() -> AsyncGenerator[FakeApiServer]:
@@ -91,7 +153,20 @@ async def running_api_server() -> AsyncGenerator[FakeApiServer]:
         fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield fake
     finally:
+        fake.ended.set()
         await runner.cleanup()
+
+
+def _discovery(path: str) -> Json:
+    if path == "/api":
+        return {"versions": ["v1"]}
+    groups = {kind.group: kind for kind in KINDS.values() if kind.group}
+    versions = {name: {"groupVersion": kind.api_version, "version": kind.version} for name, kind in groups.items()}
+    return {
+        "groups": [
+            {"name": name, "versions": [version], "preferredVersion": version} for name, version in versions.items()
+        ]
+    }
 
 
 def _status(code: int, reason: str) -> web.Response:

@@ -20,7 +20,9 @@ from .kinds import ACCESS_REVIEW, TOKEN_REVIEW, Kind
 ALLOWED_SECONDS = 60.0
 DENIED_SECONDS = 5.0
 """Short, so that a permission granted a moment late is noticed; long enough to bound what a wrong token costs."""
-CACHE_MAX = 4096
+CALLERS_MAX = 4096
+DENIALS_MAX = 512
+"""Kept apart, so that a flood of wrong tokens drives no right one out."""
 TOKEN_MAX_CHARACTERS = 16_384
 REVIEWS_AT_A_TIME = 8
 """So that a flood of wrong tokens leaves connections for reconciling."""
@@ -55,10 +57,11 @@ class Denied:
 
 
 class ExpiringCache(Generic[Value]):
-    """At most `CACHE_MAX` values, each forgotten after its own time; the least recently stored go first."""
+    """At most `limit` values, each forgotten after its own time; the least recently stored go first."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], limit: int) -> None:
         self._now = now
+        self._limit = limit
         self._values: OrderedDict[object, tuple[float, Value]] = OrderedDict()
 
     def get(self, name: object) -> Value | None:
@@ -70,7 +73,7 @@ class ExpiringCache(Generic[Value]):
         """`value`, which is kept for `seconds`."""
         self._values.pop(name, None)
         self._values[name] = (self._now() + seconds, value)
-        while len(self._values) > CACHE_MAX:
+        while len(self._values) > self._limit:
             self._values.popitem(last=False)
         return value
 
@@ -80,8 +83,9 @@ class Access:
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
-        self._callers: ExpiringCache[Caller | Denied] = ExpiringCache(clock.monotonic)
-        self._permissions: ExpiringCache[bool] = ExpiringCache(clock.monotonic)
+        self._callers: ExpiringCache[Caller] = ExpiringCache(clock.monotonic, CALLERS_MAX)
+        self._denials: ExpiringCache[Denied] = ExpiringCache(clock.monotonic, DENIALS_MAX)
+        self._permissions: ExpiringCache[bool] = ExpiringCache(clock.monotonic, CALLERS_MAX)
         self._reviews = asyncio.Semaphore(REVIEWS_AT_A_TIME)
 
     async def admit(self, authorization: str, namespace: str, policy: str) -> Caller | Denied:
@@ -104,11 +108,13 @@ class Access:
         if scheme.lower() != "bearer" or not token or len(token) > TOKEN_MAX_CHARACTERS:
             return Denied(401, f"show a ServiceAccount token with audience {CONTROL_AUDIENCE} as a bearer token")
         name = hashlib.sha256(token.encode()).digest()
-        known = self._callers.get(name)
+        known = self._callers.get(name) or self._denials.get(name)
         if known is not None:
             return known
         caller = await self._review_token(token)
-        return self._callers.put(name, caller, DENIED_SECONDS if isinstance(caller, Denied) else ALLOWED_SECONDS)
+        if isinstance(caller, Denied):
+            return self._denials.put(name, caller, DENIED_SECONDS)
+        return self._callers.put(name, caller, ALLOWED_SECONDS)
 
     async def _review_token(self, token: str) -> Caller | Denied:
         review: Manifest = {

@@ -12,6 +12,10 @@ Check = Callable[[], str]
 """Says what is wrong; '' when nothing is."""
 
 
+IDLE_SECONDS = 75.0
+"""A connection without a request is closed after this."""
+
+
 class Admin:
     """The admin listener's server. A check is run on each request and answers at once."""
 
@@ -29,7 +33,7 @@ class Admin:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
         self.port = self._runner.addresses[0][1]

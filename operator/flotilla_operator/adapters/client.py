@@ -36,6 +36,8 @@ WRITE_TIMEOUT_SECONDS = 4.0
 """Shorter than what is left of a Lease when its holder stops writing: no write of a former holder lands late."""
 CONNECT_TIMEOUT_SECONDS = 3.0
 CONNECTIONS = 32
+TIMEOUTS_OF_AN_OUTAGE = 3
+"""In a row."""
 UNTYPED_PATCH = "failed to create typed patch object"
 """How the API server answers, with status 500, an apply that does not fit the kind's schema."""
 
@@ -104,34 +106,61 @@ def load_connection() -> Connection:
     )
 
 
-class Client:
-    """Requests to one API server over pooled connections. An async context manager."""
+class Reachability:
+    """What its clients learn about whether the API server can be reached."""
 
-    def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
+    def __init__(self) -> None:
+        self.outages = 0
+        """How many times the API server began to be unreachable."""
+        self.reachable = True
+        """Whether it could be reached last."""
+        self._timeouts = 0
+
+    def answered(self) -> None:
+        """A request got any answer."""
+        self.reachable = True
+        self._timeouts = 0
+
+    def failed(self, error: Exception) -> None:
+        """A request got none. One that was slow is no outage; many in a row are, and so is a connection that broke."""
+        self._timeouts += 1
+        if isinstance(error, TimeoutError) and self._timeouts < TIMEOUTS_OF_AN_OUTAGE:
+            return
+        self.outages += self.reachable
+        self.reachable = False
+
+
+class Client:
+    """Requests to one API server over pooled connections. An async context manager.
+
+    Clients that share `reachability` tell the same story; each has its own connections.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        telemetry: Telemetry,
+        *,
+        connections: int = CONNECTIONS,
+        reachability: Reachability | None = None,
+    ) -> None:
         self._connection = connection
         self._telemetry = telemetry
+        self.reachability = reachability or Reachability()
         self._session = aiohttp.ClientSession(
             base_url=connection.server,
             connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS, ssl=connection.ssl_context() if connection.server.startswith("https:") else False
+                limit=connections, ssl=connection.ssl_context() if connection.server.startswith("https:") else False
             ),
             timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS),
             headers={"User-Agent": "flotilla-operator", "Accept": "application/json"},
         )
-        self.outages = 0
-        """How many times the API server began to be unreachable."""
-        self._reachable = True
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
-
-    @property
-    def reachable(self) -> bool:
-        """Whether the last request got any answer."""
-        return self._reachable
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Manifest:
         """The object at `path`.
@@ -215,10 +244,9 @@ class Client:
             status, answer = await self._exchange(verb, path, query, body, content_type)
         except (aiohttp.ClientError, TimeoutError) as error:
             self._failed(verb, "unreachable")
-            self.outages += self._reachable
-            self._reachable = False
+            self.reachability.failed(error)
             raise UnreachableError(f"{verb} {path}: {error or type(error).__name__}") from error
-        self._reachable = True
+        self.reachability.answered()
         if status < 400:
             return answer
         self._failed(verb, str(status))

@@ -35,6 +35,10 @@ NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 DIGEST = re.compile(r"^(sha256:[0-9a-f]{64})?$")
 LINE_MAX_BYTES = 32_768
 """Of the request line: all query parameters at their bounds."""
+IDLE_SECONDS = 75.0
+"""A connection without a request is closed after this; a router polls again within seconds."""
+PASSED_ON_MAX = 4096
+"""Polls that a standby passes on at a time: half the routers of a fleet, and no flood."""
 CONNECT_TIMEOUT_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 
@@ -69,6 +73,7 @@ class ControlApi:
         self._exists = exists
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._passed_on = 0
         self.port = 0
         """The port that it listens on, once it does."""
 
@@ -89,6 +94,7 @@ class ControlApi:
             app,
             access_log=None,
             handler_cancellation=True,
+            keepalive_timeout=IDLE_SECONDS,
             max_line_size=LINE_MAX_BYTES,
             shutdown_timeout=DRAIN_SECONDS,
         )
@@ -125,6 +131,8 @@ class ControlApi:
             return problem(caller.status, "Unauthorized" if caller.status == 401 else "Forbidden", caller.message)
         if not self._registry.published(key) and not self._exists(key):
             return problem(404, "NotFound", f"{key} does not exist")
+        if not self._leadership.leading():
+            return unavailable("this replica does not hold the Lease any more; try again")
         publication = await self._registry.poll(key, _report(request, caller))
         if publication is None:
             return web.Response(status=204)
@@ -139,21 +147,30 @@ class ControlApi:
             return unavailable("this replica does not hold the Lease any more; try again")
         if not address or self._session is None:
             return unavailable("no replica holds the Lease; try again")
-        headers = {"Authorization": request.headers.get("Authorization", ""), FORWARDED_HEADER: "1"}
+        if self._passed_on >= PASSED_ON_MAX:
+            return unavailable("too many requests wait for the replica that holds the Lease; try again")
+        self._passed_on += 1
         try:
-            async with self._session.get(
-                f"https://{address}{request.raw_path}", headers=headers, ssl=self._certificates.client_context
-            ) as answer:
-                passed = {name: answer.headers[name] for name in PASSED_HEADERS if name in answer.headers}
-                body = await answer.read()
-                return web.Response(
-                    status=answer.status, body=body or None, headers=passed, content_type=answer.content_type
-                )
+            return await self._ask_leader(self._session, address, request)
         except (aiohttp.ClientError, TimeoutError) as error:
             logger.warning(
                 "leader not reached", extra=fields(leader=address, reason=str(error) or type(error).__name__)
             )
             return unavailable("the replica that holds the Lease does not answer; try again")
+        finally:
+            self._passed_on -= 1
+
+    async def _ask_leader(
+        self, session: aiohttp.ClientSession, address: str, request: web.Request
+    ) -> web.StreamResponse:
+        headers = {"Authorization": request.headers.get("Authorization", ""), FORWARDED_HEADER: "1"}
+        url, context = f"https://{address}{request.raw_path}", self._certificates.client_context
+        async with session.get(url, headers=headers, ssl=context) as answer:
+            passed = {name: answer.headers[name] for name in PASSED_HEADERS if name in answer.headers}
+            body = await answer.read()
+            return web.Response(
+                status=answer.status, body=body or None, headers=passed, content_type=answer.content_type
+            )
 
 
 def problem(status: int, reason: str, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from flotilla_operator.ports import Clock, NotFoundError, OperatorError
+from flotilla_operator.ports import Clock, NotFoundError, OperatorError, RefusedError
 from flotilla_operator.reconcile.types import Key, Manifest
 from flotilla_operator.telemetry import LOGGER, fields
 
@@ -30,7 +30,8 @@ logger = logging.getLogger(LOGGER)
 class Feed:
     """Keeps `store` true and wakes the keys that a change concerns.
 
-    `kinds_returned` is called when a CRD that was deleted is there again: watches of its kind have to be made anew.
+    `watches_outdated` is called when watches have to be made anew: a CRD that was deleted is there again, or other
+    namespaces can be read. A named namespace of which a kind may not be read is left out as a whole, and told of.
     """
 
     def __init__(
@@ -41,14 +42,15 @@ class Feed:
         *,
         namespaces: Sequence[str],
         wake: Callable[[Key], None],
-        kinds_returned: Callable[[], None],
+        watches_outdated: Callable[[], None],
     ) -> None:
         self._client = client
         self._store = store
         self._clock = clock
         self._namespaces = tuple(namespaces) or ("",)
         self._wake = wake
-        self._kinds_returned = kinds_returned
+        self._watches_outdated = watches_outdated
+        self._unreadable: dict[str, str] = {}
         self._kind_missing = False
         self._filled = asyncio.Event()
         self._periodic_due = 0.0
@@ -65,6 +67,16 @@ class Feed:
     def silent_seconds(self) -> float:
         """Seconds since the feed last did anything; it never rests longer than a sweep takes."""
         return self._clock.monotonic() - self._beat
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Those that are named and can be read; none when none is named, which means all."""
+        return tuple(name for name in self._namespaces if name and name not in self._unreadable)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Namespaces that are left out, and why."""
+        return self._unreadable
 
     async def fill(self) -> None:
         """The store holds everything; waits, saying so, for an API server and CRDs that are not there yet."""
@@ -115,7 +127,7 @@ class Feed:
         self._periodic_due = now + SWEEP_INTERVAL_SECONDS
         if self._kind_missing:
             self._kind_missing = False
-            self._kinds_returned()
+            self._watches_outdated()
 
     async def _require_kinds(self) -> None:
         """Raises NotFoundError when the API server does not serve one of our kinds: watches would never see it."""
@@ -128,18 +140,43 @@ class Feed:
     async def _sweep(self) -> None:
         if self._kind_missing:
             await self._require_kinds()
+        watched = self.namespaces
         for kind in KINDS.values():
-            for namespace in self._namespaces if kind.namespaced else ("",):
-                items, version = await self._client.list_objects(kind, namespace)
-                self._tell(self._store.replace(kind.kind, namespace, [complete(kind, item) for item in items], version))
+            if not kind.namespaced:
+                await self._sweep_kind(kind, "")
+        for namespace in self._namespaces:
+            await self._sweep_namespace(namespace)
+        if self.filled and self.namespaces != watched:
+            self._watches_outdated()
+
+    async def _sweep_namespace(self, namespace: str) -> None:
+        """Raises RefusedError when this was the last one that could be read."""
+        try:
+            for kind in KINDS.values():
+                if kind.namespaced:
+                    await self._sweep_kind(kind, namespace)
+        except RefusedError as error:
+            if self.namespaces in ((), (namespace,)):
+                raise
+            if namespace not in self._unreadable:
+                logger.warning("namespace left out", extra=fields(namespace=namespace, reason=str(error)))
+            self._unreadable[namespace] = str(error)
+        else:
+            if self._unreadable.pop(namespace, ""):
+                logger.info("namespace can be read", extra=fields(namespace=namespace))
+
+    async def _sweep_kind(self, kind: Kind, namespace: str) -> None:
+        items, version = await self._client.list_objects(kind, namespace)
+        self._tell(self._store.replace(kind.kind, namespace, [complete(kind, item) for item in items], version))
 
     def _tell(self, changes: Iterable[Change]) -> None:
         for key in {key for change in changes for key in self._store.concerned(change)}:
             self._wake(key)
 
     def _watch_for_outage(self) -> None:
-        if self._client.reachable and self._client.outages != self._outages:
-            self._outages = self._client.outages
+        found = self._client.reachability
+        if found.reachable and found.outages != self._outages:
+            self._outages = found.outages
             logger.info("the Kubernetes API is back")
             self._expect_gap()
 

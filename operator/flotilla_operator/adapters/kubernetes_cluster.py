@@ -19,6 +19,10 @@ from flotilla_operator.ports import (
     OperatorError,
     OutdatedError,
     RefusedError,
+    StepFailedError,
+    UnavailableError,
+    UnreachableError,
+    UnreadableError,
 )
 from flotilla_operator.reconcile.dispatch import desired, resolve_references
 from flotilla_operator.reconcile.types import (
@@ -45,6 +49,8 @@ CREATE_ONLY = "1"
 WARNINGS_PER_OBJECT = 20
 WARNED_OBJECTS_MAX = 20
 """Objects whose warnings are read in one observation: pods of one template fail for the same few reasons."""
+EVENT_LISTS_AT_A_TIME = 4
+"""So that a fleet of pods that fail leaves connections for writing."""
 NOTE_MAX_CHARACTERS = 1024
 """The API server's bound on an event's note."""
 
@@ -75,11 +81,14 @@ class KubernetesCluster:
         self._feed = feed
         self._clock = clock
         self._around = surroundings
+        self._event_lists = asyncio.Semaphore(EVENT_LISTS_AT_A_TIME)
         self._contested: defaultdict[Key, set[ObjectRef]] = defaultdict(set)
         """Children that could not be created because something has their name: only these need a live read."""
 
     async def observe(self, key: Key) -> Observed | None:
         """All inputs about `key`, or None when a live read says that it does not exist."""
+        if why := self._feed.unreadable.get(key.namespace):
+            raise UnreadableError(key.namespace, why)
         owner = await self._live_unless_stored(ref_of(key))
         if owner is None:
             self._contested.pop(key, None)
@@ -103,13 +112,19 @@ class KubernetesCluster:
         return await self._with_contested(key, observed)
 
     async def execute(self, plan: Plan) -> Sequence[StepFailure]:
-        """Every step is carried out or reported; transient errors are raised for a retry."""
+        """Every step is carried out or reported; transient errors are raised for a retry.
+
+        Raises:
+            StepFailedError: a step met a transient error.
+        """
         failures: list[StepFailure] = []
         for step in plan.steps:
             try:
                 await self._carry_out(step)
             except RefusedError as error:
                 failures.append(StepFailure(step, _refusal(step), error.message))
+            except (UnavailableError, UnreachableError) as error:
+                raise StepFailedError(step, error) from error
             except NotFoundError as error:
                 if step.verb != "delete":
                     failures.append(StepFailure(step, Reason.APPLY_REFUSED, error.message))
@@ -170,11 +185,14 @@ class KubernetesCluster:
             raise
 
     async def _refresh(self, kind: Kind, ref: ObjectRef) -> None:
+        """The store knows the object as it is, and whom a change concerns is woken: the watch will bring no news."""
         live = await self._live(ref)
         if live is None or (kind.managed and not _is_managed(live)):
-            self._store.forget(ref)
+            change = self._store.forget(ref)
         else:
-            self._feed.learn(kind, live)
+            change = self._feed.learn(kind, live)
+        for key in self._store.concerned(change) if change else ():
+            self._around.wake(key)
 
     def _require_lease(self) -> None:
         if not self._around.leading():
@@ -230,7 +248,8 @@ class KubernetesCluster:
     async def _warnings_about(self, manifest: Manifest) -> Sequence[Manifest]:
         metadata = manifest["metadata"]
         selector = f"involvedObject.uid={metadata['uid']},type=Warning"
-        events, _ = await self._client.list_objects(CORE_EVENT, metadata["namespace"], field_selector=selector)
+        async with self._event_lists:
+            events, _ = await self._client.list_objects(CORE_EVENT, metadata["namespace"], field_selector=selector)
         return sorted(events, key=_when)[-WARNINGS_PER_OBJECT:]
 
     async def _with_contested(self, key: Key, observed: Observed) -> Observed:

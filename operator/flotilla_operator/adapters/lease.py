@@ -70,6 +70,8 @@ class Elector:
         self._valid_until = float("-inf")
         self._announced = False
         self._announced_at = 0.0
+        self._released = False
+        self._one_at_a_time = asyncio.Lock()
         self.holder = ""
         """Identity of the replica that holds the Lease, as last seen; '' when nobody does."""
 
@@ -84,13 +86,18 @@ class Elector:
         return self._clock.monotonic() - self._announced_at if self.leading and self._announced else 0.0
 
     async def run(self) -> None:
-        """Renews or waits for the Lease, for ever."""
-        while True:
+        """Renews or waits for the Lease, until it is released."""
+        while not self._released:
             await self.step()
             await self._clock.sleep(RENEW_SECONDS)
 
     async def step(self) -> None:
         """One attempt to hold the Lease; `changed` is called when the answer to `leading` became another."""
+        async with self._one_at_a_time:
+            if not self._released:
+                await self._step()
+
+    async def _step(self) -> None:
         started = self._clock.monotonic()
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
@@ -102,7 +109,12 @@ class Elector:
         self._announce()
 
     async def release(self) -> None:
-        """Nobody holds the Lease, where this replica did: a standby takes over at once."""
+        """Nobody holds the Lease, where this replica did, and it takes it no more: a standby takes over at once."""
+        async with self._one_at_a_time:
+            self._released = True
+            await self._release()
+
+    async def _release(self) -> None:
         held = self.leading
         self._valid_until = float("-inf")
         self._announce()

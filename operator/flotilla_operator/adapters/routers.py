@@ -41,7 +41,8 @@ class _Router:
     """A router that is connected, or was until a moment ago."""
 
     report: Report
-    polls: int = 0
+    poll: asyncio.Timeout | None = None
+    """Of the poll that waits; None: none does."""
     leaving: asyncio.TimerHandle | None = None
 
 
@@ -57,7 +58,10 @@ class _Policy:
 
 
 class RouterRegistry:
-    """Implements `Routers`; the control API polls for routers. `wake` is called when acknowledgements change."""
+    """Implements `Routers`; the control API polls for routers. `wake` is called when acknowledgements change.
+
+    Only a replica that leads publishes: what it began before it lost the Lease is not kept for when it leads again.
+    """
 
     def __init__(
         self,
@@ -65,18 +69,22 @@ class RouterRegistry:
         telemetry: Telemetry,
         *,
         wake: Callable[[Key], None],
+        leading: Callable[[], bool],
         poll_seconds: float = POLL_SECONDS,
         absence_seconds: float = ABSENCE_SECONDS,
     ) -> None:
         self._clock = clock
         self._telemetry = telemetry
         self._wake = wake
+        self._leading = leading
         self._poll_seconds = poll_seconds
         self._absence_seconds = absence_seconds
         self._policies: dict[Key, _Policy] = {}
 
     def publish(self, key: Key, snapshot: PublishedSnapshot | None) -> None:
-        """Routers of the policy are told; None: the policy is gone."""
+        """Routers of the policy are told; None: the policy is gone. Without the Lease nobody is told anything."""
+        if not self._leading():
+            return
         if snapshot is None:
             self._forget(key)
             return
@@ -103,8 +111,10 @@ class RouterRegistry:
         policy = self._policies.setdefault(key, _Policy())
         router = self._arrive(key, policy, report)
         known = {report.acknowledgement.digest, report.rejected_digest}
+        limit = asyncio.timeout(self._poll_seconds)
         try:
-            async with asyncio.timeout(self._poll_seconds):
+            async with limit:
+                self._replace(router, limit)
                 while policy.publication is None or policy.publication.digest in known:
                     await policy.changed.wait()
                     if self._policies.get(key) is not policy:
@@ -112,7 +122,7 @@ class RouterRegistry:
         except TimeoutError:
             return None
         finally:
-            self._leave(key, policy, router)
+            self._leave(key, policy, router, limit)
         return policy.publication
 
     def release_all(self) -> None:
@@ -145,24 +155,32 @@ class RouterRegistry:
             router = policy.routers[uid] = _Router(report)
         _stay(router)
         router.report = report
-        router.polls += 1
         if before != report:
             self._time(policy, before, report)
             self._measure(key, policy)
             self._wake(key)
         return router
 
-    def _leave(self, key: Key, policy: _Policy, router: _Router) -> None:
-        router.polls -= 1
-        if router.polls == 0 and self._policies.get(key) is policy:
+    def _replace(self, router: _Router, poll: asyncio.Timeout) -> None:
+        """A router waits once: an older poll of its ends without news."""
+        if router.poll is not None and not router.poll.expired():
+            router.poll.reschedule(asyncio.get_running_loop().time())
+        router.poll = poll
+
+    def _leave(self, key: Key, policy: _Policy, router: _Router, poll: asyncio.Timeout) -> None:
+        if router.poll is not poll:
+            return
+        router.poll = None
+        if self._policies.get(key) is policy:
             loop = asyncio.get_running_loop()
             router.leaving = loop.call_later(self._absence_seconds, self._drop, key, policy, router)
 
     def _drop(self, key: Key, policy: _Policy, router: _Router) -> None:
         policy.routers.pop(router.report.acknowledgement.pod_uid, None)
-        if not policy.routers and policy.publication is None:
-            self._policies.pop(key, None)
-        self._measure(key, policy)
+        if policy.routers or policy.publication:
+            self._measure(key, policy)
+        else:
+            self._forget(key)
         self._wake(key)
 
     def _time(self, policy: _Policy, before: Report | None, report: Report) -> None:

@@ -1,7 +1,9 @@
 """kopf's watches, in a thread and an event loop of their own.
 
 kopf, when it ends, cancels every task of its loop that is younger than itself, and it ends on any error of a watch that
-is not its own idea of a normal one. So it gets a loop that holds nothing else, and is started again when it ends.
+is not its own idea of a normal one. So it gets a loop that holds nothing else, and is started again when it ends. It
+asks only once which kinds there are; just after a start of the API server some may not be served yet, and are never
+watched. So it is also started again when a watch has been missing for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from .kinds import KINDS, MANAGED_SELECTOR
 
 RESTART_SECONDS = 2.0
 STOP_SECONDS = 5.0
+MISSING_SECONDS = 20.0
+"""How long a watch may be missing. Default: kopf needs seconds to start watching, also on a busy API server."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -40,11 +44,21 @@ def make_settings() -> kopf.OperatorSettings:
 
 
 class WatchThread:
-    """Runs kopf with the handlers of `registry` until it is stopped."""
+    """Runs kopf with the handlers of `registry` until it is stopped.
 
-    def __init__(self, registry: kopf.OperatorRegistry, *, namespaces: Sequence[str]) -> None:
+    `namespaces` says which ones to watch, none means all; it is asked at each start.
+    """
+
+    def __init__(
+        self,
+        registry: kopf.OperatorRegistry,
+        *,
+        namespaces: Callable[[], Sequence[str]],
+        missing_seconds: float = MISSING_SECONDS,
+    ) -> None:
         self._registry = registry
-        self._namespaces = tuple(namespaces)
+        self._namespaces = namespaces
+        self._missing_seconds = missing_seconds
         self._stopping = threading.Event()
         self._end_run: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
@@ -82,15 +96,46 @@ class WatchThread:
         self._end_run = lambda: _call_threadsafe(loop, ended.set)
         if self._stopping.is_set():
             return
-        await kopf.operator(
-            registry=self._registry,
-            settings=make_settings(),
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-            identity=cast("Any", "flotilla"),  # else it looks for the name of our user, which may have none
-            stop_flag=ended,
-        )
+        namespaces = tuple(self._namespaces())
+        # Made first: kopf, when it ends, would wait for it if it were younger.
+        checking = asyncio.create_task(self._end_when_incomplete(expected_watches(namespaces), ended))
+        try:
+            await kopf.operator(
+                registry=self._registry,
+                settings=make_settings(),
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                identity=cast("Any", "flotilla"),  # else it looks for the name of our user, which may have none
+                stop_flag=ended,
+            )
+        finally:
+            checking.cancel()
+
+    async def _end_when_incomplete(self, expected: frozenset[str], ended: asyncio.Event) -> None:
+        """`ended` is set once the same watch was missing at two looks, one after the other."""
+        missing_before = frozenset[str]()
+        while not ended.is_set():
+            await asyncio.sleep(self._missing_seconds / 2)
+            missing = missing_watches(expected)
+            if lasting := missing & missing_before:
+                logger.warning("watches are missing, all are made anew", extra=fields(missing=sorted(lasting)))
+                ended.set()
+            missing_before = missing
+
+
+def missing_watches(expected: frozenset[str]) -> frozenset[str]:
+    """Those of `expected` for which no task of this loop runs."""
+    return expected - {task.get_name() for task in asyncio.all_tasks()}
+
+
+def expected_watches(namespaces: Sequence[str]) -> frozenset[str]:
+    """Names of the tasks in which kopf watches our kinds in `namespaces`, none means all."""
+    return frozenset(
+        f"watcher for {f'{kind.plural}.{kind.version}.{kind.group}'.strip('.')}@{namespace}"
+        for kind in KINDS.values()
+        for namespace in ((namespaces or (None,)) if kind.namespaced else (None,))
+    )
 
 
 def _call_threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

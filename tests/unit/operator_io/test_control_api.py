@@ -15,7 +15,8 @@ from test_certificates import CurrentClock
 from fakes.apiserver import FakeApiServer, running_api_server
 from flotilla_api.control import DIGEST_HEADER, PUBLISHED_HEADER, Problem, ProblemKind
 from flotilla_api.snapshot import RoutingSnapshot
-from flotilla_operator.adapters.access import CACHE_MAX, Access, ExpiringCache
+from flotilla_operator.adapters import control_api
+from flotilla_operator.adapters.access import DENIALS_MAX, Access, ExpiringCache
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.control_api import ControlApi, Leadership
@@ -75,7 +76,14 @@ class World:
     async def server(self, **changes: Any) -> Server:
         """One more replica, listening."""
         woken: list[Key] = []
-        registry = RouterRegistry(self.clock, Telemetry(), wake=woken.append, poll_seconds=0.3, absence_seconds=0.05)
+        registry = RouterRegistry(
+            self.clock,
+            Telemetry(),
+            wake=woken.append,
+            leading=lambda: server.leading,
+            poll_seconds=0.3,
+            absence_seconds=0.05,
+        )
         control = ControlApi(
             Access(self.client, self.clock),
             registry,
@@ -316,6 +324,70 @@ async def test_a_refusal_is_forgotten_soon() -> None:
         assert (await world.call(server))[0] == 200
 
 
+async def test_wrong_tokens_drive_no_right_one_out() -> None:
+    """A flood of them costs the routers' reviews nothing."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+        access = server.control._access  # pyright: ignore[reportPrivateUsage]
+        await world.call(server)
+        world.api.reviews[TOKEN_REVIEWS] = {"authenticated": False}
+        for number in range(DENIALS_MAX + 1):
+            await access.admit(f"Bearer wrong-{number}", "agents", "router")
+        asked = world.api.requests.count(("POST", TOKEN_REVIEWS))
+        right = await world.call(server)
+        await access.admit(f"Bearer wrong-{DENIALS_MAX}", "agents", "router")
+        known = world.api.requests.count(("POST", TOKEN_REVIEWS))
+        await access.admit("Bearer wrong-0", "agents", "router")
+
+        assert right[0] == 200
+        assert known == asked
+        assert world.api.requests.count(("POST", TOKEN_REVIEWS)) == asked + 1, "of wrong tokens only so many are kept"
+
+
+async def test_a_router_waits_once() -> None:
+    """A poll that its successor overtook ends, so that no pod can hold any number of them."""
+    async with a_world() as world:
+        server = await world.server()
+        server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        server.registry.publish(KEY, A_SNAPSHOT)
+        older = asyncio.create_task(world.call(server, {"digest": DIGEST}))
+        await _until_connected(server)
+        newer = asyncio.create_task(world.call(server, {"digest": DIGEST, "problem": "Other::anew"}))
+        overtaken = await asyncio.wait_for(older, 10)
+        server.registry.publish(KEY, ANOTHER)
+
+        assert overtaken[0] == 204
+        assert (await newer)[:2] == (200, ANOTHER.data)
+
+
+async def test_a_replica_that_does_not_lead_publishes_nothing() -> None:
+    """What a former leader had begun is not served when it leads again."""
+    async with a_world() as world:
+        server = await world.server()
+        server.leading = False
+        server.registry.publish(KEY, A_SNAPSHOT)
+        server.leading = True
+
+        assert not server.registry.published(KEY)
+
+
+async def test_a_standby_passes_on_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest are told to come back, and nothing is kept of them."""
+    monkeypatch.setattr(control_api, "PASSED_ON_MAX", 1)
+    async with a_world() as world:
+        leader, standby = await world.server(), await world.server(leading=False)
+        standby.leader = f"127.0.0.1:{leader.control.port}"
+        leader.registry.publish(KEY, A_SNAPSHOT)
+        first = asyncio.create_task(world.call(standby, {"digest": DIGEST}))
+        await _until_connected(leader)
+        status, _, headers = await world.call(standby, {"digest": DIGEST})
+
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert (await first)[0] == 204
+        assert (await world.call(standby))[0] == 200
+
+
 async def test_a_kubernetes_api_that_does_not_answer_is_a_503() -> None:
     """The router keeps what it serves and comes back."""
     async with a_world() as world:
@@ -415,6 +487,10 @@ async def test_metrics_time_acknowledgements_and_count_laggards() -> None:
         await world.call(server, {"digest": DIGEST})
         after = telemetry.exposition().decode()
         server.registry.publish(KEY, None)
+        await world.call(server, {"digest": DIGEST})
+        async with asyncio.timeout(10):
+            while server.registry.acknowledgements(KEY):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
 
         label = '{namespace="agents",policy="router"}'
         assert f"flotilla_operator_routers_lagging{label} 1.0" in lagging
@@ -425,12 +501,12 @@ async def test_metrics_time_acknowledgements_and_count_laggards() -> None:
 
 def test_the_cache_is_bounded() -> None:
     """Any number of tokens, right or wrong, fits."""
-    cache: ExpiringCache[int] = ExpiringCache(lambda: 0.0)
-    for number in range(CACHE_MAX + 10):
+    cache: ExpiringCache[int] = ExpiringCache(lambda: 0.0, 100)
+    for number in range(110):
         cache.put(number, number, 60)
 
     assert cache.get(0) is None
-    assert cache.get(CACHE_MAX + 9) == CACHE_MAX + 9
+    assert cache.get(109) == 109
 
 
 async def _until_connected(server: Server) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from fakes.apiserver import FakeApiServer, running_api_server
 from fakes.clock import VirtualClock
-from flotilla_operator.adapters.client import Client, Connection
+from flotilla_operator.adapters.client import Client, Connection, Reachability
 from flotilla_operator.adapters.feed import SWEEP_INTERVAL_SECONDS, Feed, complete
 from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
 from flotilla_operator.adapters.store import Store
-from flotilla_operator.ports import UnreachableError
+from flotilla_operator.ports import RefusedError, UnreachableError
 from flotilla_operator.reconcile.dispatch import references
 from flotilla_operator.reconcile.types import Key
 from flotilla_operator.telemetry import Telemetry
@@ -41,6 +41,17 @@ class World:
     feed: Feed
     woken: list[Key] = field(default_factory=list[Key])
     returned: list[str] = field(default_factory=list[str])
+
+    def feed_of(self, *namespaces: str) -> Feed:
+        """A feed of the same cluster that is told of some namespaces only."""
+        return Feed(
+            self.client,
+            self.store,
+            self.clock,
+            namespaces=namespaces,
+            wake=self.woken.append,
+            watches_outdated=lambda: self.returned.append("returned"),
+        )
 
     def lists(self) -> int:
         """How many times experts were listed."""
@@ -70,18 +81,18 @@ async def a_world(*, crds: bool = True) -> AsyncGenerator[World]:
                 clock,
                 namespaces=[],
                 wake=woken.append,
-                kinds_returned=lambda: returned.append("returned"),
+                watches_outdated=lambda: returned.append("returned"),
             )
             world = World(api, client, clock, store, feed, woken, returned)
-            if crds:
-                install_crds(world)
+            if not crds:
+                api.unserved = frozenset(kind.plural for kind in OWN_KINDS)
             api.put(f"{EXPERTS}/invoice", EXPERT)
             yield world
 
 
 def install_crds(world: World) -> None:
     """The API server serves our kinds."""
-    world.api.objects[DISCOVERY] = {"resources": [{"name": kind.plural} for kind in OWN_KINDS]}
+    world.api.unserved = frozenset()
 
 
 @asynccontextmanager
@@ -154,7 +165,7 @@ async def test_a_watch_that_lists_again_causes_sweeps() -> None:
 async def test_an_outage_that_ends_causes_sweeps() -> None:
     """What was deleted while the API server was away is noticed soon after it is back."""
     async with a_world() as world, running(world):
-        world.client.outages, world.client._reachable = 1, False  # pyright: ignore[reportPrivateUsage]
+        world.client.reachability.failed(ConnectionError())
         await world.clock.advance(30)
         during = world.lists()
         await world.client.get(DISCOVERY)
@@ -225,6 +236,39 @@ def test_complete_names_the_kind_and_drops_what_nobody_reads() -> None:
     assert "managedFields" in EXPERT["metadata"]
 
 
+async def test_a_namespace_that_may_not_be_read_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are served, it is said which one is not and why, and it is taken in when it can be read."""
+    pods = "/api/v1/namespaces/closed/pods"
+    async with a_world() as world:
+        feed = world.feed_of("agents", "closed")
+        world.api.failures["GET", pods] = {"code": 403, "reason": "Forbidden", "message": "pods is forbidden"}
+        world.api.put(f"{DISCOVERY}/namespaces/agents/experts/invoice", EXPERT)
+        await feed.fill()
+        left_out, namespaces = dict(feed.unreadable), feed.namespaces
+        del world.api.failures["GET", pods]
+        await feed._sweep()  # pyright: ignore[reportPrivateUsage]
+
+        assert list(left_out) == ["closed"]
+        assert "pods is forbidden" in left_out["closed"]
+        assert namespaces == ("agents",)
+        assert world.woken == [KEY]
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["namespace left out"]
+        assert (feed.namespaces, dict(feed.unreadable)) == (("agents", "closed"), {})
+        assert world.returned == ["returned"], "its watches are made"
+
+
+async def test_where_no_namespace_may_be_read_nothing_is_served() -> None:
+    """An operator without any right waits for one and says so, instead of taking everything for absent."""
+    async with a_world() as world:
+        feed = world.feed_of("agents", "closed")
+        for namespace in ("agents", "closed"):
+            world.api.failures["GET", f"/api/v1/namespaces/{namespace}/pods"] = {"code": 403, "message": "forbidden"}
+        with pytest.raises(RefusedError):
+            await feed._sweep()  # pyright: ignore[reportPrivateUsage]
+
+        assert not feed.filled
+
+
 async def test_an_outage_is_counted_once() -> None:
     """However many requests fail in it."""
     async with a_world() as world:
@@ -233,5 +277,27 @@ async def test_an_outage_is_counted_once() -> None:
             with pytest.raises(UnreachableError):
                 await world.client.get("http://127.0.0.1:1/api")
 
-        assert world.client.outages == 1
-        assert not world.client.reachable
+        assert world.client.reachability.outages == 1
+        assert not world.client.reachability.reachable
+
+
+@pytest.mark.parametrize(
+    ("errors", "outages"),
+    [
+        pytest.param([TimeoutError()], 0, id="one request was slow"),
+        pytest.param([TimeoutError()] * 3, 1, id="nothing answers"),
+        pytest.param([TimeoutError()] * 9, 1, id="nothing answers for long"),
+        pytest.param([TimeoutError(), None, TimeoutError(), None, TimeoutError()], 0, id="some requests are slow"),
+        pytest.param([ConnectionError()], 1, id="a connection broke"),
+    ],
+)
+def test_an_outage_is_more_than_a_slow_request(errors: list[Exception | None], outages: int) -> None:
+    """Else one slow list would cause two sweeps of everything, which are slow lists."""
+    reachability = Reachability()
+    for error in errors:
+        if error is None:
+            reachability.answered()
+        else:
+            reachability.failed(error)
+
+    assert reachability.outages == outages

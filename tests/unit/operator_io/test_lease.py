@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,16 @@ async def test_a_released_lease_is_taken_at_once() -> None:
 
         assert world.first.announced == [True, False]
         assert world.second.announced == [True]
+
+
+async def test_a_released_lease_is_not_taken_back() -> None:
+    """A renewal that was due must not undo the release."""
+    async with two_replicas() as world:
+        await asyncio.gather(world.first.elector.step(), world.first.elector.release())
+        await world.first.elector.step()
+
+        assert not world.first.elector.leading
+        assert world.api.objects[PATH]["spec"]["holderIdentity"] == ""
 
 
 async def test_a_holder_that_cannot_renew_stops_before_anyone_may_take_over() -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
-from collections.abc import Iterator
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import pytest
 
-from flotilla_operator.__main__ import run
+from builders import NAMESPACE, a_profile, an_expert
+from fakes.apiserver import FakeApiServer, running_api_server
+from flotilla_operator.__main__ import Operator, make_clients, run
 from flotilla_operator.adapters.admin import Admin
+from flotilla_operator.adapters.client import Connection
+from flotilla_operator.adapters.kinds import KINDS, LEASE, OWN_KINDS
 from flotilla_operator.settings import SettingsError, load_settings
 from flotilla_operator.telemetry import LOGGER, Telemetry, configure_logging, fields
 
@@ -133,3 +141,97 @@ async def test_the_admin_listener_says_what_is_wrong() -> None:
     assert (healthy, unready.status, reason) == ("ok", 503, "store: not filled yet")
     assert ready.status == 200
     assert "flotilla_operator_leader 0.0" in metrics
+
+
+LEASE_PATH = LEASE.path("flotilla-system", "flotilla-operator")
+FIRST_WRITE = ("PATCH", KINDS["ServiceAccount"].path(NAMESPACE, "invoice-expert"))
+
+
+def a_free_port() -> int:
+    """Nobody listens on it now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@dataclass
+class Running:
+    """The whole operator, as the process composes it."""
+
+    api: FakeApiServer
+    stopping: asyncio.Event
+    task: asyncio.Task[None]
+
+    @property
+    def holder(self) -> str:
+        """Who holds the Lease."""
+        return self.api.objects.get(LEASE_PATH, {}).get("spec", {}).get("holderIdentity", "")
+
+    async def until_held(self, request: tuple[str, str]) -> None:
+        """The operator waits for the answer to `request`."""
+        async with asyncio.timeout(20):
+            while request not in self.api.held:  # noqa: ASYNC110 - the server has nothing to wait for
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def a_running_operator(*held: tuple[str, str], unserved: frozenset[str] = frozenset()) -> AsyncGenerator[Running]:
+    """One Expert is to be served; requests in `held` are not answered yet."""
+    async with running_api_server() as api:
+        api.holds = {request: asyncio.Event() for request in held}
+        api.unserved = unserved
+        for manifest in (a_profile(), an_expert()):
+            metadata = manifest["metadata"]
+            api.put(KINDS[manifest["kind"]].path(metadata.get("namespace", ""), metadata["name"]), manifest)
+        ports = {"FLOTILLA_CONTROL_PORT": str(a_free_port()), "FLOTILLA_ADMIN_PORT": str(a_free_port())}
+        settings = load_settings({**REQUIRED, **ports, "FLOTILLA_WATCH_NAMESPACES": NAMESPACE})
+        connection = Connection(
+            api.url, None, verify=True, server_name=None, client_certificate=None, authorization=lambda: None
+        )
+        telemetry, stopping = Telemetry(), asyncio.Event()
+        async with make_clients(connection, telemetry) as clients:
+            operator = Operator(settings, connection, clients, telemetry)
+            task = asyncio.create_task(operator.run(stopping))
+            try:
+                yield Running(api, stopping, task)
+            finally:
+                api.ended.set()
+                stopping.set()
+                await task
+
+
+async def test_an_end_cuts_no_write_and_gives_up_the_lease_last() -> None:
+    """What was begun is answered first; until then nobody else may write."""
+    async with a_running_operator(FIRST_WRITE) as running:
+        await running.until_held(FIRST_WRITE)
+        leading = running.holder
+        running.stopping.set()
+        renewals = running.api.requests.count(("PUT", LEASE_PATH))
+        async with asyncio.timeout(20):
+            while running.api.requests.count(("PUT", LEASE_PATH)) == renewals:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        still_leading = running.holder
+        running.api.holds[FIRST_WRITE].set()
+        await running.task
+
+        assert leading
+        assert still_leading == leading
+        assert FIRST_WRITE[1] in running.api.objects
+        assert running.api.requests.index(FIRST_WRITE) < _last(running.api.requests, ("PUT", LEASE_PATH))
+        assert running.holder == ""
+
+
+async def test_an_end_during_the_start_is_an_end() -> None:
+    """An operator that waits for its CRDs ends when it is told to."""
+    async with a_running_operator(unserved=frozenset(kind.plural for kind in OWN_KINDS)) as running:
+        async with asyncio.timeout(20):
+            while not running.api.requests:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        running.stopping.set()
+        await running.task
+
+        assert running.holder == ""
+
+
+def _last(requests: list[tuple[str, str]], wanted: tuple[str, str]) -> int:
+    return len(requests) - 1 - requests[::-1].index(wanted)

@@ -13,7 +13,7 @@ import pytest
 from builders import a_wide_rule
 from fakes.clock import VirtualClock, settle
 from flotilla_api.conditions import Reason
-from flotilla_operator.ports import NotLeadingError, UnreachableError
+from flotilla_operator.ports import NotLeadingError, StepFailedError, UnavailableError, UnreachableError
 from flotilla_operator.reconcile.contest import MAX_REPAIRS
 from flotilla_operator.reconcile.dispatch import resolve_references
 from flotilla_operator.reconcile.types import (
@@ -28,7 +28,13 @@ from flotilla_operator.reconcile.types import (
     StepFailure,
 )
 from flotilla_operator.resources.settings import OperatorSettings
-from flotilla_operator.runtime import BACKOFF_MAX_SECONDS, REFUSED_RETRY_SECONDS, Runtime, backoff_seconds
+from flotilla_operator.runtime import (
+    BACKOFF_FIRST_SECONDS,
+    BACKOFF_MAX_SECONDS,
+    REFUSED_RETRY_SECONDS,
+    Runtime,
+    backoff_seconds,
+)
 from flotilla_operator.telemetry import Telemetry
 
 SETTINGS = OperatorSettings(
@@ -70,6 +76,8 @@ class FakeCluster:
     events: list[str] = field(default_factory=list[str])
     errors: dict[Key, Exception] = field(default_factory=dict[Key, Exception])
     refuse: Callable[[Plan], Sequence[StepFailure]] = lambda plan: ()
+    fail: Callable[[Plan], Exception | None] = lambda plan: None
+    """What a plan's writes meet."""
     forgets: bool = False
     """Whether what is written is not there afterwards."""
     meddle: Callable[[Manifest], Manifest] = lambda child: child
@@ -97,6 +105,8 @@ class FakeCluster:
         )
 
     async def execute(self, plan: Plan) -> Sequence[StepFailure]:
+        if error := self.fail(plan):
+            raise error
         for step in plan.steps:
             ref = ObjectRef.of(step.manifest)
             self.steps.append(f"{step.verb} {ref.kind}")
@@ -486,3 +496,30 @@ async def test_metrics_count_results_and_waiting_keys() -> None:
 def test_backoff_seconds(attempt: int, jitter: float, seconds: float) -> None:
     """Waits double up to a cap."""
     assert backoff_seconds(attempt, jitter) == pytest.approx(seconds)
+
+
+async def test_a_write_that_keeps_failing_is_told_of_and_tried_on() -> None:
+    """From the third attempt the status says what the API server says, until it is written after all."""
+    async with a_world(EXPERT) as world:
+        broken = UnavailableError(500, "InternalError", "failed calling webhook")
+        world.cluster.fail = lambda plan: StepFailedError(plan.steps[0], broken) if plan.steps else None
+        world.runtime.wake(EXPERT)
+        await settle()
+        await world.clock.advance(BACKOFF_FIRST_SECONDS)
+        silent = list(world.cluster.statuses)
+        await world.clock.advance(60)
+        told, looks = world.cluster.statuses[-1], len(world.cluster.looks)
+        world.cluster.fail = lambda plan: None
+        await world.clock.advance(120)
+
+        assert silent == []
+        assert _accepted(told)["reason"] == "ApplyFailed"
+        assert "failed calling webhook" in _accepted(told)["message"]
+        assert "ServiceAccount" in _accepted(told)["message"]
+        assert looks > 5
+        assert _accepted(world.cluster.statuses[-1])["status"] == "True"
+
+
+def _accepted(status: Manifest) -> Manifest:
+    (found,) = (each for each in status["conditions"] if each["type"] == "Accepted")
+    return found
