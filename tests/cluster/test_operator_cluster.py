@@ -591,6 +591,31 @@ async def test_warnings_are_read_for_pods_that_are_not_ready_newest_last(api: Lo
         assert all(event["type"] == "Warning" for event in warnings)
 
 
+async def test_warnings_about_evicted_pods_are_not_read(api: LocalCluster, place: str) -> None:
+    """They stay as Failed by the thousand, and must not crowd out those that replace them."""
+    async with an_adapter(api, place) as adapter:
+        key = a_policy(api, place)
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+        await carry_out(adapter, key)
+        await asyncio.to_thread(api.wait_for, lambda: len(pods_of(api, place)) == 2, "two pods")
+        evicted = pods_of(api, place)[0]["metadata"]
+        status = '{"status": {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}}'
+        api.kubectl("patch", "pod", evicted["name"], "-n", place, "--subresource=status", "-p", status)
+        involved = {"kind": "Pod", "namespace": place, "name": evicted["name"], "uid": evicted["uid"]}
+        event: Manifest = {
+            "metadata": {"name": "e"},
+            "involvedObject": involved,
+            "type": "Warning",
+            "reason": "Evicted",
+        }
+        create(api, f"/api/v1/namespaces/{place}/events", event)
+        await adapter.feed._sweep()  # pyright: ignore[reportPrivateUsage]
+
+        observed = await observe(adapter, key)
+        assert evicted["uid"] in {pod["metadata"]["uid"] for pod in observed.pods}
+        assert evicted["uid"] not in {event["involvedObject"]["uid"] for event in observed.warnings}
+
+
 def pods_of(api: LocalCluster, namespace: str) -> list[Manifest]:
     """Live pods."""
     return api.api.get(f"/api/v1/namespaces/{namespace}/pods").json()["items"]

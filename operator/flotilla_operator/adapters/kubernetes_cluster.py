@@ -36,6 +36,7 @@ from flotilla_operator.reconcile.types import (
     Step,
     StepFailure,
 )
+from flotilla_operator.resources.pods import is_live
 from flotilla_operator.resources.settings import OperatorSettings
 from flotilla_operator.telemetry import LOGGER, fields
 
@@ -238,8 +239,8 @@ class KubernetesCluster:
         return {ref: self._pods(key) for ref, key in keys if key}
 
     async def _warnings(self, key: Key, pods: Sequence[Manifest]) -> tuple[Manifest, ...]:
-        """Warning events about pods that are not ready, and about ReplicaSets that lack pods."""
-        unready = [pod for pod in pods if not _is_ready(pod)]
+        """Warning events about live pods that are not ready, and about ReplicaSets that lack pods."""
+        unready = [pod for pod in pods if is_live(pod) and not _is_ready(pod)]
         lacking = [replicas for replicas in self._replica_sets(key) if _lacks_pods(replicas)]
         about = (*lacking, *unready)[:WARNED_OBJECTS_MAX]
         found = await asyncio.gather(*(self._warnings_about(manifest) for manifest in about))
