@@ -27,16 +27,18 @@ from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, client
 from .dispatch import Dispatcher
 from .endpoints import Router
 from .fetch import fetch
+from .logs import Log, open_log
 from .reach import Reach
 from .registry import Registry, SnapshotError
 from .server import Listener
 from .settings import RouterSettings, SettingsError
-from .telemetry import Log, Telemetry, open_log
+from .telemetry import Telemetry
 from .upstream import Origin, Upstreams
 
 FILES_SECONDS = 2.0
 """How often keys, credentials and certificates are looked at."""
 LOG_FLUSH_SECONDS = 0.1
+LAST_FLUSH_SECONDS = 1.0
 EXPIRE_SECONDS = 1.0
 DRAIN_CHECK_SECONDS = 0.05
 _OTHER_FILES = 256
@@ -217,7 +219,7 @@ class RouterProcess:
         await self._admin.close()
         self._upstreams.close()
         self.telemetry.say("router ended")
-        self._log.flush()
+        self._log.flush(LAST_FLUSH_SECONDS)
 
     async def _housekeeping(self) -> None:
         """Everything that is done every now and then; none of it takes long."""

@@ -17,12 +17,12 @@ from flotilla_api.snapshot import EscalationConfig, Target, TimeoutConfig
 from .cascade import Commit, Escalate, Pending, StreamJudge, StreamMeter, Verdict, judge_whole
 from .cost import call_cost_usd
 from .heads import ResponseHead
+from .logs import AttemptRecord
 from .openai import Injection, ParsedRequest, Usage, usage_of
 from .registry import Replica
 from .responses import InnerError, cause_of_response, error_in_answer, error_in_event, is_ours_to_solve
 from .settings import MAX_ANSWER_BYTES
 from .sse import EventSplitter, EventTooLarge
-from .telemetry import AttemptRecord
 from .upstream import Call, Failure, Origin, Upstreams
 
 CLIENT_GONE = "ClientGone"

@@ -19,9 +19,10 @@ from .dispatch import Dispatcher
 from .errors import quote
 from .exchange import Exchange
 from .incoming import Incoming, Problem, too_large
+from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
-from .telemetry import METRICS_CONTENT_TYPE, RequestRecord
+from .telemetry import METRICS_CONTENT_TYPE
 
 BOUNDARY_HEADER = b"x-flotilla-boundary"
 _SDK_HEADERS = (b"content-type", b"accept", b"user-agent")

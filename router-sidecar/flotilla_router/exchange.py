@@ -22,12 +22,12 @@ from .attempt import CLIENT_GONE, QUALITY_CAUSES, Attempt
 from .choose import Decision
 from .credentials import Missing
 from .dispatch import Dispatcher
+from .logs import AttemptRecord, RequestRecord
 from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewrite
 from .registry import Live, Replica
 from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines
 from .responses import STATUS_OF
 from .sse import KEEP_ALIVE, error_event, make_error_event
-from .telemetry import AttemptRecord, RequestRecord
 from .tries import Tries
 
 CLIENT_GONE_STATUS = 499

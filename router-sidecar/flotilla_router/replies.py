@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from .cost import dollars
-from .telemetry import RequestRecord
+from .logs import RequestRecord
 
 JSON_LINES = b"content-type: application/json\r\n"
 EVENT_LINES = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"

@@ -1,16 +1,13 @@
-"""Metrics and log lines. Counting is a dictionary update; text is only made when Prometheus asks for it."""
+"""Metrics, and what is logged. Counting is a dictionary update; text is only made when Prometheus asks for it."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Sequence, Sized
+from typing import TypeVar
 
-import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
@@ -19,12 +16,13 @@ from prometheus_client.registry import Collector
 from flotilla_api import metrics as m
 from flotilla_api.policy import CAUSE_GROUPS, Cause
 
+from .logs import AttemptRecord, Log, RequestRecord
+
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds."""
 METRICS_CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 NOBODY = "none"
 """The label `model` of a request that no model answered."""
-_FLUSH_BYTES = 32 * 1024
 
 _CODES = {status: str(status) for status in range(1000)}
 
@@ -75,126 +73,6 @@ class _Histogram:
                 buckets.append((bound, total))
             family.add_metric(values, buckets, counts[-1])
         return family
-
-
-class AttemptRecord(msgspec.Struct, kw_only=True):
-    """One call to an endpoint, as it is logged and counted."""
-
-    target: str
-    endpoint: str | None
-    """The pod; `external` for an API, `service` for a Service."""
-    ms: float = 0.0
-    result: str = "ok"
-    """`ok`, a cause, or `ClientGone`."""
-    score: float | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    usd: float | None = 0.0
-    """None: the price is unknown."""
-
-
-class RequestRecord(msgspec.Struct, kw_only=True):
-    """One request, as it is logged: the canonical line. It holds no prompt and no secret."""
-
-    time: float = 0.0
-    """Unix seconds of its end."""
-    event: str = "request"
-    request_id: str
-    policy: str
-    client: str | None = None
-    """Name of the API key."""
-    alias: str
-    api: str
-    stream: bool
-    rule: str | None = None
-    reason: str | None = None
-    model: str | None = None
-    """Who answered."""
-    attempts: list[AttemptRecord] = []
-    status: int = 0
-    bytes: int = 0
-    """Bytes of the answer that were sent to the client."""
-    ttft_ms: float | None = None
-    """From arrival to the first byte of the answer."""
-    duration_ms: float = 0.0
-    cost_usd: float = 0.0
-    """Dollars of all attempts whose price is known."""
-    client_gone: bool = False
-    snapshot: str = ""
-    error: str | None = None
-
-
-class Log(Protocol):
-    """Where log lines go."""
-
-    def write(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write one line: a constant event and its fields."""
-        ...
-
-    def request(self, record: RequestRecord) -> None:
-        """Write the line of a request."""
-        ...
-
-    def flush(self) -> None:
-        """Everything written is out."""
-        ...
-
-
-class JsonLog:
-    """One JSON object a line; lines go out together, in one write."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._encode = msgspec.json.Encoder().encode
-        self._pending = bytearray()
-
-    def write(self, event: str, fields: Mapping[str, object]) -> None:
-        """Add a line."""
-        self._add(self._encode({"time": round(time.time(), 3), "event": event, **fields}))
-
-    def request(self, record: RequestRecord) -> None:
-        """Add the line of a request."""
-        self._add(self._encode(record))
-
-    def _add(self, line: bytes) -> None:
-        self._pending += line
-        self._pending += b"\n"
-        if len(self._pending) >= _FLUSH_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has been added; lines that nobody can take any more are dropped."""
-        pending, self._pending = self._pending, bytearray()
-        try:
-            while pending:
-                del pending[: os.write(self._descriptor, pending)]
-        except OSError:
-            return
-
-
-class TerminalLog:
-    """Key-values for people."""
-
-    def write(self, event: str, fields: Mapping[str, object]) -> None:
-        """Print a line."""
-        shown = " ".join(f"{key}={value}" for key, value in fields.items() if value not in (None, False, ""))
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {event:<18} {shown}\n")
-
-    def request(self, record: RequestRecord) -> None:
-        """Print the line of a request."""
-        fields = msgspec.structs.asdict(record)
-        attempts = [f"{each.target}/{each.endpoint}:{each.result}:{each.ms:g}ms" for each in record.attempts]
-        del fields["time"], fields["event"], fields["snapshot"], fields["policy"]
-        self.write("request", fields | {"attempts": ",".join(attempts)})
-
-    def flush(self) -> None:
-        """Nothing waits."""
-        sys.stdout.flush()
-
-
-def open_log() -> Log:
-    """Key-values on a terminal, JSON elsewhere."""
-    return TerminalLog() if sys.stdout.isatty() else JsonLog(sys.stdout.fileno())
 
 
 class Telemetry(Collector):
@@ -304,6 +182,10 @@ class Telemetry(Collector):
             self._first_byte,
         ):
             yield each.collect()
+        name = m.ROUTER_LOG_DROPPED.removesuffix("_total")
+        dropped = CounterMetricFamily(name, "Log lines that were lost.", labels=("policy",))
+        dropped.add_metric((self.policy,), self.log.dropped)
+        yield dropped
         yield self._gauge(m.ROUTER_IN_FLIGHT, "Requests under way.", self.in_flight)
         yield self._gauge(m.ROUTER_CONNECTIONS, "Open connections of clients.", len(self.connections))
         yield self._gauge(m.ROUTER_PROBLEMS, "What keeps this router from doing its work.", len(self._problems))

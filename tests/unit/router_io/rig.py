@@ -26,8 +26,8 @@ from flotilla_api.snapshot import (
     WeightedTarget,
 )
 from flotilla_router.__main__ import Ports, RouterProcess
+from flotilla_router.logs import RequestRecord
 from flotilla_router.settings import RouterSettings
-from flotilla_router.telemetry import RequestRecord
 
 WAIT_SECONDS = 30.0
 NAMESPACE, POLICY = "agents", "helpdesk"
@@ -326,6 +326,7 @@ class ListLog:
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
+        self.dropped = 0
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         self.lines.append({"event": event, **fields})
@@ -333,7 +334,7 @@ class ListLog:
     def request(self, record: RequestRecord) -> None:
         self.lines.append(msgspec.to_builtins(record))
 
-    def flush(self) -> None:
+    def flush(self, seconds: float = 0.0) -> None:
         pass
 
     def of(self, event: str) -> list[dict[str, Any]]:
