@@ -167,9 +167,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._overhead += len(data)
         try:
-            parser.feed_data(data)
-        except HttpParserUpgrade as offer:
-            self._pass_over(parser, data[offer.args[0] :])
+            try:
+                parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                self._pass_over(parser, data[offer.args[0] :])
         except HttpParserCallbackError as error:
             self._failed(error)
         except HttpParserError:
@@ -354,12 +355,13 @@ class ClientConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is arriving or under way, or an answer is not yet sent."""
-        unsent = self._transport.get_write_buffer_size() > 0
-        return self._current is not None or self._incoming is not None or unsent
+        if self._current is not None or self._incoming is not None or self._queue:
+            return True
+        return self._transport.get_write_buffer_size() > 0
 
     def close_if_idle(self) -> None:
         """Close between requests."""
-        if self._current is None and self._incoming is None and not self._discarding:
+        if self._current is None and self._incoming is None and not self._queue and not self._discarding:
             self._transport.close()
 
     def abort(self) -> None:

@@ -190,6 +190,15 @@ async def test_an_offer_to_upgrade_is_passed_over(tmp_path: Path, piece_bytes: i
         assert "connection" not in answers[-1].headers
 
 
+async def test_a_broken_body_is_refused_beside_an_offer(tmp_path: Path) -> None:
+    """What follows the offer is held to HTTP/1.1 like everything else."""
+    async with router(tmp_path, a_snapshot()) as rig, client(rig.port) as raw:
+        await raw.send(chunked(b"", size=1, headers=H2C)[: -len(LAST_CHUNK)] + b"no chunk\r\n")
+        reply = await raw.reply()
+
+        assert (reply.status, error_code(reply)) == (400, "invalid_http")
+
+
 async def test_what_follows_a_connect_is_not_read_as_requests(tmp_path: Path) -> None:
     """A tunnel is refused, and what was meant for its other end is dropped."""
     async with router(tmp_path, a_snapshot()) as rig, client(rig.port) as raw:

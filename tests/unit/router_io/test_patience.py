@@ -154,6 +154,19 @@ async def test_reading_stops_while_long_requests_wait_for_their_turn() -> None:
     assert not wire.reading
 
 
+async def test_a_request_that_waits_for_its_turn_is_served_in_a_drain() -> None:
+    """The moment between two answers is no idleness."""
+    service = Held()
+    connection, wire = connected(service)
+    connection.data_received(A_GET * 2)
+    connection.respond(200, b"", b"ok")
+
+    assert connection.busy
+    connection.close_if_idle()
+    assert not wire.closing
+    await until(lambda: len(service.served) == 2)
+
+
 async def test_a_connection_that_closes_takes_no_more_requests() -> None:
     """What still arrives is neither kept nor an error."""
     service = Held()
