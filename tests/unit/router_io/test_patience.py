@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from certificates import Authority
 from rig import (
     Peer,
     RawClient,
@@ -228,8 +229,11 @@ async def trickle(raw: RawClient, data: bytes) -> Reply:
     raise AssertionError("the whole request was taken")
 
 
-async def test_a_new_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
-    """Before its first request a client has less time than between two."""
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_new_connection_that_says_nothing_is_closed(tmp_path: Path, tls: bool) -> None:
+    """Before its first request, or its handshake, a client has less time than between two requests."""
+    if tls:
+        Authority.make().issue(tmp_path / "tls", "gateway")
     async with router(tmp_path, a_snapshot(), first_byte_seconds=0.1) as rig, client(rig.port) as raw:
         assert await raw.ended()
 
