@@ -79,10 +79,14 @@ kind: images ## a kind cluster with the chart installed, where Docker and kind a
 	kind load docker-image --name flotilla flotilla-operator:$(VERSION) flotilla-router:$(VERSION)
 	helm install flotilla charts/flotilla --namespace flotilla-system --create-namespace --set images.operator.repository=flotilla-operator --set images.router.repository=flotilla-router
 
+COMPILE = $(BIN)/uv pip compile --quiet --no-header --generate-hashes --no-emit-index-url
+
 lock: $(READY) ## resolve the dependencies again
-	for name in uv go build; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url requirements/$$name.in -o requirements/$$name.txt; done
-	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url pyproject.toml --all-extras --group dev --group bench -o requirements/dev.txt
-	for extra in operator router; do $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --no-emit-index-url pyproject.toml --extra $$extra --constraint requirements/dev.txt -o requirements/$$extra.txt; done
+	for name in uv go; do $(COMPILE) --universal requirements/$$name.in -o requirements/$$name.txt || exit 1; done
+	$(COMPILE) --universal pyproject.toml --all-extras --group dev --group bench -o requirements/dev.txt
+	$(COMPILE) --universal requirements/build.in --constraint requirements/dev.txt -o requirements/build.txt
+	for extra in operator router; do $(COMPILE) --universal pyproject.toml --extra $$extra --constraint requirements/dev.txt -o requirements/$$extra.txt || exit 1; done
+	$(COMPILE) requirements/vllm.in --override requirements/vllm-overrides.txt -o requirements/vllm.txt
 	$(NPM) install --prefix requirements --package-lock-only --omit-lockfile-registry-resolved
 
 clean: ## remove everything that make made here
