@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class FakeApiServer:
     """Method and path, in order."""
     failures: dict[tuple[str, str], Json] = field(default_factory=dict[tuple[str, str], Json])
     """By method and path: the metav1.Status, whose `code` is the answer's, instead of the usual answer."""
+    authorizations: set[str] = field(default_factory=set[str])
+    """What requests showed."""
     holds: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict[tuple[str, str], asyncio.Event])
     """By method and path: what the answer waits for."""
     held: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -55,6 +58,7 @@ class FakeApiServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """The answer to one request."""
         self.requests.append((request.method, request.path))
+        self.authorizations.add(request.headers.get("Authorization", ""))
         if "watch" in request.query:
             return await self._watch(request)
         await self._wait(request.method, request.path)
@@ -141,7 +145,7 @@ class FakeApiServer:
 
 
 @asynccontextmanager
-async def running_api_server() -> AsyncGenerator[FakeApiServer]:
+async def running_api_server(tls: ssl.SSLContext | None = None) -> AsyncGenerator[FakeApiServer]:
     """The fake, listening on loopback."""
     fake = FakeApiServer()
     app = web.Application()
@@ -149,8 +153,8 @@ async def running_api_server() -> AsyncGenerator[FakeApiServer]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        fake.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         yield fake
     finally:
         fake.ended.set()

@@ -33,8 +33,8 @@ SNAPSHOT_PATH = "/v1/snapshots/{namespace}/{policy}"
 
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 DIGEST = re.compile(r"^(sha256:[0-9a-f]{64})?$")
-LINE_MAX_BYTES = 32_768
-"""Of the request line: all query parameters at their bounds."""
+LINE_MAX_BYTES = (PROBLEMS_MAX + 1) * TEXT_MAX_CHARACTERS * 12 + 4096
+"""Of the request line: all query parameters at their bounds; a character takes up to 12 bytes there."""
 IDLE_SECONDS = 75.0
 """A connection without a request is closed after this; a router polls again within seconds."""
 PASSED_ON_MAX = 4096

@@ -13,7 +13,14 @@ import pytest
 from test_certificates import CurrentClock
 
 from fakes.apiserver import FakeApiServer, running_api_server
-from flotilla_api.control import DIGEST_HEADER, PUBLISHED_HEADER, Problem, ProblemKind
+from flotilla_api.control import (
+    DIGEST_HEADER,
+    PROBLEMS_MAX,
+    PUBLISHED_HEADER,
+    TEXT_MAX_CHARACTERS,
+    Problem,
+    ProblemKind,
+)
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_operator.adapters import control_api
 from flotilla_operator.adapters.access import DENIALS_MAX, Access, ExpiringCache
@@ -417,6 +424,19 @@ async def test_bad_requests_are_refused_before_anyone_is_asked(path: str, query:
 
         assert (await world.call(server, query, path=path))[0] == expected
         assert not [path for method, path in world.api.requests if method == "POST" and "review" in path]
+
+
+async def test_a_poll_at_all_its_bounds_is_answered() -> None:
+    """Whatever alphabet a problem is told in, a router is never shut out for it."""
+    async with a_world() as world:
+        leader, standby = await world.server(), await world.server(leading=False)
+        standby.leader = f"127.0.0.1:{leader.control.port}"
+        leader.registry.publish(KEY, A_SNAPSHOT)
+        text = "\U0001f6a2" * TEXT_MAX_CHARACTERS
+        query = [("digest", OTHER), ("rejected", OTHER), ("error", text), *[("problem", text)] * PROBLEMS_MAX]
+
+        assert (await world.call(leader, query))[0] == 200
+        assert (await world.call(standby, query))[0] == 200
 
 
 async def test_a_standby_passes_the_poll_on_to_the_leader() -> None:

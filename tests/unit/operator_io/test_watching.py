@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from fakes.apiserver import FakeApiServer, running_api_server
 from flotilla_operator.adapters import watching
+from flotilla_operator.adapters.certificates import make_authority, make_serving
 from flotilla_operator.adapters.client import Connection
 from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
 from flotilla_operator.adapters.watching import WatchThread
@@ -91,3 +95,31 @@ async def test_complete_watches_are_known_as_such(namespaces: tuple[str, ...], m
                 await asyncio.sleep(0.02)
 
     assert len(watching.expected_watches(namespaces)) == count
+
+
+async def test_an_api_server_with_a_certificate_for_another_name_is_watched(tmp_path: Path) -> None:
+    """As a kubeconfig's tls-server-name has it: the name is verified, the address is dialled."""
+    authority = make_authority(datetime.now(UTC))
+    (tmp_path / "ca.crt").write_text(authority.bundle)
+    serving = make_serving(authority, datetime.now(UTC), names=["api.internal"], address="127.9.9.9")
+    (tmp_path / "serving.pem").write_bytes(serving.private_key + serving.chain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "serving.pem")
+    async with running_api_server(context) as api:
+        connection = Connection(
+            api.url,
+            str(tmp_path / "ca.crt"),
+            verify=True,
+            server_name="api.internal",
+            client_certificate=None,
+            authorization=lambda: "Bearer token-1",
+        )
+        thread = WatchThread(make_registry(connection, lambda kind, event_type, manifest: None), namespaces=lambda: ())
+        thread.start()
+        try:
+            await _until_watched(api, EVERYWHERE)
+        finally:
+            api.ended.set()
+            await thread.stop()
+
+        assert api.authorizations == {"Bearer token-1"}
