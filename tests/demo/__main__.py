@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from stack.flotilla import ROOT, Stack, quickstart_api_key, quickstart_objects, 
 
 PIPED_WIDTH = 160
 """Columns of the tables where the output is no terminal."""
+INTERRUPTED = 128 + signal.SIGINT
 LOG_SECONDS = 10.0
 DUMP = ROOT / "build" / "cluster-dumps" / "demo"
 """Everything about the cluster, where a promise was broken."""
@@ -35,7 +37,7 @@ NOTES = {
 
 
 def main() -> int:
-    """Exit 0 when it ended well, 1 when it did not, and say why."""
+    """Exit 0 when it ended well, 1 when it did not, and say why; 130 when it was interrupted."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["run", "up", "down"], default="run")
     parser.add_argument("--engine", choices=list(NOTES), default="simulator")
@@ -48,6 +50,9 @@ def main() -> int:
     except (BuildError, CommandError, DaemonError, ProcessError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def run(console: Console, engine: str) -> int:

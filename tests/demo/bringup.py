@@ -26,12 +26,14 @@ def ready_seconds(engine: str) -> float:
 
 
 def bring_up(console: Console, stack: Stack, engine: str) -> None:
-    """The chart is installed, the quickstart applied, and everything in it Ready.
+    """The chart is installed, the quickstart applied, and everything in it Ready, in the state that it stays in.
 
     Raises:
         TimeoutError: an object is not Ready; the message names it and its reason.
+        CommandError: kubectl or Helm failed, or the gateway was not rolled out in time.
     """
-    namespace = quickstart_policy()["metadata"]["namespace"]
+    policy = quickstart_policy()["metadata"]
+    namespace = policy["namespace"]
     with console.status("installing the chart, and a provider behind TLS"):
         stack.install()
         stack.prepare_quickstart()
@@ -40,6 +42,7 @@ def bring_up(console: Console, stack: Stack, engine: str) -> None:
     if engine == "vllm":
         _use_vllm(stack, namespace)
     watch_until_ready(stack, namespace, console, ready_seconds(engine))
+    stack.wait_for_gateway(namespace, policy["name"], READY_SECONDS)
     console.print(stack.cluster.kubectl("get", "flotilla", "-n", namespace).rstrip(), highlight=False)
 
 

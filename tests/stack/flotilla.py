@@ -67,6 +67,11 @@ class Stack:
         port = service["ports"][0]
         return f"{port['name']}://{service['clusterIP']}:{port['port']}/v1"
 
+    def wait_for_gateway(self, namespace: str, policy: str, timeout_seconds: float) -> None:
+        """All of a policy's routers are of its current template: none of those that answer is about to be replaced."""
+        status = ("rollout", "status", f"deployment/{policy}-gateway", "-n", namespace)
+        self.cluster.kubectl(*status, f"--timeout={timeout_seconds:.0f}s", timeout_seconds=timeout_seconds + 10)
+
     @contextmanager
     def client(self, namespace: str, policy: str, api_key: str) -> Generator[OpenAI]:
         """The OpenAI SDK, pointed at a policy's gateway."""
