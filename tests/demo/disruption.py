@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,9 +34,9 @@ class Engines:
 
     def pods(self) -> list[dict[str, Any]]:
         """Those that run and are not being deleted."""
-        selector = f"flotilla.dev/owner-kind=Expert,flotilla.dev/owner={self.expert}"
-        listed = self.stack.cluster.kubectl("get", "pods", "-n", self.namespace, "-l", selector, "-o", "json")
-        pods: list[dict[str, Any]] = json.loads(listed)["items"]
+        selector = {"labelSelector": f"flotilla.dev/owner-kind=Expert,flotilla.dev/owner={self.expert}"}
+        listed = self.stack.cluster.api.get(self._path(), params=selector).raise_for_status()
+        pods: list[dict[str, Any]] = listed.json()["items"]
         return [p for p in pods if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]]
 
     def names(self) -> list[str]:
@@ -50,12 +49,16 @@ class Engines:
 
     def delete(self, names: Sequence[str]) -> None:
         """These pods are being deleted. They drain: running answers are finished."""
-        self.stack.cluster.kubectl("delete", "pod", "-n", self.namespace, "--wait=false", *names)
+        for name in names:  # kubectl takes as long to start as a small model to answer
+            self.stack.cluster.api.delete(f"{self._path()}/{name}").raise_for_status()
 
     def kill(self, names: Sequence[str]) -> None:
         """The engines of these pods are gone without a word, as after the kernel's OOM killer."""
         for name in names:
             kill_container(self.stack.cluster.directory / "runner", self.namespace, name, ENGINE)
+
+    def _path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods"
 
 
 def _running(pod: dict[str, Any]) -> int:
