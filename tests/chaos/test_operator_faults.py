@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -14,7 +15,8 @@ from e2e.load import load_on
 from e2e.objects import Manifest, a_policy, an_expert
 from e2e.steps import Space, is_ready, system_of
 from flotilla_api import metrics
-from flotilla_api.names import SNAPSHOT_KEY, snapshot_name
+from flotilla_api.control import format_time
+from flotilla_api.names import PUBLISHED_KEY, SNAPSHOT_KEY, snapshot_name
 from localcluster.runner.control import kill_container
 from stack.flotilla import Stack
 
@@ -149,7 +151,9 @@ def test_an_invalid_snapshot_leaves_the_last_good_one_in_use(stack: Stack, fleet
         good = fleet.get("ConfigMap", name)["data"][SNAPSHOT_KEY]
         broken = json.dumps({**json.loads(good), "timeouts": {"connectSeconds": -1}})
         with load_on(gateway) as load:
-            fleet.merge("ConfigMap", name, {"data": {SNAPSHOT_KEY: broken}})
+            # A snapshot that is no newer than what the control API brought would not even be looked at.
+            published_at = format_time(datetime.now(UTC))
+            fleet.merge("ConfigMap", name, {"data": {SNAPSHOT_KEY: broken, PUBLISHED_KEY: published_at}})
             fleet.wait_for(lambda: gateway.metric(metrics.ROUTER_SNAPSHOT_REJECTED) == 1, "the refusal to be counted")
             assert {outcome.model for outcome in load.wait_for_more()} == {"first"}
         assert load.failures == []
