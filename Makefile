@@ -12,10 +12,14 @@ VERSION = $(shell $(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproje
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 ENGINE ?= simulator
 PYTEST := $(BIN)/python -m pytest
+COMPILED := $(abspath build/compiled)
+ROUTER_SOURCES := pyproject.toml $(wildcard operator/flotilla_api/*.py router-sidecar/*.py router-sidecar/flotilla_router/*.py router-sidecar/flotilla_router/*/*.py)
+# A compiler and Python's headers are no requirement: without them the router's sources are tested, and only they.
+CAN_COMPILE := $(shell command -v cc >/dev/null && $(PYTHON) -c 'import pathlib, sysconfig; print(*pathlib.Path(sysconfig.get_path("include")).glob("Python.h"))')
 export PYTHONPATH := tests:bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit up down check format crds bench images kind lock clean
+.PHONY: help venv demo test compiled unit up down check format crds bench images kind lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +30,11 @@ $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(COMPILED)/.ready: $(READY) $(ROUTER_SOURCES)
+	rm -rf $(COMPILED)
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(COMPILED) .
 	@touch $@
 
 $(PYRIGHT): $(READY) requirements/package-lock.json
@@ -43,9 +52,14 @@ up: $(READY) ## a local cluster with the quickstart, left running; prints KUBECO
 down: $(READY) ## end the cluster of `make up`
 	@$(BIN)/python -m demo down
 
-test: check ## checks, then unit, contract and real-cluster suites
+test: check $(if $(CAN_COMPILE),compiled) ## checks, then unit, contract and real-cluster suites, the latter with the compiled router
 	@$(BIN)/python -m localcluster build
-	$(PYTEST) -n $(WORKERS) --dist loadfile tests
+ifneq ($(CAN_COMPILE),)
+	PYTHONPATH=$(COMPILED):$(PYTHONPATH) FLOTILLA_ROUTER_BUILD=$(COMPILED) $(PYTEST) -n $(WORKERS) -m "not defect" tests/unit/router tests/unit/router_io
+endif
+	$(if $(CAN_COMPILE),FLOTILLA_ROUTER_BUILD=$(COMPILED)) $(PYTEST) -n $(WORKERS) --dist loadfile tests
+
+compiled: $(COMPILED)/.ready ## the router with its hot path compiled, as its image holds it, in build/compiled
 
 unit: $(READY) ## the suites that need no cluster
 	$(PYTEST) -n $(WORKERS) tests/unit tests/contract

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Raw
 
 from .sse import data_offset
+from .wire import ABSENT
 
-ABSENT = Raw(b"")
 _NOTHING = (b"", b"null", b'""', b"[]")
 IMPOSSIBLE_LOGPROB = -1000.0
 """At or below it an alternative was masked by a grammar (vLLM writes -9999)."""

@@ -23,6 +23,7 @@ from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
 from .telemetry import METRICS_CONTENT_TYPE
+from .wire import Prompted
 
 BOUNDARY_HEADER = b"x-flotilla-boundary"
 _SDK_HEADERS = (b"content-type", b"accept", b"user-agent")
@@ -349,14 +350,10 @@ def _parse(api: Api, body: bytes) -> ParsedRequest:
         ) from error
 
 
-class _Prompted(msgspec.Struct):
-    prompt: msgspec.Raw | None = None
-
-
 def _api_of(body: bytes) -> Api:
     """An explained request is of the API whose field it has; broken bodies are found out later."""
     try:
-        return "chat" if msgspec.json.decode(body, type=_Prompted).prompt is None else "completions"
+        return "chat" if msgspec.json.decode(body, type=Prompted).prompt is None else "completions"
     except (msgspec.DecodeError, RecursionError):
         return "chat"
 

@@ -17,6 +17,7 @@ from flotilla_api.snapshot import RequestEdits
 from .errors import BadRequest, error_body
 from .request import Api, ParsedRequest, Spans, parse_request
 from .splice import Span, replace_spans
+from .wire import Metered, UsageWire
 
 __all__ = [
     "Api",
@@ -197,17 +198,8 @@ def _refuse_ambiguous_model(request: ParsedRequest) -> None:
         )
 
 
-class _UsageWire(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Metered(msgspec.Struct, gc=False):
-    usage: _UsageWire | None = None
-
-
-_decode_usage = msgspec.json.Decoder(_UsageWire).decode
-_decode_metered = msgspec.json.Decoder(_Metered).decode
+_decode_usage = msgspec.json.Decoder(UsageWire).decode
+_decode_metered = msgspec.json.Decoder(Metered).decode
 
 
 def usage_of(body: bytes) -> Usage | None:

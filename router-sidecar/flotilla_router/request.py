@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 from msgspec import Raw
 
 from .errors import BadRequest
 from .splice import Span, span_in
-
-Api = Literal["chat", "completions"]
+from .wire import ABSENT, Api, ParsedRequest, RequestWire, ResponseFormat, Spans, StreamOptions
 
 _T = TypeVar("_T")
-_ABSENT = Raw(b"")
 _ESCAPE_SAMPLE_BYTES = 16_384
 _ESCAPE_SURPLUS_BYTES = 4
 """`\\u00e9` takes six bytes where UTF-8 takes two."""
@@ -28,88 +26,14 @@ _MOST_DECODED = 100_000
 _SPANNED_FIELDS = ("model", "logprobs", "top_logprobs", "stream_options")
 
 
-class Spans(msgspec.Struct, frozen=True):
-    """Where the fields that a rewrite may touch are; None: absent."""
-
-    opening: int
-    """Just after the opening brace."""
-    model: Span
-    logprobs: Span | None = None
-    top_logprobs: Span | None = None
-    stream_options: Span | None = None
-
-
-class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What routing and the cascade know about a request."""
-
-    api: Api
-    body: bytes
-    """As the client sent it; re-encoded only where it was JSON to Python but not to the standard."""
-    model: str
-    stream: bool
-    choices: int
-    """Answers asked for: n times the number of prompts."""
-    max_tokens: int | None
-    tool_count: int
-    """Exact up to thousands."""
-    tools_possible: bool
-    """There are tools, and tool_choice is not "none"."""
-    tools_forced: bool
-    """A tool call is the only possible answer: tool_choice is "required" or names a function."""
-    json_schema: bool
-    """The answer is constrained by a grammar: JSON, a schema, a regular expression or a choice."""
-    logprobs: int | None
-    """Alternatives a token that the client asked for; None: it asked for no logprobs."""
-    echo: bool
-    """The prompt comes back in the answer, with its tokens: such an answer has no signal."""
-    wants_usage: bool
-    wants_continuous_usage: bool
-    prompt_tokens: int
-    """Estimate, bytes / 4: give or take 30 %."""
-    spans: Spans
-
-
-class _StreamOptions(msgspec.Struct, gc=False):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class _ResponseFormat(msgspec.Struct, gc=False):
-    type: str
-
-
-class _Wire(msgspec.Struct, gc=False):
-    """The fields that are read; a Raw is a view of the body."""
-
-    model: Raw = _ABSENT
-    messages: Raw = _ABSENT
-    prompt: Raw = _ABSENT
-    stream: bool | None = None
-    n: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    tools: Raw = _ABSENT
-    tool_choice: Raw = _ABSENT
-    response_format: Raw = _ABSENT
-    structured_outputs: Raw = _ABSENT
-    guided_json: Raw = _ABSENT
-    guided_regex: Raw = _ABSENT
-    guided_choice: Raw = _ABSENT
-    guided_grammar: Raw = _ABSENT
-    logprobs: Raw = _ABSENT
-    top_logprobs: Raw = _ABSENT
-    stream_options: Raw = _ABSENT
-    echo: bool | None = None
-
-
-_decode_wire = msgspec.json.Decoder(_Wire).decode
+_decode_wire = msgspec.json.Decoder(RequestWire).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
-_decode_options = msgspec.json.Decoder(_StreamOptions).decode
-_decode_format = msgspec.json.Decoder(_ResponseFormat).decode
+_decode_options = msgspec.json.Decoder(StreamOptions).decode
+_decode_format = msgspec.json.Decoder(ResponseFormat).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_int = msgspec.json.Decoder(int).decode
-_RAW_FIELDS = frozenset(f.name for f in msgspec.structs.fields(_Wire) if f.type is Raw)
-_SCALAR_FIELDS = frozenset(_Wire.__struct_fields__) - _RAW_FIELDS
+_RAW_FIELDS = frozenset(f.name for f in msgspec.structs.fields(RequestWire) if f.type is Raw)
+_SCALAR_FIELDS = frozenset(RequestWire.__struct_fields__) - _RAW_FIELDS
 
 
 def parse_request(api: Api, body: bytes) -> ParsedRequest:
@@ -166,26 +90,26 @@ def _parse(api: Api, body: bytes) -> ParsedRequest:
     )
 
 
-_NO_OPTIONS = _StreamOptions()
+_NO_OPTIONS = StreamOptions()
 _OPTIONAL_TOOLS = (b"", b"null", b'"none"', b'"auto"')
 
 
 def _present(part: Raw) -> bool:
-    return part is not _ABSENT and bytes(part) != b"null"
+    return part is not ABSENT and bytes(part) != b"null"
 
 
-def _require_model(wire: _Wire) -> None:
-    if wire.model is _ABSENT:
+def _require_model(wire: RequestWire) -> None:
+    if wire.model is ABSENT:
         raise BadRequest("You must provide a model parameter.", param="model", code="missing_model")
 
 
-def _spans(body: bytes, wire: _Wire) -> Spans:
+def _spans(body: bytes, wire: RequestWire) -> Spans:
     return Spans(
         body.index(b"{") + 1,
         span_in(body, wire.model),
-        None if wire.logprobs is _ABSENT else span_in(body, wire.logprobs),
-        None if wire.top_logprobs is _ABSENT else span_in(body, wire.top_logprobs),
-        None if wire.stream_options is _ABSENT else span_in(body, wire.stream_options),
+        None if wire.logprobs is ABSENT else span_in(body, wire.logprobs),
+        None if wire.top_logprobs is ABSENT else span_in(body, wire.top_logprobs),
+        None if wire.stream_options is ABSENT else span_in(body, wire.stream_options),
     )
 
 
@@ -196,7 +120,7 @@ def _model_name(part: Raw) -> str:
     return _decode_text(quoted) if b"\\" in quoted else quoted[1:-1].decode()
 
 
-def _constrained(wire: _Wire) -> bool:
+def _constrained(wire: RequestWire) -> bool:
     if _present(wire.response_format):
         form = _nested("response_format", _decode_format, wire.response_format)
         if form.type != "text":
@@ -210,7 +134,7 @@ def _constrained(wire: _Wire) -> bool:
     )
 
 
-def _logprobs(api: Api, wire: _Wire) -> int | None:
+def _logprobs(api: Api, wire: RequestWire) -> int | None:
     """Alternatives a token; chat says `logprobs: true, top_logprobs: K`, completions `logprobs: K`."""
     if not _present(wire.logprobs):
         return None
@@ -224,7 +148,7 @@ def _logprobs(api: Api, wire: _Wire) -> int | None:
     return _nested("top_logprobs", _decode_int, wire.top_logprobs) if _present(wire.top_logprobs) else 0
 
 
-def _measure(api: Api, body: bytes, wire: _Wire) -> tuple[int, int]:
+def _measure(api: Api, body: bytes, wire: RequestWire) -> tuple[int, int]:
     """How many prompts there are, and about how many tokens the longest has, tools included.
 
     A completions prompt is a text, a list of texts, a list of token ids or a list of such lists.
@@ -234,7 +158,7 @@ def _measure(api: Api, body: bytes, wire: _Wire) -> tuple[int, int]:
             return _measure_list(bytes(wire.prompt))
         return 1, _text_bytes(body, wire.prompt) // 4
     size = _text_bytes(body, wire.messages)
-    if wire.tools is not _ABSENT:
+    if wire.tools is not ABSENT:
         size += len(memoryview(wire.tools))
     return 1, size // 4
 
@@ -287,7 +211,7 @@ def _embedded_bytes(text: bytes) -> int:
     return sum(each.find(b'"') for each in text.split(b";base64,", _MOST_EMBEDDED)[1:])
 
 
-def _reencode(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> tuple[bytes, _Wire, Spans]:
+def _reencode(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> tuple[bytes, RequestWire, Spans]:
     """The same for what Python's json reads and the standard does not: NaN, a BOM, UTF-16, half a surrogate pair.
 
     The engine's parser takes it too, so it is passed on, in one encoding and without duplicates, unless it is so long
@@ -303,8 +227,8 @@ def _reencode(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> t
         raise BadRequest("The body must be a JSON object.", code="invalid_json")
     texts = {key: json.dumps(value).encode() for key, value in cast("dict[str, object]", fields).items()}
     scalars = {key: value for key, value in cast("dict[str, object]", fields).items() if key in _SCALAR_FIELDS}
-    wire = msgspec.convert(scalars, _Wire)
-    for key in _RAW_FIELDS & texts.keys():
+    wire = msgspec.convert(scalars, RequestWire)
+    for key in texts.keys() & _RAW_FIELDS:
         setattr(wire, key, Raw(texts[key]))
     _require_model(wire)
     body, spans = _assemble(texts)

@@ -9,8 +9,9 @@ from msgspec import Raw
 
 from flotilla_api.policy import Cause
 
-from .chunks import ABSENT, DECODE_ERRORS, is_filled
+from .chunks import DECODE_ERRORS, is_filled
 from .sse import data_offset
+from .wire import decode_envelope
 
 STATUS_OF: dict[Cause, int] = {
     Cause.OVERLOADED: 503,
@@ -69,15 +70,10 @@ class InnerError:
     """The envelope with the engine's error; empty where that is not for the client's eyes."""
 
 
-class _Envelope(msgspec.Struct, gc=False):
-    error: Raw = ABSENT
-
-
 class _Error(msgspec.Struct, gc=False):
     code: int | str | None = None
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_error = msgspec.json.Decoder(_Error).decode
 
 
@@ -89,7 +85,7 @@ def error_in_answer(body: bytes) -> InnerError | None:
     if b'"error"' not in body:  # an unescaped quote stands in no string: this is a key, or a whole string
         return None
     try:
-        error = _decode_envelope(body).error
+        error = decode_envelope(body).error
     except DECODE_ERRORS:
         return None
     return _inner_error(error) if is_filled(error) else None

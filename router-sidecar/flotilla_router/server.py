@@ -22,6 +22,10 @@ class _Server(Protocol):
     def close(self) -> None: ...
 
 
+def _port_of(server: _Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
 class Listener:
     """A listening socket and its connections."""
 
@@ -46,7 +50,7 @@ class Listener:
             reuse_address=True,
         )
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
-        return int(self._server.sockets[0].getsockname()[1])
+        return _port_of(self._server)
 
     @property
     def busy(self) -> bool:

@@ -8,6 +8,8 @@ import msgspec
 
 Span = tuple[int, int]
 """Start and end of a value in a body."""
+_SEARCHED_BYTES = 65_536
+"""Up to here two searches are cheaper than a call through ctypes."""
 
 
 class _Buffer(ctypes.Structure):
@@ -41,7 +43,17 @@ _release_buffer.restype = None
 
 
 def span_in(body: bytes, part: msgspec.Raw) -> Span:
-    """Span of a part that was decoded from `body`; a Raw is a view of it, so the addresses tell."""
+    """Span of a part that was decoded from `body`: where its bytes are there once, there; else the addresses tell."""
+    if len(body) <= _SEARCHED_BYTES:
+        text = bytes(part)
+        start = body.find(text)
+        if body.find(text, start + 1) < 0:
+            return start, start + len(text)
+    return _span_by_address(body, part)
+
+
+def _span_by_address(body: bytes, part: msgspec.Raw) -> Span:
+    """The same for any part: a Raw is a view of its body."""
     buffer = _Buffer()
     pointer = ctypes.byref(buffer)
     _get_buffer(part, pointer, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from .errors import EventTooLarge, error_body
+from .wire import ABSENT, decode_envelope
 
 __all__ = [
     "KEEP_ALIVE",
@@ -73,15 +74,13 @@ def make_error_event(message: str, type: str, code: str | None = None) -> bytes:
     return b"data: %s\n\n" % error_body(message, type=type, code=code)
 
 
-class _Envelope(msgspec.Struct, gc=False):
-    error: msgspec.Raw
-
-
 def error_event(body: bytes) -> bytes | None:
     """The error of an envelope, as an event of one line; None where `body` is no such envelope."""
     try:
-        error = msgspec.json.decode(body, type=_Envelope).error
+        error = decode_envelope(body).error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    if error is ABSENT:
         return None
     return b'data: {"error":%b}\n\n' % msgspec.json.format(error, indent=-1)
 

@@ -27,12 +27,16 @@ ENGINE_SPEED: Mapping[str, str] = {
 
 
 def make_images(engine_env: Mapping[str, str] | None = None) -> dict[str, ImageSpec]:
-    """Image name -> local program; `engine_env` is added to the simulated engines' and provider's behaviour."""
+    """Image name -> local program; `engine_env` is added to the simulated engines' and provider's behaviour.
+
+    FLOTILLA_ROUTER_BUILD: a folder with the compiled router, which then runs in place of its sources.
+    """
     fakes = {"PYTHONPATH": _TESTS}
+    router = {"PYTHONPATH": os.environ["FLOTILLA_ROUTER_BUILD"]} if "FLOTILLA_ROUTER_BUILD" in os.environ else {}
     engine = {**fakes, **ENGINE_SPEED, "PATH": program_path(_ENGINE_PROGRAMS), **(engine_env or {})}
     return {
         OPERATOR_IMAGE: ImageSpec([*_PYTHON, "-m", "flotilla_operator"]),
-        ROUTER_IMAGE: ImageSpec([*_PYTHON, "-m", "flotilla_router"]),
+        ROUTER_IMAGE: ImageSpec([*_PYTHON, "-m", "flotilla_router"], env=router),
         ENGINE_IMAGE: ImageSpec(
             [*_PYTHON, "-m", "fakes.engine"],
             programs={"python3": _PYTHON, "hf": [*_PYTHON, "-m", "fakes.hf"]},

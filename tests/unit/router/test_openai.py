@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 from cases import Json, a_request, encode, recording
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from flotilla_router.openai import (
     rewrite,
     usage_of,
 )
+from flotilla_router.splice import span_in
 
 NONE = Injection()
 TOOLS: list[Json] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -458,3 +460,20 @@ def test_encode_and_parse_agree_on_recorded_requests() -> None:
         request = recording(name).request
 
         assert b"".join(rewrite(request, model=request.model, injection=NONE)) == encode(json.loads(request.body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"model":"auto"}', id="there once"),
+        pytest.param(b'{"user":"auto","model":"auto"}', id="another field has the same value before"),
+        pytest.param(b'{"model":"auto","user":"auto"}', id="another field has the same value after"),
+        pytest.param(b'{"user":{"model":"auto"},"model":"auto"}', id="the same field nested"),
+        pytest.param(b'{"user":"%s","model":"auto"}' % (b"x" * 70_000), id="a large body"),
+    ],
+)
+def test_span_is_where_the_decoder_found_the_part(body: bytes) -> None:
+    """Not where the same bytes lie elsewhere."""
+    start, end = span_in(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw])["model"])
+
+    assert (start, end) == (at := body.rindex(b'"model":"auto"') + 8, at + 6)

@@ -265,6 +265,7 @@ def in_flight(rig: Rig) -> int:
     return sum(replica.in_flight for state in live.states.values() for replica in state.everyone())
 
 
+@pytest.mark.defect
 @pytest.mark.parametrize(
     ("where", "stream"),
     [
@@ -318,6 +319,7 @@ async def test_a_defect_costs_its_attempt_only(
         await until(lambda: small.open == 0 or not stream)
 
 
+@pytest.mark.defect
 async def test_a_defect_after_the_commit_ends_the_stream_in_band(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +353,7 @@ async def test_a_defect_after_the_commit_ends_the_stream_in_band(
         assert in_flight(rig) == 0
 
 
+@pytest.mark.defect
 async def test_a_defect_while_an_answer_is_sent_ends_the_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
