@@ -15,7 +15,6 @@ from typing import Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from .exchange import Exchange
 from .incoming import (
     TOO_LARGE_HEAD,
     TOO_MANY_CONNECTIONS,
@@ -43,6 +42,22 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {49
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
 _JSON = b"content-type: application/json\r\n"
 _FAILED = Problem(status=500, message="the router failed on this request", code="internal_error", type="server_error")
+
+
+class Running(Protocol):
+    """A request that is being answered."""
+
+    def client_gone(self) -> None:
+        """Nobody waits for the answer any more."""
+        ...
+
+    def pause(self) -> None:
+        """The client reads too slowly."""
+        ...
+
+    def resume(self) -> None:
+        """The client reads on."""
+        ...
 
 
 class Service(Protocol):
@@ -134,7 +149,7 @@ class ClientConnection(asyncio.Protocol):
         self._write_paused = False
         self._unsent = 0
         """Bytes of answers that the client had not read when patience began."""
-        self.exchange: Exchange | None = None
+        self.exchange: Running | None = None
         """The request under way, if a model is called for it."""
         self.due = inf
         """Monotonic seconds when patience ends."""
