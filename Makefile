@@ -16,6 +16,7 @@ COMPILED := $(abspath build/compiled)
 ROUTER_SOURCES := pyproject.toml $(wildcard operator/flotilla_api/*.py router-sidecar/*.py router-sidecar/flotilla_router/*.py router-sidecar/flotilla_router/*/*.py)
 # A compiler and Python's headers are no requirement: without them the router's sources are tested, and only they.
 CAN_COMPILE := $(shell command -v cc >/dev/null && $(PYTHON) -c 'import pathlib, sysconfig; print(*pathlib.Path(sysconfig.get_path("include")).glob("Python.h"))')
+ROUTER_BUILD := $(if $(CAN_COMPILE),FLOTILLA_ROUTER_BUILD=$(COMPILED))
 export PYTHONPATH := tests:bench
 
 .DEFAULT_GOAL := help
@@ -55,9 +56,9 @@ down: $(READY) ## end the cluster of `make up`
 test: check $(if $(CAN_COMPILE),compiled) ## checks, then unit, contract and real-cluster suites, the latter with the compiled router
 	@$(BIN)/python -m localcluster build
 ifneq ($(CAN_COMPILE),)
-	PYTHONPATH=$(COMPILED):$(PYTHONPATH) FLOTILLA_ROUTER_BUILD=$(COMPILED) $(PYTEST) -n $(WORKERS) -m "not defect" tests/unit/router tests/unit/router_io
+	PYTHONPATH=$(COMPILED):$(PYTHONPATH) $(ROUTER_BUILD) $(PYTEST) -n $(WORKERS) -m "not defect" tests/unit/router tests/unit/router_io
 endif
-	$(if $(CAN_COMPILE),FLOTILLA_ROUTER_BUILD=$(COMPILED)) $(PYTEST) -n $(WORKERS) --dist loadfile tests
+	$(ROUTER_BUILD) $(PYTEST) -n $(WORKERS) --dist loadfile tests
 
 compiled: $(COMPILED)/.ready ## the router with its hot path compiled, as its image holds it, in build/compiled
 
@@ -78,8 +79,8 @@ format: $(READY) ## rewrite the sources in the project's format
 crds: $(READY) ## write crds/ and the chart's copies from the models
 	$(BIN)/python crds/generate.py
 
-bench: $(READY) ## the figures of docs/benchmarks.md, also as build/bench/*.json
-	$(BIN)/python -m slice_bench
+bench: $(READY) $(if $(CAN_COMPILE),compiled) ## the figures of docs/benchmarks.md, also as build/bench/*.json
+	$(ROUTER_BUILD) $(BIN)/python -m slice_bench
 
 images: ## the operator's and the router's images, where docker or podman is present
 	@builder=$$(command -v docker || command -v podman) || { echo "make images needs docker or podman" >&2; exit 1; }; \

@@ -14,9 +14,10 @@ from rich.table import Table
 from slice_bench import operator, router
 from slice_bench.figures import router_figures, save
 from slice_bench.progress import shown_progress
-from slice_bench.proxies import envoy_version
+from slice_bench.proxies import COMPILED, envoy_version
 from slice_bench.router import Cost, middle
 
+BUILD = "router compiled" if COMPILED else "router interpreted"
 OUTPUT = Path("build/bench/slice.json")
 
 
@@ -51,7 +52,7 @@ def _router_figures(console: Console) -> dict[str, float]:
 
 
 def _router_table(whole: Mapping[str, list[Cost]], streams: Mapping[str, list[Cost]]) -> Table:
-    table = Table(title=f"One processor each, medians of {router.ROUNDS} rounds; Envoy {envoy_version()}")
+    table = Table(title=f"One processor each, medians of {router.ROUNDS} rounds; {BUILD}; Envoy {envoy_version()}")
     table.add_column("")
     for heading in ("CPU us / 1 KB JSON request", "requests / s", "CPU us / SSE event", "events / read"):
         table.add_column(heading, justify="right")

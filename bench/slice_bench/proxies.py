@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from slice_bench.policies import (
 )
 from slice_bench.processes import SERVER, free_port, module, running, wait_for_port
 
+COMPILED = os.environ.get("FLOTILLA_ROUTER_BUILD", "")
+"""The router with its hot path compiled, as its image holds it; empty: its sources are measured."""
 QUICKSTART, PASS_THROUGH, ENVOY, SPLICE = "Flotilla, quickstart", "Flotilla, pass-through", "Envoy", "bare splice"
 
 
@@ -69,6 +72,7 @@ def router(name: str, snapshot: RoutingSnapshot, folder: Path, *, judges: bool) 
         "FLOTILLA_CREDENTIALS_DIR": str(folder / CREDENTIALS),
         "FLOTILLA_SETTLE_SECONDS": "0",
         "FLOTILLA_DRAIN_SECONDS": "1",
+        **({"PYTHONPATH": COMPILED} if COMPILED else {}),
     }
     log = folder / "router.log"
     with running(module("flotilla_router"), cpu=SERVER, log=log, env=env) as process:

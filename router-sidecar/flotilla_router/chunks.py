@@ -125,14 +125,23 @@ class Tokens(msgspec.Struct, gc=False):
         entries = _decode_logprobs(logprobs)
         before = self.judged
         if entries.content:
-            for entry in entries.content:
-                self._add(entry.logprob, [a.logprob for a in entry.top_logprobs], constrained)
+            self._add_all(entries.content, constrained)
         elif entries.token_logprobs:
             tops = entries.top_logprobs or [None] * len(entries.token_logprobs)
             for logprob, top in zip(entries.token_logprobs, tops, strict=False):
                 if logprob is not None:
                     self._add(logprob, list(top.values()) if top else [], constrained)
         return self.judged > before
+
+    def _add_all(self, entries: list[_Entry], constrained: bool) -> None:
+        logprobs = [entry.logprob for entry in entries]
+        if max(logprobs) < 0.0:  # nothing was forced, as in most answers: one pass over hundreds of tokens
+            self.seen += len(logprobs)
+            self.judged += len(logprobs)
+            self.total_logprob += sum(logprobs)
+            return
+        for entry in entries:
+            self._add(entry.logprob, [a.logprob for a in entry.top_logprobs], constrained)
 
     def _add(self, logprob: float, alternatives: list[float], constrained: bool) -> None:
         self.seen += 1

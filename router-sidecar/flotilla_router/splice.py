@@ -8,7 +8,7 @@ import msgspec
 
 Span = tuple[int, int]
 """Start and end of a value in a body."""
-_SEARCHED_BYTES = 65_536
+_SEARCHED_BYTES, _SOUGHT_BYTES = 65_536, 64
 """Up to here two searches are cheaper than a call through ctypes."""
 
 
@@ -44,7 +44,7 @@ _release_buffer.restype = None
 
 def span_in(body: bytes, part: msgspec.Raw) -> Span:
     """Span of a part that was decoded from `body`: where its bytes are there once, there; else the addresses tell."""
-    if len(body) <= _SEARCHED_BYTES:
+    if len(body) <= _SEARCHED_BYTES and len(memoryview(part)) <= _SOUGHT_BYTES:
         text = bytes(part)
         start = body.find(text)
         if body.find(text, start + 1) < 0:
