@@ -24,8 +24,8 @@ BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 60.0
 REFUSED_RETRY_SECONDS = 60.0
 """After a write that was refused for good, or a stranger in the way: nobody tells us when that ends."""
-TOLD_FROM_ATTEMPT = 3
-"""The attempt at which a status says that a write fails: what fails once or twice mostly passes by itself."""
+TOLD_AFTER_SECONDS = 10.0
+"""For how long writes have failed when a status says so: an API server that restarts, or a burst of 5xx, passes first."""
 LOGGED_MAX_CHARACTERS = 200
 
 logger = logging.getLogger(LOGGER)
@@ -157,6 +157,8 @@ class Runtime:
         self._queue = WorkQueue()
         self._attempts: dict[Key, int] = {}
         """Reconciliations in a row that failed, or that wrote what should have been there already."""
+        self._failing_since: dict[Key, float] = {}
+        """When (monotonic) the first write failed of those that failed since one last went through."""
         self._repairs: dict[Key, Times] = {}
         """Of the last hour, so that none is repeated for ever."""
         self._timers: dict[Key, asyncio.Task[None]] = {}
@@ -176,6 +178,7 @@ class Runtime:
         """This replica leads no more: nothing is begun until it does again."""
         self._queue.close()
         self._attempts.clear()
+        self._failing_since.clear()
         self._repairs.clear()
         for key in list(self._timers):
             self._cancel_timer(key)
@@ -244,16 +247,20 @@ class Runtime:
     async def _execute(
         self, key: Key, observed: Observed, wanted: Sequence[Manifest], planned: Plan
     ) -> Sequence[StepFailure]:
-        """Steps that were refused. One that fails again and again is told of before it is raised for one more try."""
+        """Steps that were refused. One that has failed for a while is told of before it is raised for one more try."""
         try:
-            return await self._cluster.execute(planned)
+            refused = await self._cluster.execute(planned)
         except StepFailedError as error:
-            if self._attempts.get(key, 0) + 1 >= TOLD_FROM_ATTEMPT:
+            now = self._clock.monotonic()
+            if now - self._failing_since.setdefault(key, now) >= TOLD_AFTER_SECONDS:
                 told = [StepFailure(error.step, Reason.APPLY_FAILED, str(error))]
                 await self._report(observed, wanted, planned, told)
             raise
+        self._failing_since.pop(key, None)
+        return refused
 
     def _gone(self, key: Key) -> Outcome:
+        self._failing_since.pop(key, None)
         self._repairs.pop(key, None)
         if key.kind == "RoutingPolicy":
             self._routers.publish(key, None)
