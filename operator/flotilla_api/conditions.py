@@ -40,7 +40,7 @@ class Reason(StrEnum):
     APPLY_REFUSED = "ApplyRefused"
     """The API server refused another child than the workload; the message says why."""
     APPLY_FAILED = "ApplyFailed"
-    """The API server fails to write a child, again and again; it is tried on."""
+    """The API server has failed to write a child for a while; it is tried on."""
     CONTESTED = "Contested"
     """Something undoes each repair of a child, so it is left as it is; the owner may be ready all the same."""
     SNAPSHOT_TOO_LARGE = "SnapshotTooLarge"

@@ -350,7 +350,8 @@ class PodOverrides(Model):
     )
     resources: Resources | None = Field(
         None,
-        description="CPU and memory of the engine's container. Default: none are asked for. The download of a hf:// model has its own: 500m and 1Gi, at most 8Gi.",
+        description="CPU and memory of the engine's container. Default: none are asked for. The download of a hf:// model gets the same; "
+        "of what is not said here, 500m and 1Gi, at most 8Gi.",
     )
 
 

@@ -25,7 +25,7 @@ BACKOFF_MAX_SECONDS = 60.0
 REFUSED_RETRY_SECONDS = 60.0
 """After a write that was refused for good, or a stranger in the way: nobody tells us when that ends."""
 TOLD_AFTER_SECONDS = 10.0
-"""For how long writes have failed when a status says so: an API server that restarts, or a burst of 5xx, passes first."""
+"""For how long writes have failed when a status says so: a burst of 5xx is over before."""
 LOGGED_MAX_CHARACTERS = 200
 
 logger = logging.getLogger(LOGGER)

@@ -41,8 +41,10 @@ _MISSING = (
 )
 _BEING_CREATED = frozenset({"", "ContainerCreating", "PodInitializing"})
 CREATION_LOOK_SECONDS = 5.0
-"""Between looks at a pod whose containers are being created: a volume that cannot be mounted shows in events only, and
-nobody is told of those."""
+CREATION_LOOK_MAX_SECONDS = 60.0
+"""Between looks at a pod whose containers are being created, at first and at most: a volume that cannot be mounted
+shows in events only, and nobody is told of those. Meanwhile a fleet may pull an engine's image for many minutes, and
+each look is a list of events that the API server finds by going through all of the namespace's."""
 
 _FETCH_HINT = "lower HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT in engine.env, or mount the model with pvc://"
 _STOPPED_BY_PROBE = frozenset({0, 137, 143})
@@ -124,8 +126,15 @@ def next_look_seconds(pods: Sequence[Manifest], rules: PodRules) -> float | None
     """When to look at the pods again though nothing about them changes; None: not before something does."""
     deadlines = [start_deadline(pod, rules) for pod in pods]
     left = [(each - rules.now).total_seconds() for each in deadlines if each]
-    looks = [CREATION_LOOK_SECONDS for pod in pods if _is_being_created(pod, rules)]
+    looks = [_creation_look_seconds(pod, rules) for pod in pods if _is_being_created(pod, rules)]
     return min((seconds for seconds in [*left, *looks] if seconds > 0), default=None)
+
+
+def _creation_look_seconds(pod: Manifest, rules: PodRules) -> float:
+    """A quarter of the pod's age, within bounds: the longer nothing was wrong, the longer nothing may be."""
+    born = pod["metadata"].get("creationTimestamp")
+    age = (rules.now - parse_time(born)).total_seconds() if born else 0.0
+    return min(max(CREATION_LOOK_SECONDS, age / 4), CREATION_LOOK_MAX_SECONDS)
 
 
 def _is_being_created(pod: Manifest, rules: PodRules) -> bool:

@@ -34,7 +34,8 @@ _PROBE_TIMEOUT_SECONDS = 10
 _MAX_PROBE_PERIOD_SECONDS = 5
 _MIN_SHM_GIB = 2
 FETCH_RESOURCES: Manifest = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}}
-"""Of the download: it holds at most `vllm.FETCH_BUFFER_LIMIT` itself, the rest is page cache on its way to disk."""
+"""Of the download, where nothing is said of the engine: it holds at most `vllm.FETCH_BUFFER_LIMIT` itself, the rest is
+page cache on its way to disk."""
 
 _NO_OVERRIDES = PodOverrides.model_validate({})
 _NO_ENGINE = Engine.model_validate({})
@@ -58,7 +59,7 @@ def make_engine_template(served: Served, profile: AcceleratorProfileSpec, settin
     spec = _pod_spec(served) | _placement(profile, overrides)
     spec["containers"] = [_engine_container(served, profile, settings)]
     if vllm.claim_name(served.spec.model) is None:
-        spec["initContainers"] = [_fetch_container(served, settings)]
+        spec["initContainers"] = [_fetch_container(served, profile, settings)]
     digest = canonical_hash({"metadata": metadata, "spec": spec})
     metadata["annotations"][names.POD_HASH_ANNOTATION] = digest
     return {"metadata": metadata, "spec": spec}
@@ -170,11 +171,11 @@ def _container(name: str, served: Served, settings: OperatorSettings) -> Manifes
     }
 
 
-def _fetch_container(served: Served, settings: OperatorSettings) -> Manifest:
+def _fetch_container(served: Served, profile: AcceleratorProfileSpec, settings: OperatorSettings) -> Manifest:
     return _container(names.FETCH_CONTAINER, served, settings) | {
         "command": vllm.fetch_command(served.spec.model),
         "env": vllm.fetch_env(served),
-        "resources": FETCH_RESOURCES,
+        "resources": _fetch_resources(_own_resources(served.spec.podOverrides or _NO_OVERRIDES, profile)),
         "volumeMounts": [{"name": "models", "mountPath": vllm.MODELS_DIR}, *_writable_mounts()],
     }
 
@@ -201,6 +202,20 @@ def _engine_container(served: Served, profile: AcceleratorProfileSpec, settings:
 def _resources(served: Served, profile: AcceleratorProfileSpec) -> Manifest:
     own = _own_resources(served.spec.podOverrides or _NO_OVERRIDES, profile)
     return own | {"limits": own.get("limits", {}) | {profile.resource: str(served.gpus)}}
+
+
+def _fetch_resources(own: Manifest) -> Manifest:
+    """What the user asks for the engine, devices aside, and the download's own defaults for amounts not spoken of.
+
+    A pod is charged for the larger of the two, so this costs nothing; quotas and limit ranges that the user met for the
+    engine are met by the download too, and a pod that is to be Guaranteed is.
+    """
+    said = {kind: {name: each for name, each in amounts.items() if "/" not in name} for kind, amounts in own.items()}
+    names_said = {name for amounts in said.values() for name in amounts}
+    return {
+        kind: {name: each for name, each in defaults.items() if name not in names_said} | said.get(kind, {})
+        for kind, defaults in FETCH_RESOURCES.items()
+    }
 
 
 def _own_resources(overrides: PodOverrides, profile: AcceleratorProfileSpec) -> Manifest:

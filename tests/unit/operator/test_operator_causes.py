@@ -15,12 +15,14 @@ from builders import (
     a_starting_pod,
     a_waiting_pod,
     a_warning,
+    ago,
     an_end,
     an_expert,
     an_unscheduled_pod,
 )
 from flotilla_api.conditions import Reason
 from flotilla_operator.reconcile.causes import (
+    CREATION_LOOK_MAX_SECONDS,
     CREATION_LOOK_SECONDS,
     Cause,
     PodRules,
@@ -282,6 +284,22 @@ def test_a_pod_that_is_being_created_is_looked_at_again() -> None:
     assert next_look_seconds([downloading], RULES) is None
     assert next_look_seconds([a_waiting_pod(EXPERT, "ImagePullBackOff")], RULES) is None
     assert next_look_seconds([an_unscheduled_pod(EXPERT, NO_GPU)], RULES) is None
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "look_seconds"),
+    [
+        pytest.param(2, CREATION_LOOK_SECONDS, id="at first soon"),
+        pytest.param(100, 25.0, id="then later and later"),
+        pytest.param(3600, CREATION_LOOK_MAX_SECONDS, id="at least once a minute"),
+    ],
+)
+def test_a_pod_that_is_created_for_long_is_looked_at_less_often(age_seconds: float, look_seconds: float) -> None:
+    """A fleet that pulls its image for ten minutes does not list events every few seconds for each pod."""
+    pod = a_waiting_pod(EXPERT, "ContainerCreating")
+    pod["metadata"]["creationTimestamp"] = ago(age_seconds)
+
+    assert next_look_seconds([pod], RULES) == look_seconds
 
 
 def test_the_kubelets_word_on_a_start_up_probe_is_enough() -> None:

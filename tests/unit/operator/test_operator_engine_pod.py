@@ -71,19 +71,47 @@ def test_a_downloaded_model_is_read_offline() -> None:
     assert env_of(engine)["HF_HOME"] == "/tmp/hf"
 
 
-def test_a_download_has_resources_of_its_own() -> None:
-    """Whatever podOverrides says of the engine: the default limit of a namespace would be too small for it."""
-    expert = an_expert(
-        podOverrides={"resources": {"limits": {"memory": "64Gi"}}},
-        engine={"env": [{"name": "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT", "value": "1gb"}]},
-    )
+def test_a_download_has_resources() -> None:
+    """The default limit of a namespace would be too small for it."""
+    expert = an_expert(engine={"env": [{"name": "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT", "value": "1gb"}]})
     (fetch,) = template()["spec"]["initContainers"]
     (own,) = template(expert)["spec"]["initContainers"]
 
     assert fetch["resources"] == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}}
-    assert own["resources"] == fetch["resources"]
     assert env_of(fetch)["HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT"] == "4gb"
     assert env_of(own)["HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT"] == "1gb"
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        pytest.param(
+            {"requests": {"cpu": "8", "memory": "32Gi"}, "limits": {"cpu": "8", "memory": "32Gi"}},
+            {"requests": {"cpu": "8", "memory": "32Gi"}, "limits": {"cpu": "8", "memory": "32Gi"}},
+            id="a Guaranteed pod stays one",
+        ),
+        pytest.param(
+            {"limits": {"cpu": "4"}},
+            {"requests": {"memory": "1Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}},
+            id="a quota on limits.cpu is met",
+        ),
+        pytest.param(
+            {"requests": {"memory": "16Gi"}},
+            {"requests": {"cpu": "500m", "memory": "16Gi"}, "limits": {}},
+            id="no request is above a limit",
+        ),
+        pytest.param(
+            {"limits": {"nvidia.com/gpu": "8", "rdma/ib": "1"}},
+            {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}},
+            id="no devices",
+        ),
+    ],
+)
+def test_a_download_has_what_is_said_of_the_engine(resources: Manifest, expected: Manifest) -> None:
+    """A pod is charged for the larger of the two, so it costs nothing; what the namespace demands is met by both."""
+    (fetch,) = template(an_expert(podOverrides={"resources": resources}))["spec"]["initContainers"]
+
+    assert fetch["resources"] == expected
 
 
 def test_a_model_on_a_claim_is_mounted_read_only() -> None:
