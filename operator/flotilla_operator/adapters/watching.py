@@ -24,7 +24,12 @@ from .kinds import KINDS, MANAGED_SELECTOR
 RESTART_SECONDS = 2.0
 STOP_SECONDS = 5.0
 MISSING_SECONDS = 20.0
-"""How long a watch may be missing. Default: kopf needs seconds to start watching, also on a busy API server."""
+"""How long watches may take to begin: kopf needs seconds for that, more on a busy API server."""
+LOST_SECONDS = 3.0
+"""How long a watch may be missing once all were there; kopf does not begin it again."""
+LOOK_SECONDS = 1.0
+EXIT_SECONDS = 7.0
+"""How long kopf may take to end; it gives itself 5."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -85,10 +90,13 @@ class WatchThread:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            loop = asyncio.new_event_loop()
             try:
-                asyncio.run(self._watch())
+                loop.run_until_complete(self._watch())
             except Exception as error:
                 logger.warning("watches ended, they are restarted", extra=fields(reason=repr(error)))
+            finally:
+                _close(loop)
             self._stopping.wait(RESTART_SECONDS)
 
     async def _watch(self) -> None:
@@ -97,10 +105,9 @@ class WatchThread:
         if self._stopping.is_set():
             return
         namespaces = tuple(self._namespaces())
-        # Made first: kopf, when it ends, would wait for it if it were younger.
-        checking = asyncio.create_task(self._end_when_incomplete(expected_watches(namespaces), ended))
-        try:
-            await kopf.operator(
+        asked = asyncio.create_task(ended.wait())  # older than kopf, which waits at its end for all that is younger
+        running = asyncio.create_task(
+            kopf.operator(
                 registry=self._registry,
                 settings=make_settings(),
                 standalone=True,
@@ -109,19 +116,48 @@ class WatchThread:
                 identity=cast("Any", "flotilla"),  # else it looks for the name of our user, which may have none
                 stop_flag=ended,
             )
-        finally:
-            checking.cancel()
+        )
+        await self._until_incomplete(expected_watches(namespaces), running, asked)
+        ended.set()
+        await _leave(running)
 
-    async def _end_when_incomplete(self, expected: frozenset[str], ended: asyncio.Event) -> None:
-        """`ended` is set once the same watch was missing at two looks, one after the other."""
-        missing_before = frozenset[str]()
-        while not ended.is_set():
-            await asyncio.sleep(self._missing_seconds / 2)
+    async def _until_incomplete(
+        self, expected: frozenset[str], running: asyncio.Task[None], asked: asyncio.Task[Any]
+    ) -> None:
+        """Return when kopf has ended, is to end, or a watch has been missing for too long."""
+        clock = asyncio.get_running_loop().time
+        complete_at, patience = clock(), self._missing_seconds
+        while not (await asyncio.wait((running, asked), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
             missing = missing_watches(expected)
-            if lasting := missing & missing_before:
-                logger.warning("watches are missing, all are made anew", extra=fields(missing=sorted(lasting)))
-                ended.set()
-            missing_before = missing
+            if not missing:
+                complete_at, patience = clock(), min(patience, LOST_SECONDS)
+            elif clock() - complete_at >= patience:
+                logger.warning("watches are missing, all are made anew", extra=fields(missing=sorted(missing)))
+                return
+
+
+async def _leave(running: asyncio.Task[None]) -> None:
+    """kopf has ended, by itself or by being cancelled, or is left behind: once a task of it failed, some never end."""
+    for end in (lambda: None, running.cancel):
+        end()
+        await asyncio.wait((running,), timeout=EXIT_SECONDS)
+        if running.done():
+            await running
+            return
+    logger.warning("watches hang, they are left behind")
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop whose tasks and generators end now; those that do not end when cancelled are left behind."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=EXIT_SECONDS))
+    with contextlib.suppress(TimeoutError):
+        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), EXIT_SECONDS))
+    loop.run_until_complete(asyncio.sleep(0))  # connections that were closed just now have callbacks to run
+    loop.close()
 
 
 def missing_watches(expected: frozenset[str]) -> frozenset[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import kopf
 import pytest
 
 from fakes.apiserver import FakeApiServer, running_api_server
@@ -19,6 +22,11 @@ from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
 from flotilla_operator.adapters.watching import WatchThread
 from flotilla_operator.handlers import make_registry
 
+# kopf leaves the connections of watches that it must end to the garbage collector, which each test therefore calls.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 EVERYWHERE = {kind.collection_path("") for kind in KINDS.values()}
 
 
@@ -37,8 +45,9 @@ async def watches(
     try:
         yield thread
     finally:
-        api.ended.set()
         await thread.stop()
+        api.ended.set()
+        gc.collect()
 
 
 async def _until_watched(api: FakeApiServer, paths: set[str]) -> None:
@@ -62,6 +71,27 @@ async def test_named_namespaces_are_watched() -> None:
         await _until_watched(api, expected)
 
         assert set(api.watches) == expected
+
+
+async def test_a_kopf_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails may wait for ever for its own watches; a new one takes its place all the same."""
+    operator = kopf.operator
+    hung = 0
+
+    async def hangs_at_first(**given: Any) -> None:
+        nonlocal hung
+        if hung:
+            await operator(**given)
+        while hung < 3:
+            hung += 1
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    for name in ("RESTART_SECONDS", "LOOK_SECONDS", "EXIT_SECONDS"):
+        monkeypatch.setattr(watching, name, 0.05)
+    monkeypatch.setattr(kopf, "operator", hangs_at_first)
+    async with running_api_server() as api, watches(api, missing_seconds=0.1):
+        await _until_watched(api, EVERYWHERE)
 
 
 async def test_kinds_that_were_not_served_at_first_are_watched_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +118,7 @@ async def test_complete_watches_are_known_as_such(namespaces: tuple[str, ...], m
 
     missing = watching.missing_watches
     monkeypatch.setattr(watching, "missing_watches", noted)
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.05)
     count = sum(len(namespaces or ("",)) if kind.namespaced else 1 for kind in KINDS.values())
     async with running_api_server() as api, watches(api, *namespaces, missing_seconds=0.1):
         async with asyncio.timeout(20):
@@ -119,7 +150,8 @@ async def test_an_api_server_with_a_certificate_for_another_name_is_watched(tmp_
         try:
             await _until_watched(api, EVERYWHERE)
         finally:
-            api.ended.set()
             await thread.stop()
+            api.ended.set()
+            gc.collect()
 
         assert api.authorizations == {"Bearer token-1"}
