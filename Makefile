@@ -89,10 +89,10 @@ images: ## the operator's and the router's images, where docker or podman is pre
 	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) . || exit 1; \
 	done
 
-kind: images ## a kind cluster with the chart installed, where Docker and kind are present
-	kind create cluster --name flotilla --config kind-config.yaml
+kind: images ## a kind cluster with the chart installed or upgraded, where docker, kind and helm are present
+	kind get clusters | grep -qx flotilla || kind create cluster --name flotilla --config kind-config.yaml
 	kind load docker-image --name flotilla flotilla-operator:$(VERSION) flotilla-router:$(VERSION)
-	helm install flotilla charts/flotilla --namespace flotilla-system --create-namespace --set images.operator.repository=flotilla-operator --set images.router.repository=flotilla-router
+	helm upgrade --install flotilla charts/flotilla --kube-context kind-flotilla --namespace flotilla-system --create-namespace
 
 COMPILE = $(BIN)/uv pip compile --quiet --no-header --generate-hashes --no-emit-index-url
 

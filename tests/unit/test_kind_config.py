@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,31 @@ def test_gpu_nodes_match_the_profile_of_the_examples(nodes: list[dict[str, Any]]
         (patch,) = map(yaml.safe_load, node["kubeadmConfigPatches"])
         assert patch["kind"] == "JoinConfiguration"
         assert [taint["key"] for taint in patch["nodeRegistration"]["taints"]] == [profile["tolerations"][0]["key"]]
+
+
+def test_make_kind_can_be_repeated_and_reaches_no_other_cluster(tmp_path: Path) -> None:
+    """The cluster is made once; the chart is installed or upgraded in it, whatever kubectl's current context is."""
+    made, calls = tmp_path / "made", tmp_path / "calls"
+    remember = f'echo "$(basename "$0") $*" >>{calls}\n'
+    programs = {
+        "docker": remember,
+        "helm": remember,
+        "kind": f'{remember}case "$1" in get) cat {made} 2>/dev/null;; create) echo flotilla >{made};; esac\n',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    for _ in range(2):
+        subprocess.run(
+            ["make", "kind"], cwd=CONFIG.parent, env=environment, capture_output=True, check=True, timeout=60
+        )
+
+    said = calls.read_text().splitlines()
+    helm = [call for call in said if call.startswith("helm ")]
+    assert sum(call.startswith("kind create cluster") for call in said) == 1
+    assert len(helm) == 2
+    assert all(
+        call.startswith("helm upgrade --install flotilla") and "--kube-context kind-flotilla" in call for call in helm
+    )
