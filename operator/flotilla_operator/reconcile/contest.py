@@ -1,7 +1,7 @@
 """Repairs that somebody undoes each time: after a few they are left, and told of, so that no fight goes on for ever.
 
-A mutating webhook puts its field back into every write of ours; another controller does so a moment later. Each time a
-Deployment is changed its pods may restart.
+A mutating webhook puts its field back into every write of ours; another controller does so a moment later, often with
+another value, as an autoscaler of its replicas does. Each time a Deployment is changed its pods may restart.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from flotilla_api.conditions import Reason
 from .types import ObjectRef, Plan, Step, StepFailure
 
 MAX_REPAIRS = 5
-"""Of one object for one reason within the window."""
+"""Of the same places of one object within the window."""
 WINDOW_SECONDS = 3600.0
 
-Times = Mapping[tuple[str, str], tuple[float, ...]]
-"""(uid, reason) of a repair -> when it was carried out, in seconds."""
+Repair = tuple[str, tuple[str, ...]]
+"""uid of an object, and the places in it that are put right."""
+Times = Mapping[Repair, tuple[float, ...]]
+"""When each was carried out, in seconds."""
 
 
 def give_up(plan: Plan, times: Times, now_seconds: float) -> tuple[Plan, tuple[StepFailure, ...]]:
@@ -36,7 +38,7 @@ def remember(times: Times, done: Sequence[Step], now_seconds: float) -> Times:
     return _recent(times, now_seconds) | {each: (*times.get(each, ()), now_seconds)[-MAX_REPAIRS:] for each in repairs}
 
 
-def _recent(times: Times, now_seconds: float) -> dict[tuple[str, str], tuple[float, ...]]:
+def _recent(times: Times, now_seconds: float) -> dict[Repair, tuple[float, ...]]:
     kept = {
         each: tuple(moment for moment in moments if now_seconds - moment < WINDOW_SECONDS)
         for each, moments in times.items()
@@ -44,8 +46,8 @@ def _recent(times: Times, now_seconds: float) -> dict[tuple[str, str], tuple[flo
     return {each: moments for each, moments in kept.items() if moments}
 
 
-def _repair(step: Step) -> tuple[str, str]:
-    return step.uid, step.reason
+def _repair(step: Step) -> Repair:
+    return step.uid, step.repairs
 
 
 def _failure(step: Step) -> StepFailure:

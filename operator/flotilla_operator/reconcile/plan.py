@@ -68,9 +68,11 @@ def _step_for(manifest: Manifest, live: Manifest | None, owner: Manifest) -> Ite
         wanted = annotated(manifest)
         if added := find_additions(manifest, live):
             reason = f"edited by hand: {_in_short(added.reasons)}"
-            yield Step("prune", added.patch, reason, live["metadata"]["uid"], repairs=True)
-        if reason := _reason_to_apply(wanted, live):
-            yield Step("apply", wanted, reason, live["metadata"]["uid"], repairs=_is_applied(wanted, live))
+            yield Step("prune", added.patch, reason, live["metadata"]["uid"], repairs=_places(added.reasons))
+        found = [each for each in differences(wanted, live) if DESIRED_HASH_ANNOTATION not in each]
+        if reason := _reason_to_apply(wanted, live, found):
+            repairs = _places(found) if _is_applied(wanted, live) else ()
+            yield Step("apply", wanted, reason, live["metadata"]["uid"], repairs=repairs)
 
 
 def _reason_to_create(owner: Manifest) -> str:
@@ -78,9 +80,8 @@ def _reason_to_create(owner: Manifest) -> str:
     return "deleted by hand" if seen else "new"
 
 
-def _reason_to_apply(wanted: Manifest, live: Manifest) -> str:
-    """What differs; '' when nothing does."""
-    found = [each for each in differences(wanted, live) if DESIRED_HASH_ANNOTATION not in each]
+def _reason_to_apply(wanted: Manifest, live: Manifest, found: Sequence[str]) -> str:
+    """`found`, the differences, in short; '' when there is none."""
     text = _in_short(found)
     if _is_applied(wanted, live):
         return f"edited by hand: {text}" if text else ""
@@ -99,6 +100,11 @@ def _applied_hash(manifest: Manifest) -> str:
 def _in_short(found: Sequence[str]) -> str:
     text = "; ".join(islice(found, _SHOWN_DIFFERENCES))
     return text if len(found) <= _SHOWN_DIFFERENCES else f"{text}; {len(found) - _SHOWN_DIFFERENCES} more"
+
+
+def _places(found: Sequence[str]) -> tuple[str, ...]:
+    """Where they are, without the values."""
+    return tuple(each.partition(": ")[0] for each in found)
 
 
 def _delete(child: Manifest) -> Step:

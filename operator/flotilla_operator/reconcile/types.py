@@ -108,8 +108,9 @@ class Step:
     reason: str
     uid: str = ""
     """uid of the live object that is patched or deleted."""
-    repairs: bool = False
-    """Nothing else is wanted than before: somebody changed the live object."""
+    repairs: tuple[str, ...] = ()
+    """Places, such as `spec.paused`, that somebody changed while nothing else is wanted than before; empty: the spec's
+    own change."""
 
 
 @dataclass(frozen=True, slots=True)

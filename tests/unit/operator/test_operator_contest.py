@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from builders import a_profile, an_expert, carried_out, observe
 from flotilla_api.conditions import Reason
 from flotilla_operator.reconcile.contest import MAX_REPAIRS, WINDOW_SECONDS, Times, give_up, remember
+from flotilla_operator.reconcile.dispatch import desired
+from flotilla_operator.reconcile.plan import plan
 from flotilla_operator.reconcile.types import Manifest, Plan, Step
 
 DEPLOYMENT: Manifest = {"kind": "Deployment", "metadata": {"name": "invoice-expert", "namespace": "agents"}}
-REPAIR = Step("prune", DEPLOYMENT, "edited by hand: spec.paused: True -> nothing", "uid-1", repairs=True)
-OTHER_REPAIR = Step("apply", DEPLOYMENT, "edited by hand: spec.replicas: 5 -> 1", "uid-1", repairs=True)
+REPAIR = Step("prune", DEPLOYMENT, "edited by hand: spec.paused: True -> nothing", "uid-1", repairs=("spec.paused",))
+OTHER_REPAIR = Step("apply", DEPLOYMENT, "edited by hand: spec.replicas: 5 -> 1", "uid-1", repairs=("spec.replicas",))
 CHANGE = Step("apply", DEPLOYMENT, "spec.replicas: 1 -> 3", "uid-1")
 
 
@@ -23,10 +28,10 @@ def after(step: Step, count: int, *, apart_seconds: float = 1.0) -> Times:
 def test_a_repair_that_is_undone_each_time_is_given_up() -> None:
     """The failure names the object, what comes back, and where to look."""
     kept = give_up(Plan((REPAIR,)), after(REPAIR, MAX_REPAIRS - 1), 1.0)
-    plan, failures = give_up(Plan((REPAIR,)), after(REPAIR, MAX_REPAIRS), 1.0)
+    left, failures = give_up(Plan((REPAIR,)), after(REPAIR, MAX_REPAIRS), 1.0)
 
     assert kept == (Plan((REPAIR,)), ())
-    assert plan == Plan()
+    assert left == Plan()
     assert [(failure.step, failure.reason, failure.message) for failure in failures] == [
         (
             REPAIR,
@@ -35,6 +40,30 @@ def test_a_repair_that_is_undone_each_time_is_given_up() -> None:
             "(edited by hand: spec.paused: True -> nothing): look for a mutating webhook or another controller",
         )
     ]
+
+
+def test_a_place_that_gets_another_value_each_time_is_one_contest() -> None:
+    """An autoscaler that somebody pointed at the Deployment asks for another number of replicas every time."""
+    repairs = [plan_of_replicas(number).steps[0] for number in range(2, 2 + MAX_REPAIRS + 1)]
+    times: Times = {}
+    for repair in repairs[:-1]:
+        times = remember(times, [repair], 0.0)
+
+    left, (failure,) = give_up(Plan((repairs[-1],)), times, 1.0)
+
+    assert len({repair.reason for repair in repairs}) == len(repairs)
+    assert left == Plan()
+    assert failure.reason is Reason.CONTESTED
+
+
+def plan_of_replicas(replicas: int) -> Plan:
+    """What is planned once somebody set the replicas of an Expert's Deployment."""
+    observed = carried_out(observe(an_expert(), a_profile()))
+    edited = tuple(
+        child | {"spec": child["spec"] | {"replicas": replicas}} if child["kind"] == "Deployment" else child
+        for child in observed.children
+    )
+    return plan(desired(observed), replace(observed, children=edited))
 
 
 def test_other_steps_of_the_same_object_go_on() -> None:
@@ -56,6 +85,6 @@ def test_a_contest_is_tried_again_after_a_while_and_leaves_nothing_behind() -> N
     """The webhook may be gone; what is remembered is bounded."""
     times = after(REPAIR, 99)
 
-    assert len(times[("uid-1", REPAIR.reason)]) == MAX_REPAIRS
+    assert len(times[("uid-1", REPAIR.repairs)]) == MAX_REPAIRS
     assert give_up(Plan((REPAIR,)), times, WINDOW_SECONDS) == (Plan((REPAIR,)), ())
     assert remember(times, [], WINDOW_SECONDS) == {}
