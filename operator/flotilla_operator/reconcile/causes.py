@@ -46,7 +46,9 @@ CREATION_LOOK_MAX_SECONDS = 60.0
 shows in events only, and nobody is told of those. Meanwhile a fleet may pull an engine's image for many minutes, and
 each look is a list of events that the API server finds by going through all of the namespace's."""
 
-_FETCH_HINT = "lower HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT in engine.env, or mount the model with pvc://"
+_FETCH_HINT = (
+    "raise podOverrides.resources.limits.memory, or lower HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT in engine.env"
+)
 _STOPPED_BY_PROBE = frozenset({0, 137, 143})
 _PROBE_ANSWER = re.compile(r"startup probe failed: (HTTP Error .*|the answer has no choices)", re.IGNORECASE)
 """What an engine answered the start-up probe. That it refused the connection only says that it was loading."""
