@@ -94,13 +94,24 @@ def rewrite(
 ) -> list[bytes]:
     """Parts that concatenate to the body for one attempt.
 
-    strict: for targets whose parser we do not know, which might take another of several "model" keys than we judged.
+    strict: for targets whose parser we do not know, which might take another of several "model" keys than we judged:
+    they get each key of the top level once, unless there clearly is but one of that name.
 
     Raises:
-        BadRequest: strict, and a "model" key is there twice or spelt with escapes.
+        BadRequest: the body is nested too deeply.
     """
-    if strict:
-        _refuse_ambiguous_model(request)
+    try:
+        parts = _with_fields(request, model, injection)
+        edited = edits is not None and edits != _NO_EDITS
+        if edited or (strict and _may_repeat_model(request.body)):
+            return [_edit(b"".join(parts), edits or _NO_EDITS)]
+    except RecursionError as error:
+        raise BadRequest("The body is nested too deeply.", code="invalid_json") from error
+    return parts
+
+
+def _with_fields(request: ParsedRequest, model: str, injection: Injection) -> list[bytes]:
+    """The body with another model and what is injected."""
     spans = request.spans
     changes = [(*spans.model, msgspec.json.encode(model))]
     inserted = b""
@@ -111,8 +122,7 @@ def rewrite(
             changes.append((*span, text))
     if inserted:
         changes.append((spans.opening, spans.opening, inserted))
-    parts = replace_spans(request.body, changes)
-    return [_edit(b"".join(parts), edits)] if edits and edits != _NO_EDITS else parts
+    return replace_spans(request.body, changes)
 
 
 _NO_EDITS = RequestEdits()
@@ -181,21 +191,9 @@ def _members(body: bytes) -> dict[str, Raw]:
         return {key: Raw(json.dumps(value).encode()) for key, value in fields.items()}
 
 
-def _refuse_ambiguous_model(request: ParsedRequest) -> None:
-    body = request.body
-    if body.count(b'"model"') == 1 and b"\\u006" not in body:  # the letters of "model" are \u0064 to \u006f
-        return
-    try:
-        pairs: list[tuple[str, object]] = json.loads(body, object_pairs_hook=list)
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, very deep nesting
-        raise BadRequest("The body cannot be read unambiguously.", code="invalid_json") from error
-    start = request.spans.model[0]
-    key = body.rfind(b'"model"', 0, start)
-    plain = key >= 0 and body[key + 7 : start].strip() == b":"
-    if not plain or sum(name == "model" for name, _ in pairs) > 1:
-        raise BadRequest(
-            'The key "model" must be there once and without escapes.', param="model", code="duplicate_model"
-        )
+def _may_repeat_model(body: bytes) -> bool:
+    """Whether "model" is there more than once, at whatever depth, or may be spelt with escapes: \\u0064 to \\u006f."""
+    return body.count(b'"model"') != 1 or b"\\u006" in body
 
 
 _decode_usage = msgspec.json.Decoder(UsageWire).decode

@@ -407,10 +407,33 @@ def test_rewrite_edits_what_only_python_reads() -> None:
         pytest.param(b'{"x":{"model":"a"},"mode\\u006C":"auto"}', id="in escapes beside a nested one"),
     ],
 )
-def test_rewrite_refuses_an_ambiguous_model_when_strict(body: bytes) -> None:
+def test_rewrite_leaves_one_plain_model_when_strict(body: bytes) -> None:
     """A provider that takes the first of two keys must not be sent another model than was judged."""
-    with pytest.raises(BadRequest, match="once and without escapes"):
-        rewrite(parse_request("chat", body), model="m", injection=NONE, strict=True)
+    rewritten = b"".join(rewrite(parse_request("chat", body), model="m", injection=NONE, strict=True))
+
+    pairs: list[tuple[str, object]] = json.loads(rewritten, object_pairs_hook=list)
+    assert [value for key, value in pairs if key == "model"] == ["m"]
+    assert rewritten.count(b'"model":"m"') == 1
+
+
+def test_rewrite_when_strict_keeps_everything_but_the_model() -> None:
+    """Whatever a body takes to be unambiguous, its other fields are sent as they were, byte for byte."""
+    body = b'{ "model":"cheap", "x": {"model" : [1.50, "\\u0061"]}, "model":"auto", "n":1}'
+
+    rewritten = b"".join(rewrite(parse_request("chat", body), model="m", injection=NONE, strict=True))
+
+    assert rewritten == b'{"model":"m","x":{"model" : [1.50, "\\u0061"]},"n":1}'
+
+
+def test_rewrite_refuses_what_is_nested_too_deeply_for_its_edits() -> None:
+    """What the first reader could follow and a later one, deeper in the stack, cannot, is the client's own mistake."""
+    head = b'{"model":"auto"'
+    deep = msgspec.structs.replace(
+        parse_request("chat", head + b"}"), body=head + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    )
+
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        rewrite(deep, model="m", injection=NONE, edits=RequestEdits(drop=("min_p",)))
 
 
 @pytest.mark.parametrize(
