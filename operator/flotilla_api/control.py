@@ -9,8 +9,7 @@ from enum import StrEnum
 DIGEST_HEADER = "x-flotilla-digest"
 """On a snapshot: its digest."""
 PUBLISHED_HEADER = "snapshot-published-at"
-"""On a snapshot: when it was published, as `format_time` writes it. A router's transport drops what begins with
-x-flotilla: an upstream must not speak for it."""
+"""On a snapshot: when it was published, as `format_time` writes it."""
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""
 TEXT_MAX_CHARACTERS = 1024

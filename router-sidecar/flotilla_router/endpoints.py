@@ -22,6 +22,7 @@ from .incoming import Incoming, Problem, too_large
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
+from .replies import request_lines
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
 
@@ -29,7 +30,8 @@ BOUNDARY_HEADER = b"x-flotilla-boundary"
 _SDK_HEADERS = (b"content-type", b"accept", b"user-agent")
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 """With the request id, all of a client's headers that go upstream."""
-_MOST_KNOWN_LINES = 256
+_MOST_KNOWN_LINES, _LONGEST_KNOWN_LINES = 256, 1024
+"""Of those that are kept: how many sets, and the bytes of one."""
 _known_lines: dict[tuple[bytes | None, ...], bytes] = {}
 _SMALL_BODY_BYTES = 1024 * 1024
 """Most that is read while no snapshot says how much."""
@@ -71,6 +73,7 @@ class Surface:
     def __init__(self, router: Router, endpoints: Mapping[bytes, Endpoint]) -> None:
         self._router = router
         self._endpoints = endpoints
+        self._folders = [(path[:-1], each) for path, each in endpoints.items() if path.endswith(b"/*")]
 
     @property
     def draining(self) -> bool:
@@ -118,19 +121,15 @@ class Surface:
         """Count and log; the header lines that say which request of which policy it was."""
         name, telemetry = incoming.request_id, self._router.dispatcher.telemetry
         telemetry.refused(problem.code, status=problem.status, request_id=name, message=problem.message)
-        return f"x-flotilla-policy: {telemetry.policy}\r\nx-flotilla-request-id: {name}\r\n".encode()
+        return request_lines(telemetry.policy, name)
 
     def _find(self, url: bytes) -> Endpoint | None:
         endpoint = self._endpoints.get(url)
         if endpoint is not None:
             return endpoint
         path = _path(url)
-        folder, slash, _ = path.rpartition(b"/")
-        while slash and path not in self._endpoints:
-            if folder + b"/*" in self._endpoints:
-                return self._endpoints[folder + b"/*"]
-            folder, slash, _ = folder.rpartition(b"/")
-        return self._endpoints.get(path)
+        inside = (each for folder, each in self._folders if path.startswith(folder))
+        return self._endpoints.get(path) or next(inside, None)
 
     def _check_body(self, incoming: Incoming) -> Problem | None:
         given = incoming.headers.get(b"content-type", b"")
@@ -380,9 +379,11 @@ def _passed_headers(headers: Mapping[bytes, bytes], name: str) -> bytes:
     key = (get(b"content-type"), get(b"accept"), get(b"user-agent"))
     lines = _known_lines.get(key)
     if lines is None:
-        if len(_known_lines) >= _MOST_KNOWN_LINES:
-            _known_lines.clear()
-        lines = _known_lines[key] = _lines(_SDK_HEADERS, key)
+        lines = _lines(_SDK_HEADERS, key)
+        if len(lines) <= _LONGEST_KNOWN_LINES:
+            if len(_known_lines) >= _MOST_KNOWN_LINES:
+                _known_lines.clear()
+            _known_lines[key] = lines
     if b"traceparent" in headers:
         lines += _lines(_TRACE_HEADERS, (get(b"traceparent"), get(b"tracestate")))
     return b"%bx-request-id: %b\r\n" % (lines, name.encode())

@@ -123,7 +123,9 @@ class Exchange:
             self._current.resume()
 
     def stop(self, message: str) -> None:
-        """The router ends, or failed on this request: it ends, with an error."""
+        """The router ends, or failed on this request: it ends, with an error, unless it has ended already."""
+        if self.record.status:
+            return
         self._close(self._held, self._cause or CLIENT_GONE)
         self._close(self._current, Cause.UPSTREAM_ERROR)
         self._send_error(503, message, "service_unavailable")
@@ -338,8 +340,7 @@ class Exchange:
 
     def broke(self) -> None:
         """A mistake of our own after an attempt was over: nobody would end the request before its last timeout."""
-        if not self.record.status:
-            self.stop("the router failed on this request")
+        self.stop("the router failed on this request")
 
     def _waited_enough(self, attempt: Attempt, cause: Cause) -> bool:
         """Whether a second slow replica would use up a fallback's time, or would only begin when that is over."""
@@ -375,7 +376,7 @@ class Exchange:
 
     def _keep_alive(self) -> None:
         if not self._head_sent:
-            self._begin_stream(EVENT_LINES + request_lines(self.record))
+            self._begin_stream(EVENT_LINES + self._request_lines())
         self._last_sent = self.dispatcher.loop.time()
         self.client.send(KEEP_ALIVE)
 
@@ -429,7 +430,7 @@ class Exchange:
             return
         body = error_body(message, type=kind, param=param, code=code)
         self.record.bytes = len(body)
-        self.client.respond(status, JSON_LINES + request_lines(self.record), body)
+        self.client.respond(status, JSON_LINES + self._request_lines(), body)
         self._finish(status)
 
     def _refuse(self, error: BadRequest) -> None:
@@ -437,6 +438,9 @@ class Exchange:
         self._close(self._held, self._cause or CLIENT_GONE)
         code = error.code or "invalid_request"
         self._send_error(error.status, error.message, code, kind=error.type, param=error.param)
+
+    def _request_lines(self) -> bytes:
+        return request_lines(self.record.policy, self.record.request_id)
 
     def _lines(self, attempt: Attempt) -> bytes:
         """Our own header lines where `attempt` answers."""

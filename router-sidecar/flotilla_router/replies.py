@@ -31,9 +31,9 @@ class Client(Protocol):
         ...
 
 
-def request_lines(record: RequestRecord) -> bytes:
+def request_lines(policy: str, request_id: str) -> bytes:
     """Which policy, and which request."""
-    return f"x-flotilla-policy: {record.policy}\r\nx-flotilla-request-id: {record.request_id}\r\n".encode()
+    return f"x-flotilla-policy: {policy}\r\nx-flotilla-request-id: {request_id}\r\n".encode()
 
 
 def answer_lines(record: RequestRecord, *, model: str, reason: str | None, score: float | None) -> bytes:
@@ -42,7 +42,7 @@ def answer_lines(record: RequestRecord, *, model: str, reason: str | None, score
     lines += f"x-flotilla-attempts: {len(record.attempts)}\r\n"
     if score is not None:
         lines += f"x-flotilla-score: {score:.4f}\r\n"
-    return request_lines(record) + lines.encode()
+    return request_lines(record.policy, record.request_id) + lines.encode()
 
 
 def cost_line(record: RequestRecord) -> bytes:

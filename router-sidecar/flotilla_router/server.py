@@ -77,7 +77,7 @@ class Listener:
             connection.abort()
 
     def _sweep(self) -> None:
+        self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         now = self._loop.time()
         for connection in [connection for connection in self.connections if connection.due <= now]:
             connection.expire()
-        self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)

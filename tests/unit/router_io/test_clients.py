@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -501,6 +503,26 @@ async def test_credentials_and_hop_by_hop_headers_never_go_upstream(tmp_path: Pa
         assert model.received[0].headers["x-request-id"] == reply.headers["x-flotilla-request-id"] == "mine-1"
 
 
+async def test_long_headers_go_upstream_and_are_not_kept(tmp_path: Path) -> None:
+    """Whoever sends other ones each time fills no memory."""
+    async with (
+        model_server(replies(ANSWER)) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address))) as rig,
+    ):
+        await ask(rig.port, post(chat(), headers=["user-agent: sdk"]))
+        tracemalloc.start()
+        try:
+            for number in range(100):
+                await ask(rig.port, post(chat(), headers=[f"user-agent: {number:050000}"]))
+                assert model.received.pop().headers["user-agent"] == f"{number:050000}"
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert kept < 1_000_000
+
+
 async def test_hop_by_hop_headers_of_a_model_server_do_not_reach_the_client(tmp_path: Path) -> None:
     """Framing and connection headers are the router's own; others pass, ours cannot be forged."""
     extra = "keep-alive: timeout=5\r\nconnection: keep-alive\r\nx-flotilla-model: forged\r\nx-ratelimit-limit: 7\r\n"
@@ -539,10 +561,14 @@ async def test_models_lists_what_clients_may_ask_for(tmp_path: Path) -> None:
         listed = (await ask(rig.port, get("/v1/models"))).json
         one = (await ask(rig.port, get("/v1/models/maths"))).json
         unknown = await ask(rig.port, get("/v1/models/nope"))
+        inside = await ask(rig.port, get("/v1/models/maths/nope?x=1"))
+        nowhere = await ask(rig.port, get("/v1/modelsx/maths"))
 
         assert [model["id"] for model in listed["data"]] == ["auto", "maths"]
         assert (one["id"], one["object"]) == ("maths", "model")
         assert (unknown.status, error_of(unknown)["code"]) == (404, "model_not_found")
+        assert (inside.status, error_of(inside)["code"]) == (404, "model_not_found")
+        assert (nowhere.status, error_of(nowhere)["code"]) == (404, "not_found")
 
 
 async def test_explain_decides_and_calls_nobody(tmp_path: Path) -> None:

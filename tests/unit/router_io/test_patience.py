@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from pathlib import Path
 
@@ -361,3 +361,25 @@ async def test_a_long_answer_that_nobody_reads_is_given_up(tmp_path: Path) -> No
         await rig.request_line()
 
         await until(lambda: connections(rig) == 0)
+
+
+async def test_patience_ends_for_others_after_one_of_them_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake of our own about one client leaves no other one connected for ever."""
+
+    def fail(event: str, fields: Mapping[str, object]) -> None:
+        raise ValueError("a defect")
+
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(str(context.get("exception"))))
+    async with router(tmp_path, a_snapshot(expert("maths")), first_byte_seconds=0.1, head_seconds=0.1) as rig:
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.log, "write", fail)
+            async with client(rig.port) as slow:
+                await slow.send(b"GET /")
+                await until(lambda: told)
+        async with client(rig.port) as silent_one:
+            assert await silent_one.ended()
+
+        assert told[0] == "a defect"
