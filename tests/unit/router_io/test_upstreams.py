@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -289,16 +290,34 @@ async def test_a_missing_credential_is_a_problem_and_a_new_one_is_used(tmp_path:
         assert rig.metric("flotilla_router_problems{") == 0
 
 
-async def test_two_models_in_one_body_are_not_sent_to_a_provider(tmp_path: Path) -> None:
+async def test_of_two_models_in_one_body_a_provider_is_sent_the_one_that_was_judged(tmp_path: Path) -> None:
     """A parser that takes the first of two would get another model than the one that was judged."""
-    body = b'{"model": "auto", "model": "auto", "messages": []}'
+    body = b'{"model": "dear-one", "model": "auto", "messages": []}'
     async with (
         model_server(replies(ANSWER)) as provider,
         router(tmp_path, a_snapshot(external_fallback("big", f"http://{provider.address}/v1"))) as rig,
     ):
         reply = await ask(rig.port, post(body))
 
-        assert (reply.status, provider.received) == (400, [])
+        assert reply.status == 200
+        assert b"dear-one" not in provider.received[0].body
+        assert list(provider.received[0].json) == ["model", "messages"]
+
+
+async def test_a_body_is_sent_or_refused_however_deeply_it_is_nested(tmp_path: Path) -> None:
+    """A provider's edits need a second reading, deeper in the stack; what only the first one can follow is a 400."""
+    async with model_server(replies(ANSWER)) as provider:
+        big = external_fallback("big", f"http://{provider.address}/v1", edits={"drop": ["min_p"]})
+        async with router(tmp_path, a_snapshot(big)) as rig, client(rig.port) as raw:
+            limit = sys.getrecursionlimit()
+            statuses: list[int] = []
+            for depth in range(limit - 120, limit):
+                await raw.send(post(b'{"model":"auto","messages":[],"x":%b%b}' % (b"[" * depth, b"]" * depth)))
+                statuses.append((await raw.reply()).status)
+
+            assert set(statuses) <= {200, 400}
+            assert len(provider.received) == statuses.count(200)
+            assert rig.process.telemetry.in_flight == 0
 
 
 async def test_clients_may_be_served_over_tls(tmp_path: Path) -> None:
