@@ -19,6 +19,8 @@ from .kinds import KINDS, OWN_KINDS, Kind
 from .store import Change, Store
 
 SWEEP_INTERVAL_SECONDS = 300.0
+UNREADABLE_INTERVAL_SECONDS = 60.0
+"""Between sweeps while a namespace is left out: no watch tells when the right that it lacks is granted."""
 SWEEPS_AFTER_GAP_SECONDS = (1.0, 10.0)
 """Waits before the sweeps after a gap: soon, and again when watches that were slow to come back have."""
 PULSE_SECONDS = 1.0
@@ -78,6 +80,10 @@ class Feed:
         """Namespaces that are left out, and why."""
         return self._unreadable
 
+    @property
+    def _interval_seconds(self) -> float:
+        return UNREADABLE_INTERVAL_SECONDS if self._unreadable else SWEEP_INTERVAL_SECONDS
+
     async def fill(self) -> None:
         """The store holds everything; waits, saying so, for an API server and CRDs that are not there yet."""
         while not self._filled.is_set():
@@ -106,7 +112,7 @@ class Feed:
 
     async def run(self) -> None:
         """Sweeps for ever. The store must have been filled."""
-        self._periodic_due = self._clock.monotonic() + SWEEP_INTERVAL_SECONDS
+        self._periodic_due = self._clock.monotonic() + self._interval_seconds
         while True:
             await self._clock.sleep(PULSE_SECONDS)
             self._beat = self._clock.monotonic()
@@ -124,7 +130,7 @@ class Feed:
             self._kind_missing |= isinstance(error, NotFoundError)
             self._periodic_due = now + RETRY_SECONDS
             return
-        self._periodic_due = now + SWEEP_INTERVAL_SECONDS
+        self._periodic_due = now + self._interval_seconds
         if self._kind_missing:
             self._kind_missing = False
             self._watches_outdated()

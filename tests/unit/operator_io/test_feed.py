@@ -13,7 +13,7 @@ import pytest
 from fakes.apiserver import FakeApiServer, running_api_server
 from fakes.clock import VirtualClock
 from flotilla_operator.adapters.client import Client, Connection, Reachability
-from flotilla_operator.adapters.feed import SWEEP_INTERVAL_SECONDS, Feed, complete
+from flotilla_operator.adapters.feed import SWEEP_INTERVAL_SECONDS, UNREADABLE_INTERVAL_SECONDS, Feed, complete
 from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
 from flotilla_operator.adapters.store import Store
 from flotilla_operator.ports import RefusedError, UnreachableError
@@ -96,10 +96,11 @@ def install_crds(world: World) -> None:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncGenerator[None]:
-    """The feed sweeps."""
-    await world.feed.fill()
-    task = asyncio.create_task(world.feed.run())
+async def running(world: World, feed: Feed | None = None) -> AsyncGenerator[None]:
+    """The feed sweeps; `feed` in place of the world's own."""
+    feed = feed or world.feed
+    await feed.fill()
+    task = asyncio.create_task(feed.run())
     try:
         yield
     finally:
@@ -255,6 +256,24 @@ async def test_a_namespace_that_may_not_be_read_is_left_out(caplog: pytest.LogCa
         assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["namespace left out"]
         assert (feed.namespaces, dict(feed.unreadable)) == (("agents", "closed"), {})
         assert world.returned == ["returned"], "its watches are made"
+
+
+async def test_a_namespace_that_was_left_out_is_tried_again_soon() -> None:
+    """Whoever grants the missing right does not wait for the next of the rare sweeps."""
+    pods = "/api/v1/namespaces/closed/pods"
+    async with a_world() as world:
+        world.api.failures["GET", pods] = {"code": 403, "reason": "Forbidden", "message": "pods is forbidden"}
+        feed = world.feed_of("agents", "closed")
+        async with running(world, feed):
+            left_out = list(feed.unreadable)
+            del world.api.failures["GET", pods]
+            await world.clock.advance(UNREADABLE_INTERVAL_SECONDS + 1)
+            async with asyncio.timeout(20):
+                while feed.unreadable:  # noqa: ASYNC110 - the server has nothing else to wait for
+                    await asyncio.sleep(0.01)
+
+            assert left_out == ["closed"]
+            assert UNREADABLE_INTERVAL_SECONDS < SWEEP_INTERVAL_SECONDS
 
 
 async def test_where_no_namespace_may_be_read_nothing_is_served() -> None:
