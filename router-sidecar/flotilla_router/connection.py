@@ -394,7 +394,7 @@ class ClientConnection(asyncio.Protocol):
             self.due = self._loop.time() + patience.head
         else:
             self.due = self._loop.time() + patience.body
-            if incoming.headers.get(b"expect", b"").lower() == b"100-continue":
+            if not incoming.http_1_0 and incoming.headers.get(b"expect", b"").lower() == b"100-continue":
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _failed(self, error: Exception) -> None:

@@ -31,6 +31,7 @@ class ResponseHead:
         self.headers: list[tuple[bytes, bytes]] = []
         """All of them, as they came."""
         self.content_type = b""
+        """In lower case."""
         self.retry_after: float | None = None
         """Seconds."""
         self.sized = False
@@ -41,7 +42,7 @@ class ResponseHead:
         self.headers.append((name, value))
         lower = name.lower()
         if lower == b"content-type":
-            self.content_type = value
+            self.content_type = value.lower()
         elif lower == b"retry-after":
             self.retry_after = float(value) if value.isdigit() else None
         elif lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):

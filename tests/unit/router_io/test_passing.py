@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rig import a_snapshot, ask, chat, chat_answer, chat_stream, expert, model_server, post, replies, router, streams
+from rig import (
+    DONE,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    Peer,
+    Received,
+    a_snapshot,
+    ask,
+    chat,
+    chat_answer,
+    chat_event,
+    chat_stream,
+    chunk,
+    expert,
+    model_server,
+    post,
+    replies,
+    router,
+    streams,
+)
 
 
 async def test_a_whole_answer_passes_byte_for_byte_with_our_headers(tmp_path: Path) -> None:
@@ -33,6 +52,26 @@ async def test_a_stream_passes_byte_for_byte(tmp_path: Path) -> None:
 
         assert (reply.status, reply.body) == (200, b"".join(events))
         assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+
+async def test_a_stream_is_known_by_its_type_in_any_case(tmp_path: Path) -> None:
+    """Media types have no case (RFC 9110, 8.3.1): such a stream is metered and passed on as it comes."""
+    events = (chat_event("four"), chat_event(finish="stop", usage=(10, 5)), DONE)
+
+    async def capitals(received: Received, peer: Peer) -> None:
+        await peer.write(STREAM_HEAD.replace(b"text/event-stream", b"Text/Event-Stream"))
+        await peer.write(b"".join(map(chunk, events)) + LAST_CHUNK)
+
+    async with (
+        model_server(capitals) as model,
+        router(tmp_path, a_snapshot(expert("maths", model.address))) as rig,
+    ):
+        reply = await ask(rig.port, post(chat(stream=True, stream_options={"include_usage": True})))
+
+        assert reply.headers["transfer-encoding"] == "chunked"
+        assert reply.headers["content-type"] == "Text/Event-Stream; charset=utf-8"
+        (attempt,) = (await rig.request_line())["attempts"]
+        assert (attempt["input_tokens"], attempt["output_tokens"]) == (10, 5)
 
 
 async def test_only_headers_that_clients_read_are_passed(tmp_path: Path) -> None:

@@ -196,6 +196,16 @@ async def test_a_pipelined_body_has_a_bodys_time_and_is_asked_for() -> None:
     assert wire.written.endswith(b"ok" + b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+async def test_a_client_of_http_1_0_is_not_asked_for_its_body() -> None:
+    """It does not know interim responses and would take one for its answer."""
+    connection, wire = connected(Held())
+    request = post(b"x" * 9, headers=["expect: 100-continue"])[:-9]
+    connection.data_received(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+
+    assert connection.busy
+    assert wire.written == b""
+
+
 async def test_a_client_that_does_not_read_a_long_answer_is_let_go() -> None:
     """One that reads on gets as long again, and again."""
     connection, wire = connected(Held())
