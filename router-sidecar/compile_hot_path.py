@@ -38,7 +38,8 @@ class CompileHotPath(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's name
         """Compile a copy, so that no compiled module ever shadows a source that is edited."""
         root = Path(self.root)
-        self._built = Path(tempfile.mkdtemp(prefix="flotilla-compiled-"))
+        self._copy = tempfile.TemporaryDirectory(prefix="flotilla-compiled-")
+        self._built = Path(self._copy.name)
         package = shutil.copytree(
             root / "router-sidecar" / PACKAGE, self._built / PACKAGE, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -51,7 +52,7 @@ class CompileHotPath(BuildHookInterface[Any]):
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove the copy."""
-        shutil.rmtree(self._built)
+        self._copy.cleanup()
 
     def _compile(self, modules: list[str], contract: Path) -> None:
         command = [sys.executable, "-m", "mypyc", "--ignore-missing-imports", "--follow-imports=silent", *modules]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from .splice import Span
 
 Api = Literal["chat", "completions"]
 ABSENT = Raw(b"")
+TokenCount = Annotated[int, Meta(ge=0, le=10**12)]
+"""What lies outside is no count, and would not fit into a price."""
 
 
 class Spans(msgspec.Struct, frozen=True):
@@ -94,8 +96,8 @@ class RequestWire(msgspec.Struct, gc=False):
 class UsageWire(msgspec.Struct, gc=False):
     """usage, as far as it is read."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: TokenCount = 0
+    completion_tokens: TokenCount = 0
 
 
 class Metered(msgspec.Struct, gc=False):

@@ -463,6 +463,8 @@ def test_rewrite_takes_one_plain_model_when_strict(body: bytes) -> None:
         pytest.param(b"{}", None, id="absent"),
         pytest.param(b"<html>", None, id="no JSON"),
         pytest.param(b'{"usage":{"prompt_tokens":"x"}}', None, id="another shape"),
+        pytest.param(b'{"usage":{"prompt_tokens":-1}}', None, id="less than nothing"),
+        pytest.param(b'{"usage":{"prompt_tokens":1%s}}' % (b"0" * 400), None, id="more than a price can hold"),
     ],
 )
 def test_usage_is_the_engines_own_count(body: bytes, usage: Usage | None) -> None:
