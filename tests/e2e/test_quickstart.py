@@ -59,6 +59,11 @@ def _conditions(space: Space) -> dict[tuple[str, str, str], str]:
 
 def test_kubectl_get_flotilla_shows_each_kind_with_its_columns(stack: Stack, quickstart: Space) -> None:
     """The category prints a table for each kind, with what a person asks first."""
+    # One of two replicas is enough to be Ready: the rollout may still be on.
+    quickstart.wait_for(
+        lambda: quickstart.get("Expert", "general")["status"]["replicas"] == 2, "both replicas to be ready"
+    )
+
     printed = stack.cluster.kubectl("get", "flotilla", "-n", quickstart.name)
 
     headings = [tuple(line.split()) for line in printed.splitlines() if line.startswith("NAME")]
