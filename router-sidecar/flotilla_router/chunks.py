@@ -83,25 +83,33 @@ class Answer(msgspec.Struct, gc=False):
     usage: Raw = ABSENT
 
 
-class _Alternative(msgspec.Struct, gc=False):
-    logprob: float
-
-
 class _Entry(msgspec.Struct, gc=False):
     logprob: float
-    top_logprobs: list[_Alternative] = []
 
 
 class _Logprobs(msgspec.Struct, gc=False):
-    """Chat has `content`; completions have lists side by side, whose `top_logprobs` collapse tokens of equal text."""
+    """Chat has `content`; completions have a list."""
 
     content: list[_Entry] | None = None
+    token_logprobs: list[float | None] | None = None
+
+
+class _RankedEntry(msgspec.Struct, gc=False):
+    logprob: float
+    top_logprobs: list[_Entry] = []
+
+
+class _RankedLogprobs(msgspec.Struct, gc=False):
+    """The same with each token's alternatives; those of completions collapse tokens of equal text."""
+
+    content: list[_RankedEntry] | None = None
     token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_logprobs = msgspec.json.Decoder(_Logprobs).decode
+_decode_ranked = msgspec.json.Decoder(_RankedLogprobs).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 
 DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -122,26 +130,29 @@ class Tokens(msgspec.Struct, gc=False):
         """
         if not is_present(logprobs):
             return False
-        entries = _decode_logprobs(logprobs)
+        read = _decode_logprobs(logprobs)
+        values = [entry.logprob for entry in read.content or ()]
+        values = values or [value for value in read.token_logprobs or () if value is not None]
+        if not values:
+            return False
         before = self.judged
-        if entries.content:
-            self._add_all(entries.content, constrained)
-        elif entries.token_logprobs:
-            tops = entries.top_logprobs or [None] * len(entries.token_logprobs)
-            for logprob, top in zip(entries.token_logprobs, tops, strict=False):
-                if logprob is not None:
-                    self._add(logprob, list(top.values()) if top else [], constrained)
+        if max(values) < 0.0:  # as in most answers: nothing was forced, so nobody asks for alternatives
+            self.seen += len(values)
+            self.judged += len(values)
+            self.total_logprob += sum(values)
+        else:
+            self._add_ranked(_decode_ranked(logprobs), constrained)
         return self.judged > before
 
-    def _add_all(self, entries: list[_Entry], constrained: bool) -> None:
-        logprobs = [entry.logprob for entry in entries]
-        if max(logprobs) < 0.0:  # nothing was forced, as in most answers: one pass over hundreds of tokens
-            self.seen += len(logprobs)
-            self.judged += len(logprobs)
-            self.total_logprob += sum(logprobs)
-            return
-        for entry in entries:
-            self._add(entry.logprob, [a.logprob for a in entry.top_logprobs], constrained)
+    def _add_ranked(self, read: _RankedLogprobs, constrained: bool) -> None:
+        if read.content:
+            for entry in read.content:
+                self._add(entry.logprob, [each.logprob for each in entry.top_logprobs], constrained)
+        elif read.token_logprobs:
+            tops = read.top_logprobs or [None] * len(read.token_logprobs)
+            for logprob, top in zip(read.token_logprobs, tops, strict=False):
+                if logprob is not None:
+                    self._add(logprob, list(top.values()) if top else [], constrained)
 
     def _add(self, logprob: float, alternatives: list[float], constrained: bool) -> None:
         self.seen += 1
