@@ -15,7 +15,7 @@ from slice_bench import operator, router
 from slice_bench.figures import router_figures, save
 from slice_bench.progress import shown_progress
 from slice_bench.proxies import COMPILED, envoy_version
-from slice_bench.router import Cost, middle
+from slice_bench.router import Cost, middle, spread
 
 BUILD = "router compiled" if COMPILED else "router interpreted"
 OUTPUT = Path("build/bench/slice.json")
@@ -52,16 +52,18 @@ def _router_figures(console: Console) -> dict[str, float]:
 
 
 def _router_table(whole: Mapping[str, list[Cost]], streams: Mapping[str, list[Cost]]) -> Table:
-    table = Table(title=f"One processor each, medians of {router.ROUNDS} rounds; {BUILD}; Envoy {envoy_version()}")
+    table = Table(
+        title=f"One processor each, medians of {router.ROUNDS} rounds (least-most); {BUILD}; Envoy {envoy_version()}"
+    )
     table.add_column("")
     for heading in ("CPU us / 1 KB JSON request", "requests / s", "CPU us / SSE event", "events / read"):
         table.add_column(heading, justify="right")
     for name, costs in whole.items():
         table.add_row(
             name,
-            f"{middle(costs, lambda cost: cost.cpu_us_per_request):.1f}",
-            f"{middle(costs, lambda cost: cost.requests_per_second):.0f}",
-            f"{middle(streams[name], lambda cost: cost.cpu_us_per_event):.2f}",
+            spread(costs, lambda cost: cost.cpu_us_per_request, 1),
+            spread(costs, lambda cost: cost.requests_per_second, 0),
+            spread(streams[name], lambda cost: cost.cpu_us_per_event, 1),
             f"{middle(streams[name], lambda cost: cost.events_per_read):.2f}",
         )
     return table

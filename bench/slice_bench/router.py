@@ -155,6 +155,12 @@ def middle(costs: Sequence[Cost], figure: Callable[[Cost], float]) -> float:
     return median(figure(cost) for cost in costs)
 
 
+def spread(costs: list[Cost], figure: Callable[[Cost], float], digits: int) -> str:
+    """The median of a figure over the rounds, and its least and most."""
+    values = [figure(cost) for cost in costs]
+    return f"{median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
+
+
 def ratio(ours_costs: Sequence[Cost], others: Sequence[Cost], figure: Callable[[Cost], float]) -> float:
     """The median of the ratio ours / other, round by round."""
     return median(figure(mine) / figure(theirs) for mine, theirs in zip(ours_costs, others, strict=True))

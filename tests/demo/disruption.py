@@ -21,23 +21,24 @@ from localcluster.waiting import wait_until
 from stack.flotilla import Stack
 
 RUNNING_SECONDS = 30
+MOST_WAVES = 10
 ENGINE = "engine"
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The running pods of one expert."""
+    """The ready pods of one expert."""
 
     stack: Stack
     namespace: str
     expert: str
 
     def pods(self) -> list[dict[str, Any]]:
-        """Those that run and are not being deleted."""
+        """Those that answer and are not being deleted."""
         selector = {"labelSelector": f"flotilla.dev/owner-kind=Expert,flotilla.dev/owner={self.expert}"}
         listed = self.stack.cluster.api.get(self._path(), params=selector).raise_for_status()
         pods: list[dict[str, Any]] = listed.json()["items"]
-        return [p for p in pods if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]]
+        return [pod for pod in pods if _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
 
     def names(self) -> list[str]:
         """Their names."""
@@ -61,6 +62,11 @@ class Engines:
         return f"/api/v1/namespaces/{self.namespace}/pods"
 
 
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
 def _running(pod: dict[str, Any]) -> int:
     port = next(c["ports"][0]["containerPort"] for c in pod["spec"]["containers"] if c["name"] == ENGINE)
     address = f"http://{pod['status']['podIP']}:{port}/metrics"
@@ -77,18 +83,20 @@ class InFlight:
     begun: list[threading.Event]
     """One of each streamed request, set at its first event: it is committed."""
 
-    def wait_until_running(self, engines: Engines) -> None:
-        """Every request is worked on by an engine, and every stream has begun.
+    def all_run(self, engines: Engines) -> bool:
+        """Whether every request was worked on by an engine, and every stream had begun, before the first one ended.
 
         Raises:
-            TimeoutError: they are not.
+            TimeoutError: neither came.
         """
 
-        def all_running() -> bool:
-            return all(event.is_set() for event in self.begun) and engines.running() >= len(self.futures)
+        def settled() -> bool:
+            begun = all(event.is_set() for event in self.begun) and engines.running() >= len(self.futures)
+            return begun or self.running() < len(self.futures)
 
         what = f"{len(self.futures)} requests to run on {engines.expert}"
-        wait_until(all_running, what, timeout_seconds=RUNNING_SECONDS)
+        wait_until(settled, what, timeout_seconds=RUNNING_SECONDS)
+        return self.running() == len(self.futures)
 
     def running(self) -> int:
         """How many have not ended."""
@@ -100,11 +108,25 @@ class InFlight:
 
 
 @contextmanager
-def requests_in_flight(client: OpenAI, questions: Sequence[Question]) -> Generator[InFlight]:
-    """All `questions` are being asked at once; after the block each is over."""
-    begun = [threading.Event() for _ in questions]
+def requests_in_flight(client: OpenAI, questions: Sequence[Question], engines: Engines) -> Generator[InFlight]:
+    """All `questions` are being answered by `engines`; after the block each is over.
+
+    A small model may end one before the last has begun: then all are asked once more.
+
+    Raises:
+        TimeoutError: they never run at once.
+    """
     with ThreadPoolExecutor(len(questions)) as pool:
-        futures = [
-            pool.submit(ask, client, question, event.set) for question, event in zip(questions, begun, strict=True)
-        ]
-        yield InFlight(futures, [event for question, event in zip(questions, begun, strict=True) if question.stream])
+        for _ in range(MOST_WAVES):
+            flying = _ask_all(pool, client, questions)
+            if flying.all_run(engines):
+                yield flying
+                return
+            flying.answers()
+    raise TimeoutError(f"{len(questions)} requests to {engines.expert} never ran at once")
+
+
+def _ask_all(pool: ThreadPoolExecutor, client: OpenAI, questions: Sequence[Question]) -> InFlight:
+    begun = [threading.Event() for _ in questions]
+    futures = [pool.submit(ask, client, question, event.set) for question, event in zip(questions, begun, strict=True)]
+    return InFlight(futures, [event for question, event in zip(questions, begun, strict=True) if question.stream])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,10 +65,13 @@ class Fleet:
         return Engines(self.stack, self.namespace, expert)
 
     def wait_ready(self, expert: str) -> None:
-        """The expert answers again."""
+        """The expert answers, with all of its replicas."""
+        found = self.stack.cluster.kubectl("get", "expert", expert, "-n", self.namespace, "-o", "json")
+        replicas = json.loads(found)["spec"].get("replicas", 1)
         timeout = f"--timeout={self.ready_seconds:.0f}s"
-        ready = ("wait", "--for=condition=Ready", f"expert/{expert}", "-n", self.namespace, timeout)
-        self.stack.cluster.kubectl(*ready, timeout_seconds=self.ready_seconds + 10)
+        for state in ("condition=Ready", f"jsonpath={{.status.replicas}}={replicas}"):
+            wait = ("wait", f"--for={state}", f"expert/{expert}", "-n", self.namespace, timeout)
+            self.stack.cluster.kubectl(*wait, timeout_seconds=self.ready_seconds + 10)
 
 
 def run_session(console: Console, fleet: Fleet) -> Session:
@@ -84,6 +88,7 @@ def run_session(console: Console, fleet: Fleet) -> Session:
         def ask_some(some: Sequence[Question]) -> list[Answer]:
             return list(_counted(pool.map(partial(ask, fleet.client), some), partial(progress.advance, task)))
 
+        fleet.wait_ready(DELETED_EXPERT)
         answers = ask_some(questions[:DELETE_AFTER])
         deletion, more = _delete(fleet, partial(ask_some, questions[DELETE_AFTER:BACK_AFTER]), say)
         fleet.wait_ready(DELETED_EXPERT)
@@ -105,10 +110,8 @@ def _delete(
 ) -> tuple[Disruption, list[Answer]]:
     """The pods are deleted while they work on pinned requests, which nobody else may answer."""
     engines = fleet.engines(DELETED_EXPERT)
-    with requests_in_flight(
-        fleet.client, make_long_questions(streams=STREAMS, whole=WHOLE, model=DELETED_EXPERT)
-    ) as flying:
-        flying.wait_until_running(engines)
+    questions = make_long_questions(streams=STREAMS, whole=WHOLE, model=DELETED_EXPERT)
+    with requests_in_flight(fleet.client, questions, engines) as flying:
         pods = engines.names()
         engines.delete(pods)
         running = flying.running()
@@ -124,8 +127,7 @@ def _kill(
     engines = fleet.engines(KILLED_EXPERT)
     streams = make_long_questions(streams=STREAMS, whole=0, model=KILLED_EXPERT)
     whole = make_long_questions(streams=0, whole=WHOLE, task=KILLED_TASK)
-    with requests_in_flight(fleet.client, [*streams, *whole]) as flying:
-        flying.wait_until_running(engines)
+    with requests_in_flight(fleet.client, [*streams, *whole], engines) as flying:
         pods, running = engines.names(), flying.running()
         engines.kill(pods)
         say(f"SIGKILL with {running} requests running: {', '.join(pods)}")
