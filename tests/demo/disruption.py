@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo.asking import Answer, ask
 from demo.questions import Question
-from flotilla_api.metrics import VLLM_RUNNING
+from flotilla_api.metrics import ROUTER_IN_FLIGHT
+from flotilla_api.names import ROUTER_ADMIN_PORT
 from localcluster.runner.control import kill_container
 from localcluster.waiting import wait_until
 from stack.flotilla import Stack
@@ -35,18 +36,15 @@ class Engines:
 
     def pods(self) -> list[dict[str, Any]]:
         """Those that answer and are not being deleted."""
-        selector = {"labelSelector": f"flotilla.dev/owner-kind=Expert,flotilla.dev/owner={self.expert}"}
-        listed = self.stack.cluster.api.get(self._path(), params=selector).raise_for_status()
-        pods: list[dict[str, Any]] = listed.json()["items"]
-        return [pod for pod in pods if _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+        return self._ready("Expert", self.expert)
 
     def names(self) -> list[str]:
         """Their names."""
         return [pod["metadata"]["name"] for pod in self.pods()]
 
     def running(self) -> int:
-        """Requests that their engines work on, by the engines' own metrics."""
-        return sum(_running(pod) for pod in self.pods())
+        """Requests under way, by the metrics of the routers: those of an engine that is busy take seconds to read."""
+        return sum(_running(pod) for pod in self._ready("RoutingPolicy"))
 
     def delete(self, names: Sequence[str]) -> None:
         """These pods are being deleted. They drain: running answers are finished."""
@@ -58,6 +56,12 @@ class Engines:
         for name in names:
             kill_container(self.stack.cluster.directory / "runner", self.namespace, name, ENGINE)
 
+    def _ready(self, owner_kind: str, *owner: str) -> list[dict[str, Any]]:
+        owners = [f"flotilla.dev/owner-kind={owner_kind}", *(f"flotilla.dev/owner={name}" for name in owner)]
+        listed = self.stack.cluster.api.get(self._path(), params={"labelSelector": ",".join(owners)}).raise_for_status()
+        pods: list[dict[str, Any]] = listed.json()["items"]
+        return [pod for pod in pods if _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+
     def _path(self) -> str:
         return f"/api/v1/namespaces/{self.namespace}/pods"
 
@@ -67,11 +71,10 @@ def _is_ready(pod: dict[str, Any]) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-def _running(pod: dict[str, Any]) -> int:
-    port = next(c["ports"][0]["containerPort"] for c in pod["spec"]["containers"] if c["name"] == ENGINE)
-    address = f"http://{pod['status']['podIP']}:{port}/metrics"
+def _running(router: dict[str, Any]) -> int:
+    address = f"http://{router['status']['podIP']}:{ROUTER_ADMIN_PORT}/metrics"
     text = httpx.get(address, timeout=10, trust_env=False).raise_for_status().text
-    families = (family for family in text_string_to_metric_families(text) if family.name == VLLM_RUNNING)
+    families = (family for family in text_string_to_metric_families(text) if family.name == ROUTER_IN_FLIGHT)
     return int(sum(sample.value for family in families for sample in family.samples))
 
 
@@ -84,7 +87,7 @@ class InFlight:
     """One of each streamed request, set at its first event: it is committed."""
 
     def all_run(self, engines: Engines) -> bool:
-        """Whether every request was worked on by an engine, and every stream had begun, before the first one ended.
+        """Whether every request was under way, and every stream had begun, before the first one ended.
 
         Raises:
             TimeoutError: neither came.
