@@ -86,15 +86,16 @@ class InFlight:
     begun: list[threading.Event]
     """One of each streamed request, set at its first event: it is committed."""
 
-    def all_run(self, engines: Engines) -> bool:
-        """Whether every request was under way, and every stream had begun, before the first one ended.
+    def all_run(self, engines: Engines, *, committed: bool) -> bool:
+        """Whether every request was under way, and every stream had begun if asked for, before the first one ended.
 
         Raises:
             TimeoutError: neither came.
         """
 
         def settled() -> bool:
-            begun = all(event.is_set() for event in self.begun) and engines.running() >= len(self.futures)
+            begun = not committed or all(event.is_set() for event in self.begun)
+            begun = begun and engines.running() >= len(self.futures)
             return begun or self.running() < len(self.futures)
 
         what = f"{len(self.futures)} requests to run on {engines.expert}"
@@ -111,8 +112,12 @@ class InFlight:
 
 
 @contextmanager
-def requests_in_flight(client: OpenAI, questions: Sequence[Question], engines: Engines) -> Generator[InFlight]:
+def requests_in_flight(
+    client: OpenAI, questions: Sequence[Question], engines: Engines, *, committed: bool
+) -> Generator[InFlight]:
     """All `questions` are being answered by `engines`; after the block each is over.
+
+    committed: every stream has had its first event.
 
     A small model may end one before the last has begun: then all are asked once more.
 
@@ -122,7 +127,7 @@ def requests_in_flight(client: OpenAI, questions: Sequence[Question], engines: E
     with ThreadPoolExecutor(len(questions)) as pool:
         for _ in range(MOST_WAVES):
             flying = _ask_all(pool, client, questions)
-            if flying.all_run(engines):
+            if flying.all_run(engines, committed=committed):
                 yield flying
                 return
             flying.answers()

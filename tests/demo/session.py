@@ -111,7 +111,7 @@ def _delete(
     """The pods are deleted while they work on pinned requests, which nobody else may answer."""
     engines = fleet.engines(DELETED_EXPERT)
     questions = make_long_questions(streams=STREAMS, whole=WHOLE, model=DELETED_EXPERT)
-    with requests_in_flight(fleet.client, questions, engines) as flying:
+    with requests_in_flight(fleet.client, questions, engines, committed=False) as flying:
         pods = engines.names()
         engines.delete(pods)
         running = flying.running()
@@ -127,7 +127,7 @@ def _kill(
     engines = fleet.engines(KILLED_EXPERT)
     streams = make_long_questions(streams=STREAMS, whole=0, model=KILLED_EXPERT)
     whole = make_long_questions(streams=0, whole=WHOLE, task=KILLED_TASK)
-    with requests_in_flight(fleet.client, [*streams, *whole], engines) as flying:
+    with requests_in_flight(fleet.client, [*streams, *whole], engines, committed=True) as flying:
         pods, running = engines.names(), flying.running()
         engines.kill(pods)
         say(f"SIGKILL with {running} requests running: {', '.join(pods)}")
