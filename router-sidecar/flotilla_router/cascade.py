@@ -28,11 +28,12 @@ from msgspec import Raw
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import EscalationConfig
 
-from .chunks import ABSENT, DECODE_ERRORS, Answer, Choice, Event, Tokens, decode_answer, read_event
+from .chunks import Answer, Choice, Event, Tokens, decode_answer, read_event
 from .openai import Injection, ParsedRequest, Usage, decode_usage
 from .splice import replace_spans
 from .sse import is_done
 from .strip import StreamStripper, null_logprobs
+from .wire import ABSENT, DECODE_ERRORS
 
 __all__ = [
     "PENDING",

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from .sse import data_offset
-from .wire import ABSENT
+from .wire import ABSENT, DECODE_ERRORS
 
 _NOTHING = (b"", b"null", b'""', b"[]")
 IMPOSSIBLE_LOGPROB = -1000.0
@@ -111,8 +111,6 @@ _decode_message = msgspec.json.Decoder(Message).decode
 _decode_logprobs = msgspec.json.Decoder(_Logprobs).decode
 _decode_ranked = msgspec.json.Decoder(_RankedLogprobs).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
-
-DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 class Tokens(msgspec.Struct, gc=False):

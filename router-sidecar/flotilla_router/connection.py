@@ -27,6 +27,7 @@ from .incoming import (
     make_problem,
     too_large,
 )
+from .replies import JSON_LINES
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 LINGER_SECONDS = 2.0
@@ -40,7 +41,6 @@ OVERHEAD_PER_BYTE = 9
 _SMALL = 16 * 1024
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
-_JSON = b"content-type: application/json\r\n"
 _FAILED = Problem(status=500, message="the router failed on this request", code="internal_error", type="server_error")
 
 
@@ -456,7 +456,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer the current request with an error."""
         if self._current is not None:
             name = self._host.service.refused(problem, self._current)
-            self.respond(problem.status, _JSON + problem.headers + name, problem.body())
+            self.respond(problem.status, JSON_LINES + problem.headers + name, problem.body())
 
     def _serve_next(self) -> None:
         """Serve a pipelined request, if there is one and the client reads."""

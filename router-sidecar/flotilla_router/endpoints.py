@@ -22,7 +22,7 @@ from .incoming import Incoming, Problem, too_large
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
-from .replies import request_lines
+from .replies import JSON_LINES, request_lines
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
 
@@ -36,7 +36,6 @@ _known_lines: dict[tuple[bytes | None, ...], bytes] = {}
 _SMALL_BODY_BYTES = 1024 * 1024
 """Most that is read while no snapshot says how much."""
 _JSON = b"application/json"
-_JSON_LINE = b"content-type: application/json\r\n"
 _TEXT_LINE = b"content-type: text/plain; charset=utf-8\r\n"
 
 _NO_HEADERS: dict[str, str] = {}
@@ -273,7 +272,7 @@ class Router:
         now = self.dispatcher.loop.time()
         connection.respond(
             200,
-            _JSON_LINE,
+            JSON_LINES,
             msgspec.json.encode(
                 {
                     "policy": live.snapshot.policy,
@@ -305,14 +304,14 @@ class Router:
 
     def _models(self, _incoming: Incoming, connection: ClientConnection) -> None:
         data = [_model_object(name) for name in visible_models(self._live().table)]
-        connection.respond(200, _JSON_LINE, msgspec.json.encode({"object": "list", "data": data}))
+        connection.respond(200, JSON_LINES, msgspec.json.encode({"object": "list", "data": data}))
 
     def _model(self, incoming: Incoming, connection: ClientConnection) -> None:
         name = unquote(_path(incoming.url).removeprefix(b"/v1/models/").decode("latin-1"))
         if name not in visible_models(self._live().table):
             message = f"The model `{quote(name)}` does not exist."
             raise _RefusedError(Problem(status=404, message=message, code="model_not_found", param="model"))
-        connection.respond(200, _JSON_LINE, msgspec.json.encode(_model_object(name)))
+        connection.respond(200, JSON_LINES, msgspec.json.encode(_model_object(name)))
 
     def _healthy(self, _incoming: Incoming, connection: ClientConnection) -> None:
         connection.respond(200, _TEXT_LINE, b"ok\n")

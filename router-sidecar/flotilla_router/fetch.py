@@ -7,8 +7,6 @@ import asyncio
 from .heads import ResponseHead
 from .upstream import Failure, Origin, Upstreams
 
-_READ_LIMIT = 256 * 1024
-
 
 class _Collector:
     """Receives one response as a whole."""
@@ -37,7 +35,7 @@ class _Collector:
 
 
 async def fetch(
-    upstreams: Upstreams, origin: Origin, request: bytes, *, seconds: float, limit: int = _READ_LIMIT
+    upstreams: Upstreams, origin: Origin, request: bytes, *, seconds: float, limit: int
 ) -> tuple[ResponseHead, bytes]:
     """The response to one request, whole.
 

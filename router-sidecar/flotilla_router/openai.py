@@ -17,7 +17,7 @@ from flotilla_api.snapshot import RequestEdits
 from .errors import BadRequest, error_body
 from .request import Api, ParsedRequest, Spans, parse_request
 from .splice import Span, replace_spans
-from .wire import Metered, UsageWire
+from .wire import DECODE_ERRORS, Metered, UsageWire
 
 __all__ = [
     "Api",
@@ -204,7 +204,7 @@ def usage_of(body: bytes) -> Usage | None:
     """Usage of a whole answer; None where it has none."""
     try:
         usage = _decode_metered(body).usage
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         return None
     return None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens)
 

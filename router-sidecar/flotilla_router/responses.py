@@ -9,9 +9,9 @@ from msgspec import Raw
 
 from flotilla_api.policy import Cause
 
-from .chunks import DECODE_ERRORS, is_filled
+from .chunks import is_filled
 from .sse import data_offset
-from .wire import decode_envelope
+from .wire import DECODE_ERRORS, decode_envelope
 
 STATUS_OF: dict[Cause, int] = {
     Cause.OVERLOADED: 503,

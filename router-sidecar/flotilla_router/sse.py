@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from .errors import EventTooLarge, error_body
-from .wire import ABSENT, decode_envelope
+from .wire import ABSENT, DECODE_ERRORS, decode_envelope
 
 __all__ = [
     "KEEP_ALIVE",
@@ -78,7 +78,7 @@ def error_event(body: bytes) -> bytes | None:
     """The error of an envelope, as an event of one line; None where `body` is no such envelope."""
     try:
         error = decode_envelope(body).error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         return None
     if error is ABSENT:
         return None

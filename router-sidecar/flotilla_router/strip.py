@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from msgspec import Raw
 
-from .chunks import ABSENT, Answer, Event, is_present, read_event
+from .chunks import Answer, Event, is_present, read_event
 from .openai import Injection, ParsedRequest, Usage, decode_usage
 from .splice import Span, replace_spans, span_in
+from .wire import ABSENT
 
 _LOGPROBS = b'"logprobs":{'
 _FINISH = b',"finish_reason":'

@@ -11,6 +11,7 @@ from .splice import Span
 
 Api = Literal["chat", "completions"]
 ABSENT = Raw(b"")
+DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 TokenCount = Annotated[int, Meta(ge=0, le=10**12)]
 """What lies outside is no count, and would not fit into a price."""
 

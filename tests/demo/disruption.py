@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from demo.asking import Answer, ask
 from demo.questions import Question
 from flotilla_api.metrics import ROUTER_IN_FLIGHT
-from flotilla_api.names import ROUTER_ADMIN_PORT
+from flotilla_api.names import KIND_LABEL, OWNER_LABEL, ROUTER_ADMIN_PORT
 from localcluster.runner.control import kill_container
 from localcluster.waiting import wait_until
 from stack.flotilla import Stack
@@ -57,7 +57,7 @@ class Engines:
             kill_container(self.stack.cluster.directory / "runner", self.namespace, name, ENGINE)
 
     def _ready(self, owner_kind: str, *owner: str) -> list[dict[str, Any]]:
-        owners = [f"flotilla.dev/owner-kind={owner_kind}", *(f"flotilla.dev/owner={name}" for name in owner)]
+        owners = [f"{KIND_LABEL}={owner_kind}", *(f"{OWNER_LABEL}={name}" for name in owner)]
         listed = self.stack.cluster.api.get(self._path(), params={"labelSelector": ",".join(owners)}).raise_for_status()
         pods: list[dict[str, Any]] = listed.json()["items"]
         return [pod for pod in pods if _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
@@ -94,9 +94,10 @@ class InFlight:
         """
 
         def settled() -> bool:
+            if self.running() < len(self.futures):
+                return True
             begun = not committed or all(event.is_set() for event in self.begun)
-            begun = begun and engines.running() >= len(self.futures)
-            return begun or self.running() < len(self.futures)
+            return begun and engines.running() >= len(self.futures)
 
         what = f"{len(self.futures)} requests to run on {engines.expert}"
         wait_until(settled, what, timeout_seconds=RUNNING_SECONDS)
