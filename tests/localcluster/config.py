@@ -29,11 +29,13 @@ class ImageSpec:
     `entrypoint` runs where a container gives no command. `programs` are the executables on the image's PATH:
     `command: [hf, download]` runs `programs["hf"] + ["download"]`, in exec probes and preStop hooks too.
     `env` is the image's own environment; a container's env wins over it.
+    `folders` hold what else it needs: they stay in sight where a volume, such as one at /tmp, covers them.
     """
 
     entrypoint: list[str]
     programs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     env: dict[str, str] = field(default_factory=dict[str, str])
+    folders: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)

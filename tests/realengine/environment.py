@@ -55,4 +55,5 @@ def make_image() -> ImageSpec:
     download = [python, str(_INSIDE / "tiny_llama.py")]
     serve = str(_INSIDE / "serve.py")
     env = {**_SETTINGS, "PATH": program_path(_PROGRAMS), "SERVE_PYTHON": python, "SERVE_PROGRAM": serve}
-    return ImageSpec([python, serve], programs={"python3": [sys.executable], "hf": download}, env=env)
+    programs = {"python3": [sys.executable], "hf": download}
+    return ImageSpec([python, serve], programs=programs, env=env, folders=[str(Path(python).parents[1])])

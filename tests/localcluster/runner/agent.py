@@ -231,6 +231,7 @@ class PodAgent:
             hostname=self.pod.hostname,
             binds=[*binds, self.volumes.own_bind, Bind(str(message_file), container.termination_message_path)],
             links={"/etc/hosts": f"{OWN_FILES}/hosts"},
+            folders=image.folders,
             read_only_root=container.security_context.read_only_root_filesystem,
         )
         shutil.rmtree(spec.directory, ignore_errors=True)

@@ -33,6 +33,7 @@ class ContainerSpec:
     hostname: str
     binds: Sequence[Bind]
     links: Mapping[str, str]
+    folders: Sequence[str] = ()
     read_only_root: bool = False
     user_namespace: bool = field(default_factory=lambda: os.geteuid() != 0)
 
@@ -213,6 +214,7 @@ def _instructions(spec: ContainerSpec) -> dict[str, object]:
         "hostname": spec.hostname,
         "binds": [asdict(bind) for bind in spec.binds],
         "links": dict(spec.links),
+        "folders": list(spec.folders),
         "argv": list(spec.command.argv),
         "env": dict(spec.command.env),
         "cwd": spec.command.cwd or "/",

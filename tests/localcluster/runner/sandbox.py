@@ -125,7 +125,7 @@ def _finish_root(spec: dict[str, Any]) -> None:
     _mount_proc()
     for bind in spec["binds"]:
         _bind(OLD_ROOT + bind["source"], bind["target"], read_only=bind["read_only"])
-    for path in _hidden_programs([os.path.realpath(bind["target"]) for bind in spec["binds"]]):
+    for path in _hidden_programs(spec["folders"], [os.path.realpath(bind["target"]) for bind in spec["binds"]]):
         _bind(OLD_ROOT + path, path, read_only=True)
     for path, target in spec["links"].items():
         Path(path).unlink(missing_ok=True)
@@ -140,9 +140,9 @@ def _finish_root(spec: dict[str, Any]) -> None:
                 _remount_read_only(mount.point)
 
 
-def _hidden_programs(volumes: list[str]) -> list[str]:
+def _hidden_programs(folders: list[str], volumes: list[str]) -> list[str]:
     """What stands in for the image, where a volume covers it: the project may lie in /tmp, where pods mount volumes."""
-    programs = {str(Path(__file__).parents[3]), str(Path(sys.executable).parents[1]), sys.base_prefix}
+    programs = {*folders, str(Path(__file__).parents[3]), str(Path(sys.executable).parents[1]), sys.base_prefix}
     return sorted(path for path in programs if any(_is_below(path, volume) and path != volume for volume in volumes))
 
 

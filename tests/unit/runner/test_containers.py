@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -181,3 +182,17 @@ def test_program_that_cannot_run(make: Make, argv: list[str], message: str) -> N
         _run(ContainerProcess.start(make(*argv)))
 
     assert str(refused.value) == message
+
+
+def test_what_stands_in_for_the_image_stays_in_sight(make: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A volume that covers a folder of the image, as one at /tmp may, hides everything there but that folder."""
+    covered = tmp_path_factory.mktemp("covered")
+    (covered / "programs").mkdir()
+    (covered / "programs" / "tool").write_text("here")
+    (covered / "other").touch()
+    spec = make(*_shell(f"cat {covered}/programs/tool; test -e {covered}/other || echo hidden"))
+    volume = Bind(spec.binds[0].source, str(covered), read_only=False)
+
+    _, text = _run(_to_its_end(replace(spec, binds=[*spec.binds, volume], folders=[f"{covered}/programs"])))
+
+    assert text == "herehidden\n"
