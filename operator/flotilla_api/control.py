@@ -10,6 +10,10 @@ DIGEST_HEADER = "x-flotilla-digest"
 """On a snapshot: its digest."""
 PUBLISHED_HEADER = "snapshot-published-at"
 """On a snapshot: when it was published, as `format_time` writes it."""
+REVIEW_PATH = "/v1/tokens/{namespace}/{policy}"
+"""POST by a gateway of the policy, with `{"token": ...}` that a caller showed to it. 200: the token is of audience
+GATEWAY_AUDIENCE and of a pod that runs a sidecar of the policy; `{"pod": NAME}` says which. 403: it is not, and
+`{"error": {"reason", "message"}}` says why."""
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""
 TEXT_MAX_CHARACTERS = 1024
@@ -23,6 +27,8 @@ class ProblemKind(StrEnum):
     """No API key of a client is mounted: it refuses every request."""
     CREDENTIAL = "Credential"
     """What a call to a fallback needs is not mounted or cannot be used: that fallback gets no request."""
+    GATEWAY = "Gateway"
+    """A sidecar misses what a call to its gateway needs: no external fallback gets a request."""
     OTHER = "Other"
     """Of a router of another release."""
 

@@ -103,6 +103,7 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
             Column("Endpoint", ".status.endpoint", priority=1),
             Column("Routers", ".status.routers", priority=1),
+            Column("Sidecars", ".status.sidecars", priority=1),
         ),
     ),
     Kind(

@@ -17,6 +17,7 @@ from .meta import (
     Model,
     Name,
     PositiveDuration,
+    Quantity,
     SecretKeyRef,
     SecretName,
     WeightCount,
@@ -280,13 +281,6 @@ class Drain(Model):
 
 
 FreeFormObject = Annotated[dict[str, Any], Field(json_schema_extra=PRESERVED)]
-Quantity = Annotated[
-    str,
-    checked(
-        Cel("isQuantity(self)", 'must be a quantity, quoted where it is a bare number, such as "4", 500m or 16Gi'),
-        max_length=32,
-    ),
-]
 Quantities = dict[str, Quantity]
 
 

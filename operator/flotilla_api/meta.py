@@ -125,6 +125,15 @@ ByteSize = Annotated[
 ]
 """A number of bytes as a string, with an optional binary unit Ki, Mi or Gi; at most 1Gi."""
 
+Quantity = Annotated[
+    str,
+    checked(
+        Cel("isQuantity(self)", 'must be a quantity, quoted where it is a bare number, such as "4", 500m or 16Gi'),
+        max_length=32,
+    ),
+]
+"""A Kubernetes quantity."""
+
 WeightCount = Annotated[
     str,
     checked(

@@ -17,6 +17,9 @@ OWNER_LABEL = f"{GROUP}/owner"
 POLICY_LABEL = f"{GROUP}/policy"
 """On agents' pods: the RoutingPolicy whose sidecar they want. Never on our own children."""
 
+INJECTED_ANNOTATION = f"{GROUP}/injected"
+"""On a pod with our sidecar: the RoutingPolicy whose requests it routes."""
+
 DESIRED_HASH_ANNOTATION = f"{GROUP}/desired-hash"
 """Hash of the manifest as it was last applied."""
 RESTART_HASH_ANNOTATION = f"{GROUP}/restart-hash"
@@ -29,6 +32,8 @@ FIELD_MANAGER = "flotilla"
 ENGINE_CONTAINER = "engine"
 FETCH_CONTAINER = "fetch"
 ROUTER_CONTAINER = "router"
+SIDECAR_CONTAINER = "flotilla-router"
+"""The router in an agent's pod, among containers that are not ours."""
 
 ENGINE_PORT = 8000
 GATEWAY_PORT = 8080
@@ -39,9 +44,20 @@ OPERATOR_ADMIN_PORT = 8081
 """`/healthz /readyz /metrics` of the operator."""
 CONTROL_PORT = 9443
 """The control API."""
+WEBHOOK_PORT = 9444
+"""The admission webhook that adds sidecars."""
+SIDECAR_PORT = 18080
+"""Of a sidecar on its pod's loopback, where neither the policy nor the chart says another."""
+SIDECAR_ADMIN_PORT = 19090
+"""`/healthz /readyz /metrics` of a sidecar on its pod's address; 9090 may be the agent's own."""
 
 CONTROL_AUDIENCE = "flotilla-control"
 """Audience of the ServiceAccount tokens that routers show to the control API."""
+GATEWAY_AUDIENCE = "flotilla-gateway"
+"""Audience of the ServiceAccount tokens that sidecars show to their policy's gateway."""
+RELAY_HEADER = "x-flotilla-relay"
+"""On a sidecar's call to its gateway, with the policy's name: the bearer token is a ServiceAccount token, and the
+request's `model` is the name of an external Fallback."""
 
 SNAPSHOT_KEY = "snapshot.json"
 PUBLISHED_KEY = "published-at"
@@ -55,8 +71,13 @@ CREDENTIAL_FILE = "api-key"
 CA_FILE = "ca.crt"
 API_KEYS_DIR = "/etc/flotilla/api-keys"
 GATEWAY_TLS_DIR = "/etc/flotilla/tls"
-CONTROL_TOKEN_DIR = "/var/run/secrets/flotilla.dev/control"  # noqa: S105 - a folder, not a token
+TOKENS_DIR = "/var/run/secrets/flotilla.dev"
+CONTROL_TOKEN_DIR = f"{TOKENS_DIR}/control"
 CONTROL_TOKEN_FILE = "token"  # noqa: S105 - a file's name, not a token
+GATEWAY_TOKEN_DIR = f"{TOKENS_DIR}/gateway"
+GATEWAY_TOKEN_FILE = "token"  # noqa: S105 - a file's name, not a token
+GATEWAY_CA_DIR = "/etc/flotilla/gateway-ca"
+"""In a sidecar: `ca.crt` of the gateway's own certificate, where its Secret holds one; otherwise the system's are used."""
 
 _CHILD_SUFFIX = {"Expert": "expert", "Fallback": "fallback", "RoutingPolicy": "gateway"}
 

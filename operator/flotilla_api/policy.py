@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .meta import AS_SET, ByteSize, Cel, Model, Name, PositiveDuration, Ratio, SecretRef, as_map_by, checked
+from .meta import AS_SET, ByteSize, Cel, Model, Name, PositiveDuration, Quantity, Ratio, SecretRef, as_map_by, checked
 
 Boundary = Literal["Any", "LocalOnly"]
 
@@ -283,10 +283,59 @@ class Gateway(Model):
     replicas: int | None = Field(None, description="Router pods. Default: 2.", ge=1, le=100)
 
 
+class Amounts(Model):
+    """CPU and memory."""
+
+    cpu: Quantity | None = Field(None, description="Cores, such as 100m.")
+    memory: Quantity | None = Field(None, description="Bytes, such as 64Mi.")
+
+
+class SidecarResources(Model):
+    """What a sidecar asks for and what it may use."""
+
+    requests: Amounts | None = Field(None, description="What a node sets aside. Default: the chart's.")
+    limits: Amounts | None = Field(None, description="What it may use. Default: the chart's.")
+
+
+class Sidecar(Model):
+    """The router beside an agent."""
+
+    enabled: bool | None = Field(
+        None, description="false: pods with this policy's label start without a sidecar. Default: true."
+    )
+    port: int | None = Field(
+        None,
+        description="Port for the agent, on 127.0.0.1 of its pod. Default: the chart's sidecar.port (18080).",
+        ge=1024,
+        le=65535,
+    )
+    adminPort: int | None = Field(
+        None,
+        description="Port of /healthz, /readyz and /metrics, on the pod's address. Default: the chart's sidecar.adminPort (19090).",
+        ge=1024,
+        le=65535,
+    )
+    image: str | None = Field(
+        None,
+        description="Image of the router, of the operator's release. Default: the chart's images.router.",
+        min_length=1,
+        max_length=512,
+    )
+    resources: SidecarResources | None = Field(None, description="CPU and memory of the sidecar.")
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("!has(self.port) || !has(self.adminPort) || self.port != self.adminPort", "port and adminPort must differ"),
+    )
+
+
 class Placement(Model):
     """Where routers run."""
 
     gateway: Gateway | None = Field(None, description="The gateway, which every policy has.")
+    sidecar: Sidecar | None = Field(
+        None,
+        description="Routers beside agents: in every pod of this namespace with the label flotilla.dev/policy and this policy's name.",
+    )
 
 
 class RoutingPolicySpec(Model):

@@ -172,6 +172,8 @@ class RoutingSnapshot(_Part):
     maxBodyBytes: int = Field(ge=1)
     anonymous: bool
     """True: no API key is asked for. False: a key is in API_KEYS_DIR."""
+    gateway: str | None = None
+    """Base URL of the policy's gateway: sidecars send it their calls to external fallbacks, as they hold no credentials."""
 
     def to_json(self) -> bytes:
         """Canonical bytes: the same snapshot always gives the same."""

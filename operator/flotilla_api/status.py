@@ -66,6 +66,9 @@ class RoutingPolicyStatus(Status):
     experts: str | None = Field(None, description="Experts that answer / experts named.", max_length=16)
     fallbacks: str | None = Field(None, description="Fallbacks that can be used / fallbacks named.", max_length=16)
     routers: str | None = Field(None, description="Routers that are ready / routers wanted.", max_length=16)
+    sidecars: str | None = Field(
+        None, description="Pods that run the policy's sidecar / pods that ask for it.", max_length=16
+    )
     endpoint: str | None = Field(None, description="The gateway's base URL inside the cluster.", max_length=512)
     snapshotDigest: str | None = Field(
         None, description="Digest of the snapshot that routers are to serve.", max_length=80

@@ -111,7 +111,16 @@ POLICY: Manifest = {
     "maxBodyBytes": "8Mi",
     "auth": {"apiKeysSecretRef": {"name": "router-keys"}},
     "tls": {"secretRef": {"name": "router-tls"}},
-    "placement": {"gateway": {"replicas": 2}},
+    "placement": {
+        "gateway": {"replicas": 2},
+        "sidecar": {
+            "enabled": True,
+            "port": 18080,
+            "adminPort": 19090,
+            "image": "registry.example/flotilla-router:1",
+            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
+        },
+    },
 }
 POLICY_ANONYMOUS: Manifest = {"models": ["any"], "experts": [{"name": "invoice"}], "auth": {"anonymous": True}}
 POLICY_WIDE: Manifest = {
@@ -177,6 +186,7 @@ STATUSES: dict[str, Manifest] = {
         "experts": "1/2",
         "fallbacks": "1/1",
         "routers": "2/2",
+        "sidecars": "5/7",
         "endpoint": "http://support-gateway.agents.svc/v1",
         "snapshotDigest": "sha256:" + 64 * "0",
     },

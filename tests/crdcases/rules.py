@@ -267,6 +267,9 @@ RULES: dict[str, Examples] = {
             {**_BARE_POLICY, "fallbacks": [{"name": "big"}], "rules": [_rule(experts=[], fallbacks=[])]},
         ),
     ),
+    "port and adminPort must differ": Examples(
+        ({"port": 18080, "adminPort": 19090}, {"port": 2000}, {"adminPort": 2000}), ({"port": 2000, "adminPort": 2000},)
+    ),
     "set at least one condition": Examples(({"tools": {"min": 1}}, {"models": ["x0"]}), ({},)),
     "set min, max or both": Examples(({"min": 0}, {"max": 0}, {"min": 1, "max": 1}), ({},)),
     "min must not be above max": Examples(({"min": 1, "max": 1},), ({"min": 2, "max": 1},)),

@@ -13,9 +13,8 @@ from flotilla_api.policy import DEFAULT_GATEWAY_REPLICAS, DEFAULT_TOTAL_TIMEOUT,
 from .credentials import credential_mounts, credential_volumes
 from .manifest import Manifest, child_of, make_metadata, owner_labels, owner_selector
 from .settings import OperatorSettings
-from .workload import container_security, make_budget, make_service, make_service_account, pod_security
+from .workload import ROUTER_USER, container_security, make_budget, make_service, make_service_account, pod_security
 
-ROUTER_USER = 65532
 SETTLE_SECONDS = 5
 """How long a gateway that ends still accepts connections, so that every route to it can disappear first."""
 _TOKEN_SECONDS = 3600

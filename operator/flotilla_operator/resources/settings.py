@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from flotilla_api.names import SIDECAR_ADMIN_PORT, SIDECAR_PORT
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
@@ -19,3 +21,8 @@ class OperatorSettings:
     router_memory_request: str = "128Mi"
     router_memory_limit: str = "512Mi"
     router_image_pull_secrets: tuple[str, ...] = ()
+    sidecar_port: int = SIDECAR_PORT
+    sidecar_admin_port: int = SIDECAR_ADMIN_PORT
+    sidecar_cpu_request: str = "50m"
+    sidecar_memory_request: str = "64Mi"
+    sidecar_memory_limit: str = "256Mi"

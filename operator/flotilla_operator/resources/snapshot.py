@@ -11,6 +11,7 @@ from flotilla_api.snapshot import ExternalTarget, RequestEdits, RoutingSnapshot,
 
 from .credentials import credentials_folder
 from .engine import engine_address
+from .gateway import gateway_url
 from .manifest import Manifest, ObjectRef
 from .pods import make_endpoints
 from .pricing import served_price, token_price
@@ -49,6 +50,7 @@ def make_snapshot(
         timeouts=make_timeouts(spec.timeouts),
         maxBodyBytes=max_body_bytes(spec),
         anonymous=spec.auth.apiKeysSecretRef is None,
+        gateway=gateway_url(policy, spec),
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .manifest import Manifest, child_of, make_metadata, owner_selector
 
+ROUTER_USER = 65532
+"""Numeric user of the router's image."""
+
 
 def make_service_account(owner: Manifest) -> Manifest:
     """An account with no rights of its own; no token is mounted unless a pod asks for one."""

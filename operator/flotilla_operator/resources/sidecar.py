@@ -1,0 +1,248 @@
+"""The router as a native sidecar (KEP-753): what an agent's pod gets, and nothing else of it is changed.
+
+The same function serves the admission webhook and `flotilla inject`. It only ever adds, and what is there already
+stays, so that doing it twice does what doing it once does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from flotilla_api import names
+from flotilla_api.policy import RoutingPolicySpec, Sidecar
+
+from .manifest import Manifest
+from .settings import OperatorSettings
+from .workload import ROUTER_USER, container_security
+
+LOOPBACK = "127.0.0.1"
+BASE_URL_VARIABLE = "OPENAI_BASE_URL"
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+API_KEY = "flotilla"
+"""The SDK insists on a key; the sidecar, which only its own pod reaches, asks for none."""
+ADMIN_PORT_NAME = "flotilla-admin"
+DRAIN_SECONDS = 5
+"""A sidecar is told to end only after the agent has ended: nobody is left to wait for."""
+START_SECONDS = 300
+"""How long a sidecar may wait for its first snapshot before it is started again; the agent starts only after it."""
+SNAPSHOT_VOLUME = "flotilla-snapshot"
+TOKENS_VOLUME = "flotilla-tokens"
+GATEWAY_CA_VOLUME = "flotilla-gateway-ca"
+CONTROL_TOKEN_PATH = "control/token"  # noqa: S105 - a path
+GATEWAY_TOKEN_PATH = "gateway/token"  # noqa: S105 - a path
+_TOKEN_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarInputs:
+    """What the sidecars of one policy are made from."""
+
+    namespace: str
+    policy: str
+    spec: RoutingPolicySpec
+    settings: OperatorSettings
+
+    @property
+    def enabled(self) -> bool:
+        """Whether pods may ask for a sidecar of the policy."""
+        return self.wishes.enabled is not False
+
+    @property
+    def wishes(self) -> Sidecar:
+        """What the policy says of its sidecars."""
+        return (self.spec.placement and self.spec.placement.sidecar) or Sidecar.model_validate({})
+
+    @property
+    def port(self) -> int:
+        """Where the agent finds the sidecar, on its own loopback."""
+        return self.wishes.port or self.settings.sidecar_port
+
+    @property
+    def admin_port(self) -> int:
+        """Where the kubelet and Prometheus find it, on the pod's address."""
+        return self.wishes.adminPort or self.settings.sidecar_admin_port
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """A pod, or a workload's pod template, with the sidecar; or why it cannot have one."""
+
+    pod: Manifest
+    warnings: tuple[str, ...] = ()
+    refused: str = ""
+    """Why `pod` is as it was; '' when it has the sidecar."""
+
+
+def wanted_policy(pod: Manifest) -> str | None:
+    """The policy whose sidecar a pod asks for; None: it asks for none, or it is one of our own children."""
+    labels: dict[str, str] = pod.get("metadata", {}).get("labels") or {}
+    return None if names.KIND_LABEL in labels else labels.get(names.POLICY_LABEL) or None
+
+
+def is_injected(pod: Manifest) -> bool:
+    """Whether a pod has the sidecar."""
+    return _find(pod.get("spec", {}).get("initContainers"), names.SIDECAR_CONTAINER) is not None
+
+
+def inject_sidecar(pod: Manifest, inputs: SidecarInputs) -> Injection:
+    """`pod`, which has `metadata` and `spec`, with a sidecar that starts before every container and ends after them."""
+    if refused := _obstacle(pod, inputs):
+        return Injection(pod, refused=refused)
+    spec: Manifest = pod["spec"]
+    before: list[Manifest] = spec.get("initContainers") or []
+    first = before if is_injected(pod) else [make_sidecar(inputs), *before]
+    variables = {BASE_URL_VARIABLE: f"http://{LOOPBACK}:{inputs.port}/v1", API_KEY_VARIABLE: API_KEY}
+    changed = {
+        **spec,
+        "initContainers": [_with_variables(each, variables) for each in first],
+        "containers": [_with_variables(each, variables) for each in spec["containers"]],
+        "volumes": _with_missing(spec.get("volumes"), make_volumes(inputs)),
+    }
+    if secrets := [{"name": name} for name in inputs.settings.router_image_pull_secrets]:
+        changed["imagePullSecrets"] = _with_missing(spec.get("imagePullSecrets"), secrets)
+    warnings = [warning for each in (*before, *spec["containers"]) for warning in _warnings(each, variables)]
+    return Injection({**pod, "metadata": _with_annotation(pod, inputs.policy), "spec": changed}, tuple(warnings))
+
+
+def make_sidecar(inputs: SidecarInputs) -> Manifest:
+    """The sidecar's container: an init container that stays."""
+    admin = {"port": ADMIN_PORT_NAME}
+    return {
+        "name": names.SIDECAR_CONTAINER,
+        "image": inputs.wishes.image or inputs.settings.router_image,
+        "imagePullPolicy": inputs.settings.image_pull_policy,
+        "restartPolicy": "Always",
+        "env": _environment(inputs),
+        "ports": [{"name": ADMIN_PORT_NAME, "containerPort": inputs.admin_port, "protocol": "TCP"}],
+        "resources": _resources(inputs),
+        "startupProbe": {
+            "httpGet": {"path": "/readyz", **admin},
+            "periodSeconds": 1,
+            "timeoutSeconds": 1,
+            "failureThreshold": START_SECONDS,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", **admin},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": ROUTER_USER,
+            "runAsGroup": ROUTER_USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            **container_security(),
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": name, "mountPath": path, "readOnly": True} for name, path in _mount_paths(inputs).items()
+        ],
+    }
+
+
+def make_volumes(inputs: SidecarInputs) -> list[Manifest]:
+    """The snapshot, tokens for the control API and the gateway, and the gateway's authority where it has a certificate.
+
+    No credential of a provider is among them: those stay in the gateway.
+    """
+    audiences = {CONTROL_TOKEN_PATH: names.CONTROL_AUDIENCE, GATEWAY_TOKEN_PATH: names.GATEWAY_AUDIENCE}
+    tokens = [
+        {"serviceAccountToken": {"path": path, "audience": audience, "expirationSeconds": _TOKEN_SECONDS}}
+        for path, audience in audiences.items()
+    ]
+    volumes: list[Manifest] = [
+        {"name": SNAPSHOT_VOLUME, "configMap": {"name": names.snapshot_name(inputs.policy), "optional": True}},
+        {"name": TOKENS_VOLUME, "projected": {"sources": tokens}},
+    ]
+    if inputs.spec.tls:
+        authority = {"key": names.CA_FILE, "path": names.CA_FILE}
+        secret = {"name": inputs.spec.tls.secretRef.name, "items": [authority], "optional": True}
+        volumes.append({"name": GATEWAY_CA_VOLUME, "projected": {"sources": [{"secret": secret}]}})
+    return volumes
+
+
+def _mount_paths(inputs: SidecarInputs) -> dict[str, str]:
+    paths = {SNAPSHOT_VOLUME: names.SNAPSHOT_DIR, TOKENS_VOLUME: names.TOKENS_DIR}
+    return paths | ({GATEWAY_CA_VOLUME: names.GATEWAY_CA_DIR} if inputs.spec.tls else {})
+
+
+def _environment(inputs: SidecarInputs) -> list[Manifest]:
+    pod_ip = {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}
+    values = {
+        "FLOTILLA_ROLE": "Sidecar",
+        "FLOTILLA_POLICY": inputs.policy,
+        "FLOTILLA_NAMESPACE": inputs.namespace,
+        "FLOTILLA_CONTROL_URL": inputs.settings.control_url,
+        "FLOTILLA_DATA_HOST": LOOPBACK,
+        "FLOTILLA_DATA_PORT": str(inputs.port),
+        "FLOTILLA_ADMIN_HOST": "$(POD_IP)",
+        "FLOTILLA_ADMIN_PORT": str(inputs.admin_port),
+        "FLOTILLA_SETTLE_SECONDS": "0",
+        "FLOTILLA_DRAIN_SECONDS": str(DRAIN_SECONDS),
+    }
+    return [pod_ip, *({"name": name, "value": value} for name, value in values.items())]
+
+
+def _resources(inputs: SidecarInputs) -> Manifest:
+    """The chart's amounts, each unless the policy says another."""
+    settings, wishes = inputs.settings, inputs.wishes.resources
+    requests: dict[str, str] = {"cpu": settings.sidecar_cpu_request, "memory": settings.sidecar_memory_request}
+    limits: dict[str, str] = {"memory": settings.sidecar_memory_limit}
+    if wishes and wishes.requests:
+        requests |= wishes.requests.model_dump(exclude_none=True)
+    if wishes and wishes.limits:
+        limits |= wishes.limits.model_dump(exclude_none=True)
+    return {"requests": requests, "limits": limits}
+
+
+def _obstacle(pod: Manifest, inputs: SidecarInputs) -> str:
+    """Why the pod cannot have a sidecar; '' when it can."""
+    spec: Manifest = pod["spec"]
+    if spec.get("hostNetwork"):
+        return "it uses the host's network, where the sidecar would be open to the whole node"
+    system: Manifest = spec.get("os") or {}
+    if system.get("name") == "windows":
+        return "it runs on Windows, and the router's image is for Linux"
+    if _find(spec["containers"], names.SIDECAR_CONTAINER):
+        return f"it has a container of its own called {names.SIDECAR_CONTAINER}: rename that"
+    if inputs.port == inputs.admin_port:
+        return f"the sidecar would listen at port {inputs.port} twice: set placement.sidecar.adminPort of the policy"
+    return ""
+
+
+def _with_variables(container: Manifest, variables: Mapping[str, str]) -> Manifest:
+    """An agent's container with those of `variables` that it does not set; our own stays as it is."""
+    if container["name"] == names.SIDECAR_CONTAINER:
+        return container
+    missing = [{"name": name, "value": value} for name, value in variables.items()]
+    return {**container, "env": _with_missing(container.get("env"), missing)}
+
+
+def _warnings(container: Manifest, variables: Mapping[str, str]) -> Iterator[str]:
+    """One for every variable that the container sets to something else."""
+    for name, value in variables.items():
+        own = _find(container.get("env"), name)
+        if own is not None and own.get("value") != value:
+            yield f"container {container['name']} sets {name} itself, which stays: {_CONSEQUENCES[name]}"
+
+
+_CONSEQUENCES = {
+    BASE_URL_VARIABLE: "calls that go there do not pass the sidecar",
+    API_KEY_VARIABLE: "the sidecar needs no key and sends none on",
+}
+
+
+def _with_annotation(pod: Manifest, policy: str) -> Manifest:
+    metadata: Manifest = pod.get("metadata") or {}
+    return {**metadata, "annotations": {**(metadata.get("annotations") or {}), names.INJECTED_ANNOTATION: policy}}
+
+
+def _with_missing(present: Sequence[Manifest] | None, wanted: Sequence[Manifest]) -> list[Manifest]:
+    """Those of `wanted` whose names are not present, and then what is present."""
+    return [*(each for each in wanted if _find(present, each["name"]) is None), *(present or ())]
+
+
+def _find(present: Sequence[Manifest] | None, name: str) -> Manifest | None:
+    return next((each for each in present or () if each["name"] == name), None)
