@@ -245,4 +245,4 @@ def _with_missing(present: Sequence[Manifest] | None, wanted: Sequence[Manifest]
 
 
 def _find(present: Sequence[Manifest] | None, name: str) -> Manifest | None:
-    return next((each for each in present or () if each["name"] == name), None)
+    return next((each for each in present or () if each.get("name") == name), None)

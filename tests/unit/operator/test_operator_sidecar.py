@@ -136,6 +136,15 @@ def test_image_pull_secrets_are_added_to_the_pods_own() -> None:
     assert found.pod["spec"]["imagePullSecrets"] == [{"name": "ours"}, {"name": "both"}, {"name": "theirs"}]
 
 
+def test_an_entry_without_a_name_is_left_alone() -> None:
+    """Kubernetes takes an image pull secret without one."""
+    settings = OperatorSettings("vllm", "router:1", "https://control", router_image_pull_secrets=("ours",))
+
+    found = inject_sidecar(an_agent(imagePullSecrets=[{}]), inputs(settings))
+
+    assert found.pod["spec"]["imagePullSecrets"] == [{"name": "ours"}, {}]
+
+
 @pytest.mark.parametrize(
     ("spec", "placement", "why"),
     [
@@ -177,7 +186,7 @@ _ENTRIES: st.SearchStrategy[Any] = st.lists(
 _CONTAINERS: st.SearchStrategy[Any] = st.lists(
     st.fixed_dictionaries({"name": _NAMES}, optional={"env": _ENTRIES}), unique_by=lambda each: each["name"], min_size=1
 )
-_PODS: st.SearchStrategy[Any] = st.fixed_dictionaries(
+PODS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {
         "metadata": st.fixed_dictionaries({}, optional={"annotations": st.dictionaries(_NAMES, _NAMES)}),
         "spec": st.fixed_dictionaries(
@@ -187,7 +196,7 @@ _PODS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 )
 
 
-@given(pod=_PODS)
+@given(pod=PODS)
 def test_injecting_twice_does_what_injecting_once_does(pod: Manifest) -> None:
     """Whatever the pod has already: a webhook may be asked again, and a manifest may be injected before."""
     once = inject_sidecar(pod, inputs())
@@ -195,7 +204,7 @@ def test_injecting_twice_does_what_injecting_once_does(pod: Manifest) -> None:
     assert inject_sidecar(once.pod, inputs()).pod == once.pod
 
 
-@given(pod=_PODS)
+@given(pod=PODS)
 def test_injecting_takes_nothing_away(pod: Manifest) -> None:
     """Every entry of every list is still there, in its order."""
     after = inject_sidecar(pod, inputs()).pod["spec"]
