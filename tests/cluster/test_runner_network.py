@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import socket
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from runner_pods import Json, Workspace, a_config_map, a_container, a_file_server, a_pod, a_python
+from runner_pods import Json, Workspace, a_config_map, a_container, a_file_server, a_pod, a_python, from_field
 
 from localcluster.cluster import LocalCluster
 from localcluster.credentials import Authority
@@ -165,3 +166,28 @@ def _refusal(space: Workspace) -> str:
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "x-"}}
     response = space.cluster.api.post(f"/api/v1/namespaces/{space.namespace}/configmaps", json=body)
     return "" if response.is_success else response.json()["message"]
+
+
+def test_containers_of_one_pod_meet_on_its_loopback(space: Workspace) -> None:
+    """Two pods with a sidecar on the same loopback port each reach their own, by address and by name."""
+    serve = (
+        "import http.server, os, sys\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(os.environ['POD'].encode())\n"
+        "http.server.ThreadingHTTPServer((sys.argv[1], 18080), Answer).serve_forever()\n"
+    )
+    look = f"{sys.executable} -c 'import socket; socket.create_connection((\"127.0.0.1\", 18080))'"
+    pod_name = from_field("POD", "metadata.name")
+    sidecar = a_python("near", serve, args=["127.0.0.1"], env=[pod_name], restartPolicy="Always")
+    sidecar["startupProbe"] = {"exec": {"command": ["sh", "-c", look]}, "periodSeconds": 1}
+    ask = "import os, urllib.request as u; print(*(u.urlopen(os.environ[k]).read().decode() for k in ('A', 'B')))"
+    urls = [{"name": "A", "value": "http://127.0.0.1:18080"}, {"name": "B", "value": "http://localhost:18080"}]
+
+    for name in ("one", "two"):
+        agent = a_python("agent", ask, env=urls)
+        space.create(a_pod(name, agent, initContainers=[sidecar], restartPolicy="Never"))
+
+    for name in ("one", "two"):
+        assert space.wait_terminated(name, "agent")["exitCode"] == 0
+        assert container_log(space.state_dir, space.namespace, name, "agent").split() == [name, name]

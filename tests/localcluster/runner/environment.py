@@ -11,6 +11,7 @@ from localcluster.runner.model import Container, EnvFrom, EnvVar, KeyRef, Servic
 from localcluster.runner.sources import Sources, UnresolvedError, read_field, read_resource
 
 _REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
+_LOOPBACK = re.compile(r"(?<!\d)(?<!\d\.)127\.0\.0\.1(?!\.?\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ def make_command(container: Container, image: ImageSpec, base_env: Mapping[str, 
     Raises:
         UnresolvedError: a value that it needs does not exist.
     """
-    own = resolve_env(container, sources)
+    own = {name: map_loopback(value, sources.pod_ip) for name, value in resolve_env(container, sources).items()}
     env = {**base_env, "HOSTNAME": sources.pod.hostname, **image.env, **own}
-    command = [expand(word, own) for word in container.command]
-    args = [expand(word, own) for word in container.args]
+    command, args = (
+        [map_loopback(expand(word, own), sources.pod_ip) for word in words]
+        for words in (container.command, container.args)
+    )
     return Command(tuple(resolve_program(command, image) or image.entrypoint) + tuple(args), env, container.working_dir)
 
 
@@ -60,6 +63,11 @@ def resolve_env(container: Container, sources: Sources) -> dict[str, str]:
 def expand(text: str, env: Mapping[str, str]) -> str:
     """`text` with $(NAME) replaced where NAME is set; $$ is a literal dollar sign."""
     return _REFERENCE.sub(lambda match: "$" if match[1] == "$" else env.get(match[2], match[0]), text)
+
+
+def map_loopback(text: str, pod_ip: str) -> str:
+    """`text` with 127.0.0.1 replaced by the pod's address: all pods have this machine's loopback in common."""
+    return _LOOPBACK.sub(pod_ip, text)
 
 
 def _from_source(source: EnvFrom, sources: Sources) -> dict[str, str]:

@@ -14,10 +14,10 @@ def make_hosts(
 ) -> str:
     """The file's text: the pod's own name, every Service under its four names, then the pod's host aliases.
 
-    `headless` holds the ready pods' addresses of each Service that has no address of its own. The short name of a
-    Service means the one in the pod's own namespace.
+    `localhost` is the pod's own address, see `environment.map_loopback`. `headless` holds the ready pods' addresses of
+    each Service that has no address of its own. The short name of a Service means the one in the pod's own namespace.
     """
-    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"{pod_ip}\t{_own_names(pod)}"]
+    lines = [f"{pod_ip}\tlocalhost", "::1\tip6-localhost ip6-loopback", f"{pod_ip}\t{_own_names(pod)}"]
     for service in sorted(services, key=lambda service: service.key):
         names = " ".join(service_names(service.key, seen_from=pod.metadata.namespace))
         addresses = headless.get(service.key, ()) if service.spec.cluster_ip == "None" else [service.spec.cluster_ip]

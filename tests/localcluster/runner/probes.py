@@ -13,7 +13,7 @@ import aiohttp
 
 from localcluster.config import ImageSpec
 from localcluster.runner.containers import ContainerProcess
-from localcluster.runner.environment import resolve_program
+from localcluster.runner.environment import map_loopback, resolve_program
 from localcluster.runner.model import (
     Container,
     Handler,
@@ -119,7 +119,8 @@ async def _connect(action: TcpSocketAction, target: Target, timeout_seconds: flo
 
 
 async def _execute(command: Sequence[str], target: Target, timeout_seconds: float) -> Outcome:
-    result = await target.process.execute(resolve_program(command, target.image), timeout_seconds)
+    argv = resolve_program([map_loopback(word, target.pod_ip) for word in command], target.image)
+    result = await target.process.execute(argv, timeout_seconds)
     if result.code is None:
         return Outcome(False, f'command timed out: "{" ".join(command)}" timed out after {timeout_seconds:g}s')
     return Outcome(result.code == 0, "" if result.code == 0 else result.output.strip()[:10000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pod_builders import a_container, a_pod, a_service
 
 from localcluster.config import ImageSpec
-from localcluster.runner.environment import expand, make_command, resolve_env, service_env
+from localcluster.runner.environment import expand, make_command, map_loopback, resolve_env, service_env
 from localcluster.runner.model import ConfigMap, Secret
 from localcluster.runner.sources import Sources, UnresolvedError
 
@@ -152,6 +153,38 @@ def test_command(fields: dict[str, Any], argv: tuple[str, ...]) -> None:
 
     assert command.argv == argv
     assert (command.env["A"], command.env["B"], command.env["HOSTNAME"]) == ("image", "own", "web-0")
+
+
+def test_a_pods_loopback_is_its_own() -> None:
+    """127.0.0.1 in a value, in `command` and in `args` is the pod's address, wherever the value comes from."""
+    local = msgspec.convert({"metadata": {"name": "local"}, "data": {"UPSTREAM": "127.0.0.1:9"}}, ConfigMap)
+    url = {"name": "URL", "value": "http://127.0.0.1:18080/v1"}
+    fields = {"env": [url], "envFrom": [{"configMapRef": {"name": "local"}}]}
+    container = a_container(**fields, command=["serve", "--host=127.0.0.1"], args=["$(URL)"])
+    sources = dataclasses.replace(_sources(container), config_maps={"local": local})
+
+    command = make_command(sources.pod.spec.containers[0], ImageSpec(["x"]), {"OWN": "127.0.0.1"}, sources)
+
+    assert command.argv == ("serve", "--host=127.96.128.1", "http://127.96.128.1:18080/v1")
+    assert command.env["URL"] == "http://127.96.128.1:18080/v1"
+    assert command.env["UPSTREAM"] == "127.96.128.1:9"
+    assert command.env["OWN"] == "127.0.0.1", "what an image's stand-in brings is about this machine"
+
+
+@pytest.mark.parametrize(
+    ("text", "mapped"),
+    [
+        ("127.0.0.1", "A"),
+        ("no,127.0.0.1,::1", "no,A,::1"),
+        ("curl -s http://127.0.0.1/x && y@127.0.0.1:80", "curl -s http://A/x && y@A:80"),
+        ("It listens at 127.0.0.1.", "It listens at A."),
+        ("127.0.0.11 127.0.0.1.2 1127.0.0.1 2.127.0.0.1", "127.0.0.11 127.0.0.1.2 1127.0.0.1 2.127.0.0.1"),
+        ("127.96.127.255", "127.96.127.255"),
+    ],
+)
+def test_only_that_one_address_is_loopback(text: str, mapped: str) -> None:
+    """Addresses of other pods and Services begin with 127 too."""
+    assert map_loopback(text, "A") == mapped
 
 
 @pytest.mark.parametrize(

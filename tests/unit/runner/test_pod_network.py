@@ -40,6 +40,13 @@ def test_every_service_has_its_four_names() -> None:
     ]
 
 
+def test_localhost_is_the_pods_own_address() -> None:
+    """Every pod shares this machine's 127.0.0.1 with all others, so it is nobody's localhost."""
+    lines = make_hosts(a_pod(), "127.96.128.1", [], {}).splitlines()
+
+    assert [line for line in lines if "localhost" in line.split()] == ["127.96.128.1\tlocalhost"]
+
+
 def test_headless_service_names_its_ready_pods() -> None:
     """A Service without an address resolves to its pods; a pod with a subdomain has a full name of its own."""
     service = a_service("db", clusterIP="None")
