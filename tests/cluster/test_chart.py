@@ -18,7 +18,9 @@ CHART = ROOT / "charts" / "flotilla"
 SYSTEM = "flotilla-system"
 OPERATOR = f"system:serviceaccount:{SYSTEM}:flotilla-operator"
 EXAMPLES = [
-    path for folder in ("quickstart", "accelerators") for path in sorted((ROOT / "examples" / folder).glob("*"))
+    path
+    for folder in ("quickstart", "accelerators", "sidecar")
+    for path in sorted((ROOT / "examples" / folder).glob("*"))
 ]
 
 

@@ -13,6 +13,8 @@ OPERATOR_IMAGE = "flotilla-operator"
 ROUTER_IMAGE = "flotilla-router"
 ENGINE_IMAGE = "vllm/vllm-openai"
 PROVIDER_IMAGE = "flotilla-simulated-provider"
+PYTHON_IMAGE = "python-openai"
+"""What the agents of examples/sidecar run on: Python and the OpenAI SDK, and nothing of ours."""
 
 _TESTS = str(Path(__file__).parents[1])
 _ENGINE_PROGRAMS = Path(__file__).with_name("bin")
@@ -43,6 +45,7 @@ def make_images(engine_env: Mapping[str, str] | None = None) -> dict[str, ImageS
             env=engine,
         ),
         PROVIDER_IMAGE: ImageSpec([*_PYTHON, "-m", "fakes.provider"], env=fakes),
+        PYTHON_IMAGE: ImageSpec(_PYTHON, {"python": _PYTHON}),
     }
 
 

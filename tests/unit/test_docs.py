@@ -20,23 +20,27 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-BEGIN, END = "<!-- quickstart: the files of examples/quickstart, kept in step by a test -->", "<!-- /quickstart -->"
+SHOWN = {"quickstart": "*.yaml", "sidecar": "20-deployment.yaml"}
+"""Folders of examples, and which files of each the README shows."""
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)")
 
 
-def _quickstart_block() -> str:
-    files = sorted((ROOT / "examples" / "quickstart").glob("*.yaml"))
+def _shown(folder: str) -> str:
+    files = sorted((ROOT / "examples" / folder).glob(SHOWN[folder]))
     return "\n".join(f"\n```yaml\n# {file.relative_to(ROOT)}\n{file.read_text().strip()}\n```" for file in files)
 
 
 def _current_readme() -> str:
     text = README.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}{_quickstart_block()}\n\n{END}{tail}"
+    for folder in SHOWN:
+        begin, end = f"<!-- {folder}: files of examples/{folder}, kept in step by a test -->", f"<!-- /{folder} -->"
+        head, rest = text.split(begin)
+        _, tail = rest.split(end)
+        text = f"{head}{begin}{_shown(folder)}\n\n{end}{tail}"
+    return text
 
 
-def test_readme_shows_the_quickstart_as_it_is() -> None:
+def test_readme_shows_the_examples_as_they_are() -> None:
     """The YAML in the README is the YAML that `kubectl apply` gets; UPDATE_GOLDEN=1 writes it."""
     if os.environ.get("UPDATE_GOLDEN"):
         README.write_text(_current_readme())

@@ -159,8 +159,8 @@ def test_a_pods_loopback_is_its_own() -> None:
     """127.0.0.1 in a value, in `command` and in `args` is the pod's address, wherever the value comes from."""
     local = msgspec.convert({"metadata": {"name": "local"}, "data": {"UPSTREAM": "127.0.0.1:9"}}, ConfigMap)
     url = {"name": "URL", "value": "http://127.0.0.1:18080/v1"}
-    fields = {"env": [url], "envFrom": [{"configMapRef": {"name": "local"}}]}
-    container = a_container(**fields, command=["serve", "--host=127.0.0.1"], args=["$(URL)"])
+    words: dict[str, Any] = {"command": ["serve", "--host=127.0.0.1"], "args": ["$(URL)"]}
+    container = a_container(env=[url], envFrom=[{"configMapRef": {"name": "local"}}], **words)
     sources = dataclasses.replace(_sources(container), config_maps={"local": local})
 
     command = make_command(sources.pod.spec.containers[0], ImageSpec(["x"]), {"OWN": "127.0.0.1"}, sources)
