@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flotilla_operator.adapters.certificates import SECRET_NAME
+from flotilla_operator.adapters.authority import SECRET_NAME
 from flotilla_operator.adapters.lease import address_of
 from localcluster.cluster import LocalCluster
 

@@ -14,7 +14,7 @@ import yaml
 
 from flotilla_api.crds import KINDS, make_crd
 from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT
-from flotilla_operator.adapters.certificates import SECRET_NAME
+from flotilla_operator.adapters.authority import SECRET_NAME
 from flotilla_operator.adapters.kinds import OWNER_KINDS
 from flotilla_operator.reconcile.dispatch import CHILD_KINDS
 from flotilla_operator.settings import PREFIX, Settings, load_settings

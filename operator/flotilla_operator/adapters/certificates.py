@@ -1,4 +1,4 @@
-"""The control API's authority and serving certificates.
+"""The serving certificates of the control API and the webhook, and the authority behind them.
 
 One Secret holds the authority that all replicas share; it is created once, and whoever comes second reads the first's.
 Each replica issues its own serving certificate from it, for the Service and for its own address, and renews it while it
@@ -7,146 +7,41 @@ serves; that key never leaves the process's memory and a file that only its user
 
 from __future__ import annotations
 
-import base64
-import ipaddress
 import logging
 import ssl
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from flotilla_api.names import MANAGED_BY, MANAGED_BY_LABEL
 from flotilla_operator.ports import Clock, NotFoundError, OperatorError, OutdatedError
 from flotilla_operator.reconcile.types import Manifest
 from flotilla_operator.telemetry import LOGGER, fields
 
+from .authority import (
+    SECRET_NAME,
+    Authority,
+    Serving,
+    authority_secret,
+    make_authority,
+    make_serving,
+    read_authority,
+    renew,
+)
 from .client import Client
 from .kinds import SECRET
 
-SECRET_NAME = "flotilla-control-tls"  # noqa: S105 - the name of an object
-AUTHORITY_LIFETIME = timedelta(days=3650)
-AUTHORITY_RENEW_BEFORE = timedelta(days=365)
-SERVING_LIFETIME = timedelta(days=90)
 SERVING_RENEW_BEFORE = timedelta(days=30)
-CLOCK_SKEW = timedelta(minutes=5)
 CHECK_SECONDS = 300.0
 RETRY_SECONDS = 2.0
 
 logger = logging.getLogger(LOGGER)
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """A certificate authority, and all that it trusts: after a renewal, its predecessor too."""
-
-    certificate: x509.Certificate
-    private_key: ec.EllipticCurvePrivateKey
-    bundle: str
-    """PEM of the authorities to trust, the signing one first."""
-
-    def private_pem(self) -> bytes:
-        """The private key, unencrypted."""
-        return _private_pem(self.private_key)
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A serving certificate with its key, both PEM."""
-
-    chain: bytes
-    private_key: bytes
-    not_after: datetime
-
-
-def make_authority(now: datetime, predecessor: Authority | None = None) -> Authority:
-    """A new authority; what `predecessor` signed stays trusted until it runs out."""
-    private_key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "flotilla control API authority")])
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=True,
-        crl_sign=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    certificate = (
-        _builder(name, private_key.public_key(), now, AUTHORITY_LIFETIME)
-        .issuer_name(name)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()), critical=False)
-        .sign(private_key, hashes.SHA256())
-    )
-    older = _pem(predecessor.certificate).decode() if predecessor else ""
-    return Authority(certificate, private_key, _pem(certificate).decode() + older)
-
-
-def make_serving(authority: Authority, now: datetime, *, names: Sequence[str], address: str) -> Serving:
-    """A certificate for the DNS `names` and the IP `address`, signed by `authority`."""
-    private_key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    alternatives = [*(x509.DNSName(name) for name in names), x509.IPAddress(ipaddress.ip_address(address))]
-    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.private_key.public_key())
-    certificate = (
-        _builder(subject, private_key.public_key(), now, SERVING_LIFETIME)
-        .issuer_name(authority.certificate.subject)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(issuer_key, critical=False)
-        .sign(authority.private_key, hashes.SHA256())
-    )
-    chain = _pem(certificate) + _pem(authority.certificate)
-    return Serving(chain, _private_pem(private_key), certificate.not_valid_after_utc)
-
-
-def authority_secret(authority: Authority, namespace: str) -> Manifest:
-    """The Secret that holds `authority`."""
-    entries = {"ca.crt": authority.bundle.encode(), "ca.key": authority.private_pem()}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": SECRET_NAME, "namespace": namespace, "labels": {MANAGED_BY_LABEL: MANAGED_BY}},
-        "type": "Opaque",
-        "data": {name: base64.b64encode(value).decode() for name, value in entries.items()},
-    }
-
-
-def read_authority(secret: Manifest) -> Authority:
-    """The authority in a Secret.
-
-    Raises:
-        ValueError: it holds none.
-    """
-    data: dict[str, str] = secret.get("data") or {}
-    try:
-        bundle, key_pem = (base64.b64decode(data[name], validate=True) for name in ("ca.crt", "ca.key"))
-        certificate = x509.load_pem_x509_certificates(bundle)[0]
-        private_key = serialization.load_pem_private_key(key_pem, password=None)
-    except KeyError as error:
-        raise ValueError(f"no entry {error}") from error
-    except TypeError as error:
-        raise ValueError("ca.key is encrypted") from error
-    if not isinstance(private_key, ec.EllipticCurvePrivateKey) or private_key.public_key() != certificate.public_key():
-        raise ValueError("ca.key is not the key of the first certificate in ca.crt")
-    return Authority(certificate, private_key, bundle.decode())
-
-
 class Certificates:
-    """What the control API serves with and what its callers trust. Loaded by `load`, kept valid by `run`.
+    """What the control API and the webhook serve with, and what their callers trust.
 
-    `changed` is called whenever `bundle` became another.
+    Loaded by `load`, kept valid by `run`. `changed` is called whenever `bundle` became another.
     """
 
     def __init__(
@@ -204,17 +99,28 @@ class Certificates:
     async def refresh(self) -> None:
         """The authority is the Secret's, made or renewed where need be; the serving certificate is valid under it."""
         authority = await self._shared_authority()
-        now = self._clock.now()
-        trusted = self._authority is not None and self._authority.bundle == authority.bundle
-        if trusted and self._serving and self._serving.not_after - now > SERVING_RENEW_BEFORE:
-            return
-        self._serving = make_serving(authority, now, names=self._names, address=self._address)
-        _load_chain(self.server_context, self._serving)
+        known = self._authority is not None and self._authority.bundle == authority.bundle
         self._authority = authority
-        self.client_context = ssl.create_default_context(cadata=authority.bundle)
-        logger.info("serving certificate issued", extra=fields(not_after=self._serving.not_after.isoformat()))
-        if not trusted:
+        if not self._serves_under(authority):
+            self._issue(authority)
+        if not known:
+            self.client_context = ssl.create_default_context(cadata=authority.bundle)
             self._changed()
+
+    def _serves_under(self, authority: Authority) -> bool:
+        """Whether callers that trust `authority` go on to accept what is served, for a while.
+
+        What a predecessor signed is served on: some callers do not trust another yet.
+        """
+        serving = self._serving
+        if serving is None or serving.issuer not in authority.trusted:
+            return False
+        return serving.not_after - self._clock.now() > SERVING_RENEW_BEFORE
+
+    def _issue(self, authority: Authority) -> None:
+        self._serving = make_serving(authority, self._clock.now(), names=self._names, address=self._address)
+        _load_chain(self.server_context, self._serving)
+        logger.info("serving certificate issued", extra=fields(not_after=self._serving.not_after.isoformat()))
 
     async def _shared_authority(self) -> Authority:
         secret = await self._secret()
@@ -226,9 +132,8 @@ class Certificates:
         except ValueError as error:
             logger.warning("certificate Secret is broken, it is replaced", extra=fields(reason=str(error)))
             return read_authority(await self._replace(secret, make_authority(self._clock.now())))
-        if authority.certificate.not_valid_after_utc - self._clock.now() > AUTHORITY_RENEW_BEFORE:
-            return authority
-        return read_authority(await self._replace(secret, make_authority(self._clock.now(), authority)))
+        renewed = renew(authority, self._clock.now())
+        return read_authority(await self._replace(secret, renewed)) if renewed else authority
 
     async def _secret(self) -> Manifest | None:
         try:
@@ -252,29 +157,6 @@ class Certificates:
             return await self._client.update(SECRET, secret)
         except OutdatedError:
             return await self._client.get(SECRET.path(self._namespace, SECRET_NAME))
-
-
-def _builder(
-    subject: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + lifetime)
-    )
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _private_pem(private_key: ec.EllipticCurvePrivateKey) -> bytes:
-    return private_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _load_chain(context: ssl.SSLContext, serving: Serving) -> None:

@@ -15,22 +15,28 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fakes.apiserver import FakeApiServer, running_api_server
 from fakes.clock import VirtualClock
-from flotilla_operator.adapters.certificates import (
+from flotilla_operator.adapters.authority import (
     AUTHORITY_LIFETIME,
+    AUTHORITY_RENEW_BEFORE,
     SECRET_NAME,
     SERVING_LIFETIME,
-    Certificates,
+    SPREAD,
+    Authority,
     authority_secret,
     make_authority,
     read_authority,
+    renew,
 )
+from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.telemetry import Telemetry
 
 PATH = f"/api/v1/namespaces/flotilla-system/secrets/{SECRET_NAME}"
+DER = Encoding.DER
 NAMES = ("flotilla-control.flotilla-system.svc", "flotilla-control")
 
 
@@ -78,6 +84,10 @@ async def a_world() -> AsyncGenerator[World]:
         )
         async with Client(connection, Telemetry()) as client:
             yield World(api, client, CurrentClock())
+
+
+def _certificates(bundle: str) -> list[bytes]:
+    return [each.public_bytes(DER) for each in x509.load_pem_x509_certificates(bundle.encode())]
 
 
 async def served_certificate(server: Certificates, trust: ssl.SSLContext, name: str) -> x509.Certificate:
@@ -154,21 +164,134 @@ async def test_a_serving_certificate_is_renewed_while_it_serves() -> None:
         assert world.changes == ["127.0.0.1"]
 
 
-async def test_an_authority_is_renewed_and_its_predecessor_stays_trusted() -> None:
-    """Callers that learn of the new authority before its certificates, or after, are never cut off."""
+def an_authority(clock: CurrentClock, *, left: timedelta) -> Authority:
+    """One that ends in `left`."""
+    return make_authority(clock.now() - AUTHORITY_LIFETIME + left)
+
+
+async def test_whatever_a_caller_trusts_during_a_renewal_it_accepts_every_replica() -> None:
+    """A new authority is trusted before it signs: who knows the old bundle alone, or the new, is never cut off."""
     async with a_world() as world:
-        predecessor = make_authority(world.clock.now() - AUTHORITY_LIFETIME + timedelta(days=100))
-        world.api.put(PATH, authority_secret(predecessor, "flotilla-system"))
+        world.clock.start -= timedelta(days=10)  # so that what is made in the course of it is valid by the real clock
+        world.api.put(PATH, authority_secret(an_authority(world.clock, left=timedelta(days=366)), "flotilla-system"))
         replica = world.replica()
         await replica.load()
-
-        trusted = x509.load_pem_x509_certificates(replica.bundle.encode())
-        assert len(trusted) == 2
-        assert trusted[1] == predecessor.certificate
-        await served_certificate(replica, trusting(replica.bundle), NAMES[0])
-        world.api.requests.clear()
+        old = replica.bundle
+        world.clock.start += timedelta(days=2)
         await replica.refresh()
-        assert [method for method, _ in world.api.requests] == ["GET"]
+        started_now = world.replica()
+        await started_now.load()
+        both = replica.bundle
+
+        assert both.startswith(old)
+        assert len(x509.load_pem_x509_certificates(both.encode())) == 2
+        for server in (replica, started_now):
+            for bundle in (old, both):
+                await served_certificate(server, trusting(bundle), NAMES[0])
+
+        world.clock.start += SPREAD
+        await replica.refresh()
+        started_later = world.replica()
+        await started_later.load()
+
+        assert _certificates(replica.bundle) == _certificates(both)[::-1]
+        for server in (replica, started_now, started_later):
+            for bundle in (both, replica.bundle):
+                await served_certificate(server, trusting(bundle), NAMES[0])
+
+
+async def test_a_renewed_authority_changes_no_serving_certificate_before_its_time() -> None:
+    """What the predecessor signed is served until its own renewal, which the new one signs."""
+    async with a_world() as world:
+        world.clock.start -= timedelta(days=10)
+        world.api.put(PATH, authority_secret(an_authority(world.clock, left=timedelta(days=365)), "flotilla-system"))
+        replica = world.replica()
+        await replica.load()
+        before = await served_certificate(replica, replica.client_context, NAMES[0])
+        world.clock.start += SPREAD
+        await replica.refresh()
+        after = await served_certificate(replica, replica.client_context, NAMES[0])
+        world.clock.start += SERVING_LIFETIME
+        await replica.refresh()
+
+        serving = replica._serving  # pyright: ignore[reportPrivateUsage] - it is not valid yet by the real clock
+        assert after == before
+        assert serving
+        assert serving.issuer == x509.load_pem_x509_certificates(replica.bundle.encode())[0]
+        assert world.changes == 2 * ["127.0.0.1"]
+
+
+async def test_an_authority_that_nobody_trusts_any_more_signs_nothing_that_is_served() -> None:
+    """Somebody deleted the Secret: what the lost authority signed is worth nothing from then on."""
+    async with a_world() as world:
+        replica = world.replica()
+        await replica.load()
+        lost = replica.bundle
+        del world.api.objects[PATH]
+        await replica.refresh()
+
+        await served_certificate(replica, trusting(replica.bundle), NAMES[0])
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await served_certificate(replica, trusting(lost), NAMES[0])
+        assert world.changes == 2 * ["127.0.0.1"]
+
+
+async def test_a_renewal_is_written_once() -> None:
+    """The second replica, and every later look, reads what the first one wrote."""
+    async with a_world() as world:
+        world.api.put(PATH, authority_secret(an_authority(world.clock, left=timedelta(days=300)), "flotilla-system"))
+        first, second = world.replica(), world.replica("127.0.0.2")
+        await first.load()
+        await second.load()
+        await first.refresh()
+
+        assert [method for method, _ in world.api.requests] == ["GET", "PUT", "GET", "GET"]
+        assert first.bundle == second.bundle
+
+
+@pytest.mark.parametrize(
+    ("left", "successor_age", "signs", "trusted"),
+    [
+        pytest.param(AUTHORITY_RENEW_BEFORE + timedelta(days=1), None, None, 0, id="young enough: stays"),
+        pytest.param(AUTHORITY_RENEW_BEFORE, None, "signer", 2, id="due: a successor is trusted"),
+        pytest.param(AUTHORITY_RENEW_BEFORE, timedelta(hours=1), None, 0, id="the successor is not known yet: stays"),
+        pytest.param(AUTHORITY_RENEW_BEFORE, SPREAD, "successor", 2, id="the successor is known: it signs"),
+        pytest.param(SERVING_LIFETIME, timedelta(hours=1), "successor", 2, id="late: no time to wait"),
+        pytest.param(timedelta(0), None, "new", 2, id="over: no time to wait"),
+    ],
+)
+def test_when_an_authority_is_renewed(
+    left: timedelta, successor_age: timedelta | None, signs: str | None, trusted: int
+) -> None:
+    """See the table of `renew`."""
+    clock = CurrentClock()
+    authority = an_authority(clock, left=left)
+    successor = None if successor_age is None else make_authority(clock.now() - successor_age).signer
+    found = renew(Authority(authority.signer, successor), clock.now())
+
+    if signs is None:
+        assert found is None
+        return
+    assert found
+    names = {authority.signer.certificate: "signer"} | ({successor.certificate: "successor"} if successor else {})
+    assert names.get(found.signer.certificate, "new") == signs
+    assert len(found.trusted) == trusted
+    assert authority.signer.certificate in found.trusted
+
+
+def test_an_authority_survives_its_secret() -> None:
+    """With a successor and a predecessor, each in its role."""
+    now = datetime.now(UTC)
+    authority = Authority(
+        make_authority(now).signer, make_authority(now).signer, (make_authority(now).signer.certificate,)
+    )
+    read = read_authority(authority_secret(authority, "flotilla-system"))
+
+    assert read.trusted == authority.trusted
+    assert read.successor
+    assert authority.successor
+    assert read.successor.private_key.private_numbers() == authority.successor.private_key.private_numbers()
+    assert authority_secret(read, "flotilla-system") == authority_secret(authority, "flotilla-system")
 
 
 @pytest.mark.parametrize(
@@ -177,12 +300,14 @@ async def test_an_authority_is_renewed_and_its_predecessor_stays_trusted() -> No
         pytest.param({}, id="empty"),
         pytest.param({"ca.crt": "!", "ca.key": "!"}, id="not base64"),
         pytest.param({"ca.crt": base64.b64encode(b"x").decode(), "ca.key": ""}, id="not a certificate"),
+        pytest.param({"next.key": ""}, id="a successor without a certificate"),
     ],
 )
 async def test_a_broken_secret_is_replaced(data: dict[str, str]) -> None:
     """An edit by hand does not stop the control API for good."""
     async with a_world() as world:
-        manifest = authority_secret(make_authority(world.clock.now()), "flotilla-system") | {"data": data}
+        manifest = authority_secret(make_authority(world.clock.now()), "flotilla-system")
+        manifest["data"] = manifest["data"] | data if data else {}
         world.api.put(PATH, manifest)
         replica = world.replica()
         await replica.load()

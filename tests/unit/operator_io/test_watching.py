@@ -16,7 +16,7 @@ import pytest
 
 from fakes.apiserver import FakeApiServer, running_api_server
 from flotilla_operator.adapters import watching
-from flotilla_operator.adapters.certificates import make_authority, make_serving
+from flotilla_operator.adapters.authority import make_authority, make_serving
 from flotilla_operator.adapters.client import Connection
 from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
 from flotilla_operator.adapters.watching import WatchThread
