@@ -54,7 +54,7 @@ OPERATOR_ROUTER_ACK_SECONDS = "flotilla_operator_router_acknowledgement_seconds"
 OPERATOR_NAMESPACES_UNREADABLE = "flotilla_operator_namespaces_unreadable"
 """Watched namespaces that are left out because something in them may not be read."""
 OPERATOR_INJECTIONS = "flotilla_operator_injections_total"
-"""Pods that the admission webhook looked at. Labels: result (injected, unchanged, not_found, disabled, refused)."""
+"""Pods that the admission webhook looked at. Labels: result (injected, unchanged, not_found, disabled, refused, unavailable: the policy could not be read, failed: a mistake of the operator's)."""
 OPERATOR_ROUTERS_LAGGING = "flotilla_operator_routers_lagging"
 """Ready routers that do not serve the current snapshot. Labels: namespace, policy."""
 

@@ -29,6 +29,8 @@ from .adapters.lease import Elector, address_of, make_identity
 from .adapters.routers import RouterRegistry
 from .adapters.store import Store
 from .adapters.watching import WatchThread
+from .adapters.webhook import Webhook
+from .adapters.webhook_trust import WebhookTrust
 from .handlers import make_registry
 from .reconcile.dispatch import references
 from .reconcile.types import Key, Manifest
@@ -83,6 +85,7 @@ class Operator:
         self._elector = self._make_elector(clients.lease)
         self._runtime = self._make_runtime()
         self._control = self._make_control()
+        self._webhook, self._webhook_trust = self._make_webhook(), self._make_webhook_trust()
         self.admin = self._make_admin()
         telemetry.namespaces_unreadable.set_function(lambda: float(len(self._feed.unreadable)))
 
@@ -93,6 +96,7 @@ class Operator:
             await self._serve(stopping)
         finally:
             await self._elector.release()
+            await self._webhook.stop()
             await self._control.stop()
             await self._watches.stop()
             await self.admin.stop()
@@ -103,16 +107,19 @@ class Operator:
         await self._feed.fill()
         await self._certificates.load()
         await self._control.start(host, self._settings.control_port)
+        if self._settings.webhook_configuration:
+            await self._webhook.start(host, self._settings.webhook_port)
         self._watches.start()
 
     async def _serve(self, stopping: asyncio.Event) -> None:
         """What was begun ends before the Lease is given up, and the parts end only then."""
         async with asyncio.TaskGroup() as group:
-            parts = (self._feed, self._certificates, self._elector, self._runtime)
+            parts = (self._feed, self._certificates, self._elector, self._runtime, self._webhook_trust)
             tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
             await stopping.wait()
             await self._runtime.drain(DRAIN_SECONDS)
             await self._elector.release()
+            await self._webhook.settle()
             for task in tasks:
                 task.cancel()
 
@@ -133,7 +140,7 @@ class Operator:
             namespace=self._settings.namespace,
             names=self._settings.control_names,
             address=self._settings.pod_ip,
-            changed=self._wake_policies,
+            changed=self._spread_authority,
         )
 
     def _make_elector(self, client: Client) -> Elector:
@@ -174,8 +181,27 @@ class Operator:
             exists=lambda key: self._store.get(ref_of(key)) is not None,
         )
 
+    def _make_webhook(self) -> Webhook:
+        return Webhook(
+            self._store,
+            self._client,
+            certificates=self._certificates,
+            settings=self._settings.for_children(),
+            telemetry=self._telemetry,
+        )
+
+    def _make_webhook_trust(self) -> WebhookTrust:
+        return WebhookTrust(
+            self._client,
+            self._clock,
+            name=self._settings.webhook_configuration,
+            bundle=lambda: self._certificates.bundle,
+            leading=lambda: self._elector.leading,
+        )
+
     def _make_admin(self) -> Admin:
         feed, control, certificates, watches = self._feed, self._control, self._certificates, self._watches
+        webhook, webhook_wanted = self._webhook, bool(self._settings.webhook_configuration)
         return Admin(
             self._telemetry,
             health={
@@ -186,6 +212,7 @@ class Operator:
                 "store": lambda: "" if feed.filled else "not filled yet",
                 "certificates": lambda: "" if certificates.loaded else "not loaded yet",
                 "control API": lambda: "" if control.listening else "not listening yet",
+                "webhook": lambda: "" if webhook.listening or not webhook_wanted else "not listening yet",
             },
         )
 
@@ -195,7 +222,9 @@ class Operator:
     def _wake(self, key: Key) -> None:
         self._runtime.wake(key)
 
-    def _wake_policies(self) -> None:
+    def _spread_authority(self) -> None:
+        """Routers hear of the authorities by their ConfigMap, the API server by the webhook's configuration."""
+        self._webhook_trust.wake()
         for key in self._store.owners():
             if key.kind == "RoutingPolicy":
                 self._runtime.wake(key)
@@ -204,6 +233,7 @@ class Operator:
         """What was published under an earlier Lease is never served under this one."""
         self._telemetry.leader.set(leading)
         self._registry.release_all()
+        self._webhook_trust.wake()
         if leading:
             self._runtime.open(self._store.owners())
         else:

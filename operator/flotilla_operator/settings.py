@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT
+from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT, SIDECAR_ADMIN_PORT, SIDECAR_PORT, WEBHOOK_PORT
 
 from .resources.settings import OperatorSettings
 
@@ -37,13 +37,20 @@ class Settings(BaseModel):
     """Name of this replica, shown in the Lease and in events. Default: the host's name, which is the pod's."""
 
     pod_ip: str = Field("127.0.0.1", min_length=1)
-    """Address that both listeners bind to and that other replicas dial. Default: loopback, for a run outside a pod."""
+    """Address that the listeners bind to and that other replicas dial. Default: loopback, for a run outside a pod."""
 
     control_service: str = Field("flotilla-control", min_length=1)
     """Name of the Service in front of the control API: routers dial it, so the certificate is valid for it."""
 
     control_port: int = Field(CONTROL_PORT, ge=1, le=65535)
     """Port of the control API, on pods and on the Service."""
+
+    webhook_port: int = Field(WEBHOOK_PORT, ge=1, le=65535)
+    """Port of the admission webhook, on pods and on the Service."""
+
+    webhook_configuration: str = ""
+    """Name of the MutatingWebhookConfiguration that makes the API server call the webhook; its caBundle is kept right.
+    Default: none, and then nothing listens at the webhook's port."""
 
     admin_port: int = Field(OPERATOR_ADMIN_PORT, ge=1, le=65535)
     """Port of /healthz, /readyz and /metrics."""
@@ -66,6 +73,21 @@ class Settings(BaseModel):
 
     router_image_pull_secrets: tuple[str, ...] = ()
     """Secrets for pulling the router's image, with commas between; they must exist in each policy's namespace."""
+
+    sidecar_port: int = Field(SIDECAR_PORT, ge=1024, le=65535)
+    """Port of a sidecar on its pod's loopback, where the policy names none."""
+
+    sidecar_admin_port: int = Field(SIDECAR_ADMIN_PORT, ge=1024, le=65535)
+    """Port of a sidecar's health and metrics on its pod's address, where the policy names none."""
+
+    sidecar_cpu_request: str = "50m"
+    """CPU that a sidecar asks for, where the policy does not say. Default: some 600 requests a second."""
+
+    sidecar_memory_request: str = "64Mi"
+    """Memory that a sidecar asks for, where the policy does not say."""
+
+    sidecar_memory_limit: str = "256Mi"
+    """Memory at which a sidecar is killed, where the policy does not say."""
 
     lease_name: str = Field("flotilla-operator", min_length=1)
     """Name of the Lease that makes one replica the writer."""
@@ -98,6 +120,11 @@ class Settings(BaseModel):
             router_memory_request=self.router_memory_request,
             router_memory_limit=self.router_memory_limit,
             router_image_pull_secrets=self.router_image_pull_secrets,
+            sidecar_port=self.sidecar_port,
+            sidecar_admin_port=self.sidecar_admin_port,
+            sidecar_cpu_request=self.sidecar_cpu_request,
+            sidecar_memory_request=self.sidecar_memory_request,
+            sidecar_memory_limit=self.sidecar_memory_limit,
         )
 
 

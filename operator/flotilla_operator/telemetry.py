@@ -54,6 +54,9 @@ class Telemetry:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=registry,
         )
+        self.injections = Counter(
+            names.OPERATOR_INJECTIONS, "Pods that the admission webhook looked at.", ["result"], registry=registry
+        )
         self.routers_lagging = Gauge(
             names.OPERATOR_ROUTERS_LAGGING,
             "Connected routers that do not serve the current snapshot.",

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from flotilla_operator.adapters.client import STRATEGIC_MERGE
 from flotilla_operator.adapters.kinds import CORE_EVENT, KINDS, Kind
 
 Json = dict[str, Any]
@@ -67,7 +68,8 @@ class FakeApiServer:
             return web.json_response(failure, status=failure["code"])
         if request.method == "GET":
             return self._get(request.path)
-        answers = {"POST": self._post, "PUT": self._put, "PATCH": self._patch}
+        patch = self._merge if request.content_type == STRATEGIC_MERGE else self._patch
+        answers = {"POST": self._post, "PUT": self._put, "PATCH": patch}
         if request.method not in answers:
             return _status(405, "MethodNotAllowed")
         return answers[request.method](request.path, cast("Json", json.loads(await request.read())))
@@ -142,6 +144,26 @@ class FakeApiServer:
             return _status(409, "Conflict")
         metadata = {**(live or body)["metadata"], **body["metadata"]}
         return web.json_response(self.put(path, {**(live or {}), **body, "metadata": metadata}))
+
+    def _merge(self, path: str, body: Json) -> web.Response:
+        """A strategic merge patch."""
+        live = self.objects.get(path)
+        if live is None:
+            return _status(404, "NotFound")
+        if body["metadata"].get("resourceVersion") not in (None, live["metadata"]["resourceVersion"]):
+            return _status(409, "Conflict")
+        return web.json_response(self.put(path, _merged(live, body)))
+
+
+def _merged(live: Any, patch: Any) -> Any:
+    """Mappings by field, lists by their entries' names."""
+    if isinstance(live, list) and isinstance(patch, list):
+        patches = {each["name"]: each for each in cast("list[Json]", patch)}
+        return [_merged(each, patches.get(each["name"], {})) for each in cast("list[Json]", live)]
+    if isinstance(live, dict) and isinstance(patch, dict):
+        before, fields = cast("Json", live), cast("Json", patch)
+        return {**before, **{name: _merged(before.get(name), each) for name, each in fields.items()}}
+    return patch
 
 
 @asynccontextmanager

@@ -27,6 +27,11 @@ class VirtualClock:
         """Seconds since the clock was made."""
         return self._seconds
 
+    @property
+    def sleepers(self) -> int:
+        """How many wait for a moment to come."""
+        return sum(not future.done() for _, _, future in self._sleepers)
+
     async def sleep(self, seconds: float) -> None:
         """Returns once `advance` has passed the moment."""
         future = asyncio.get_running_loop().create_future()

@@ -29,6 +29,7 @@ from .kinds import Kind
 Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 JSON = "application/json"
 
 READ_TIMEOUT_SECONDS = 30.0
@@ -213,15 +214,18 @@ class Client:
         self._count(kind, "patch")
         return answer
 
-    async def merge(self, kind: Kind, patch: Manifest, *, manager: str) -> Manifest:
+    async def merge(self, kind: Kind, patch: Manifest, *, manager: str, strategic: bool = False) -> Manifest:
         """`patch` is merged into the object of its name; fields that are None and lists that it replaces are gone.
+
+        `strategic`: of lists that Kubernetes merges by a key, entries that `patch` does not name stay.
 
         Raises:
             OperatorError: see the tree; OutdatedError when metadata.resourceVersion is not the live object's.
         """
-        path = kind.path(patch["metadata"]["namespace"], patch["metadata"]["name"])
+        path = kind.path(patch["metadata"].get("namespace", ""), patch["metadata"]["name"])
+        content_type = STRATEGIC_MERGE if strategic else MERGE
         query = {"fieldManager": manager}
-        answer = await self._request("PATCH", path, query=query, body=patch, content_type=MERGE)
+        answer = await self._request("PATCH", path, query=query, body=patch, content_type=content_type)
         self._count(kind, "patch")
         return answer
 

@@ -85,6 +85,15 @@ ACCESS_REVIEW = Kind(
     "SubjectAccessReview", "authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False, managed=False
 )
 
+WEBHOOK_CONFIGURATION = Kind(
+    "MutatingWebhookConfiguration",
+    "admissionregistration.k8s.io",
+    "v1",
+    "mutatingwebhookconfigurations",
+    namespaced=False,
+    managed=False,
+)
+
 
 def key_of(ref: ObjectRef) -> Key | None:
     """The key of a reference to an owner; None for other kinds."""

@@ -67,6 +67,21 @@ def test_settings_read_lists_numbers_and_empty_values() -> None:
     assert settings.control_address == "[fd00::1]:9443"
 
 
+def test_settings_of_sidecars_reach_those_who_make_them() -> None:
+    """What a policy does not say of its sidecars is the chart's."""
+    more = {
+        "FLOTILLA_SIDECAR_PORT": "4000",
+        "FLOTILLA_SIDECAR_ADMIN_PORT": "4001",
+        "FLOTILLA_SIDECAR_CPU_REQUEST": "1",
+        "FLOTILLA_SIDECAR_MEMORY_REQUEST": "2Mi",
+        "FLOTILLA_SIDECAR_MEMORY_LIMIT": "3Mi",
+    }
+    made = load_settings({**REQUIRED, **more}).for_children()
+
+    assert (made.sidecar_port, made.sidecar_admin_port) == (4000, 4001)
+    assert (made.sidecar_cpu_request, made.sidecar_memory_request, made.sidecar_memory_limit) == ("1", "2Mi", "3Mi")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
