@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -13,16 +12,14 @@ from e2e.fixtures import new_space
 from e2e.gateway import Gateway
 from e2e.load import load_on
 from e2e.objects import Manifest, a_policy, an_expert
-from e2e.steps import Space, is_ready, system_of
+from e2e.steps import OPERATOR, OPERATORS, Space, no_operator, operators_of, scale_operator, system_of
 from flotilla_api import metrics
 from flotilla_api.control import format_time
 from flotilla_api.names import PUBLISHED_KEY, SNAPSHOT_KEY, snapshot_name
 from localcluster.runner.control import kill_container
 from stack.flotilla import Stack
 
-OPERATOR = "flotilla-operator"
 TAKEOVER_SECONDS = 40
-REPLICAS = 2
 
 
 @pytest.fixture(scope="module")
@@ -41,32 +38,11 @@ def gateway(stack: Stack, fleet: Space) -> Generator[Gateway]:
     fleet.wait_ready("RoutingPolicy", "assist")
     fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
     yield fleet.gateway("assist")
-    _scale_operator(stack, REPLICAS)
+    scale_operator(stack, OPERATORS)
 
 
 def _policy(expert: str) -> Manifest:
     return a_policy("assist", experts=[expert])
-
-
-def _scale_operator(stack: Stack, count: int) -> None:
-    """That many operators are ready, or none is left."""
-    system = system_of(stack)
-    system.merge("Deployment", OPERATOR, {"spec": {"replicas": count}})
-    system.wait_for(lambda: len(_operators(stack)) == len([p for p in _operators(stack) if is_ready(p)]) == count, "it")
-
-
-def _operators(stack: Stack) -> list[Manifest]:
-    return [pod for pod in system_of(stack).list("Pod") if pod["metadata"]["name"].startswith(OPERATOR)]
-
-
-@contextmanager
-def _no_operator(stack: Stack) -> Generator[None]:
-    """No operator runs while the block does."""
-    _scale_operator(stack, 0)
-    try:
-        yield
-    finally:
-        _scale_operator(stack, REPLICAS)
 
 
 def _kill(stack: Stack, pod: Manifest) -> None:
@@ -82,7 +58,7 @@ def _leader(stack: Stack) -> str:
 def test_when_the_leader_dies_another_process_takes_over(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """The Lease goes to another process, and a policy edit is acknowledged by the routers again."""
     before = _leader(stack)
-    (leader,) = (pod for pod in _operators(stack) if before.startswith(pod["metadata"]["name"]))
+    (leader,) = (pod for pod in operators_of(stack) if before.startswith(pod["metadata"]["name"]))
 
     _kill(stack, leader)
     fleet.apply(_policy("second"))
@@ -95,7 +71,7 @@ def test_when_the_leader_dies_another_process_takes_over(stack: Stack, fleet: Sp
 def test_a_leader_that_is_deleted_hands_over(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """A leader that ends in order releases its Lease, and the standby goes on at once."""
     before = _leader(stack)
-    (leader,) = (pod for pod in _operators(stack) if before.startswith(pod["metadata"]["name"]))
+    (leader,) = (pod for pod in operators_of(stack) if before.startswith(pod["metadata"]["name"]))
 
     system_of(stack).delete("Pod", leader["metadata"]["name"])
     fleet.apply(_policy("second"))
@@ -107,7 +83,7 @@ def test_a_leader_that_is_deleted_hands_over(stack: Stack, fleet: Space, gateway
 def test_requests_go_on_when_every_operator_is_killed(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """No router needs the operator to serve; when it is back it catches up with what was edited meanwhile."""
     with load_on(gateway) as load:
-        for pod in _operators(stack):
+        for pod in operators_of(stack):
             _kill(stack, pod)
         fleet.apply(_policy("second"))
         load.wait_for_more(30)
@@ -129,7 +105,7 @@ def test_what_is_deleted_while_the_operator_is_away_is_noticed(stack: Stack, spa
         space.wait_condition("Expert", name, "Ready", "False", "ScaledToZero")
     space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
 
-    with _no_operator(stack):
+    with no_operator(stack):
         space.delete("Service", "stays-expert")
         space.delete("Expert", "goes")
         space.delete("Expert", "dies")
@@ -147,7 +123,7 @@ def test_what_is_deleted_while_the_operator_is_away_is_noticed(stack: Stack, spa
 def test_an_invalid_snapshot_leaves_the_last_good_one_in_use(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """A router without its operator reads the ConfigMap; what does not validate is counted and changes nothing."""
     name = snapshot_name("assist")
-    with _no_operator(stack):
+    with no_operator(stack):
         good = fleet.get("ConfigMap", name)["data"][SNAPSHOT_KEY]
         broken = json.dumps({**json.loads(good), "timeouts": {"connectSeconds": -1}})
         with load_on(gateway) as load:
@@ -167,7 +143,7 @@ def test_an_invalid_snapshot_leaves_the_last_good_one_in_use(stack: Stack, fleet
 
 def test_a_gateway_starts_without_the_operator(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """A router that is replaced while no operator runs starts from the ConfigMap and serves."""
-    with _no_operator(stack):
+    with no_operator(stack):
         (old,) = fleet.ready_pods("RoutingPolicy", "assist")
         fleet.delete("Pod", old["metadata"]["name"])
         fleet.wait_for(

@@ -1,9 +1,10 @@
-"""A policy's gateway as its clients, Prometheus and whoever reads its logs see it."""
+"""A policy's routers, its gateway above all, as their clients, Prometheus and whoever reads their logs see them."""
 
 from __future__ import annotations
 
 import json
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,27 +25,32 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
-    """A gateway and the key that is shown to it."""
+class Router(ABC):
+    """What all routers of a policy have in common; `key` is shown to it, '' for none."""
 
     stack: Stack
     namespace: str
     policy: str
     key: str
 
-    @classmethod
-    def of(cls, stack: Stack, namespace: str, policy: str, key: str | None) -> Self:
-        """A client of the tests, or whoever holds `key`; '' shows none."""
-        return cls(stack, namespace, policy, CLIENT_KEY if key is None else key)
-
     @property
+    @abstractmethod
     def url(self) -> str:
         """Its base URL, ending in /v1."""
-        return self.stack.gateway_address(self.namespace, self.policy)
 
-    def with_key(self, key: str) -> Gateway:
-        """The same for another client."""
-        return replace(self, key=key)
+    @property
+    @abstractmethod
+    def container(self) -> str:
+        """Name of its containers."""
+
+    @property
+    @abstractmethod
+    def admin_port(self) -> int:
+        """Of its metrics, on its pods' addresses."""
+
+    @abstractmethod
+    def live_pods(self) -> list[Json]:
+        """Its pods, those that end too."""
 
     @contextmanager
     def client(self, *, keep_alive: bool = True, verify: ssl.SSLContext | bool = True) -> Generator[httpx.Client]:
@@ -82,16 +88,16 @@ class Gateway:
 
     def pods(self) -> list[str]:
         """Names of its pods, those that end too."""
-        return [pod["metadata"]["name"] for pod in self._pods()]
+        return [pod["metadata"]["name"] for pod in self.live_pods()]
 
     def log_lines(self) -> list[Json]:
         """What all routers of the policy logged."""
-        texts = (self.stack.cluster.logs(self.namespace, name, ROUTER_CONTAINER) for name in self.pods())
+        texts = (self.stack.cluster.logs(self.namespace, name, self.container) for name in self.pods())
         return [json.loads(line) for text in texts for line in text.splitlines() if line.startswith("{")]
 
     def raw_log(self) -> str:
         """The same as text."""
-        return "".join(self.stack.cluster.logs(self.namespace, name, ROUTER_CONTAINER) for name in self.pods())
+        return "".join(self.stack.cluster.logs(self.namespace, name, self.container) for name in self.pods())
 
     def line_of(self, request_id: str) -> Json:
         """The canonical log line of a request; it is written a moment after the answer."""
@@ -111,10 +117,41 @@ class Gateway:
 
     def _expositions(self) -> list[str]:
         with httpx.Client(trust_env=False, timeout=10) as client:
-            urls = [f"http://{pod['status']['podIP']}:{ROUTER_ADMIN_PORT}/metrics" for pod in self._pods()]
+            urls = [f"http://{pod['status']['podIP']}:{self.admin_port}/metrics" for pod in self.live_pods()]
             return [client.get(url).raise_for_status().text for url in urls]
 
-    def _pods(self) -> list[Json]:
+
+class Gateway(Router):
+    """A gateway and the key that is shown to it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, stack: Stack, namespace: str, policy: str, key: str | None) -> Self:
+        """A client of the tests, or whoever holds `key`; '' shows none."""
+        return cls(stack, namespace, policy, CLIENT_KEY if key is None else key)
+
+    def with_key(self, key: str) -> Gateway:
+        """The same for another client."""
+        return replace(self, key=key)
+
+    @property
+    def url(self) -> str:
+        """Its Service's."""
+        return self.stack.gateway_address(self.namespace, self.policy)
+
+    @property
+    def container(self) -> str:
+        """Name of its containers."""
+        return ROUTER_CONTAINER
+
+    @property
+    def admin_port(self) -> int:
+        """Of its metrics."""
+        return ROUTER_ADMIN_PORT
+
+    def live_pods(self) -> list[Json]:
+        """Its pods, those that end too."""
         selector = f"{KIND_LABEL}=RoutingPolicy,{OWNER_LABEL}={self.policy}"
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         return self.stack.cluster.api.get(path, params={"labelSelector": selector}).raise_for_status().json()["items"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,16 @@ import httpx
 
 from e2e.gateway import Gateway
 from e2e.objects import PROVIDER_CA, PROVIDER_KEYS, Manifest, a_secret, client_keys
-from flotilla_api.names import KIND_LABEL, OWNER_LABEL
+from flotilla_api.names import KIND_LABEL, OPERATOR_ADMIN_PORT, OWNER_LABEL
 from localcluster.runner.control import kill_container
 from stack.flotilla import SYSTEM_NAMESPACE, Stack, quickstart_provider_key
 from stack.provider import start_provider
 
 READY_SECONDS = 60.0
 MANAGER = "e2e"
+OPERATOR = "flotilla-operator"
+OPERATORS = 2
+"""Replicas that the chart asks for."""
 
 _PLURALS = {
     "AcceleratorProfile": "/apis/flotilla.dev/v1alpha1/acceleratorprofiles",
@@ -25,6 +29,9 @@ _PLURALS = {
     "Fallback": "/apis/flotilla.dev/v1alpha1/{}/fallbacks",
     "RoutingPolicy": "/apis/flotilla.dev/v1alpha1/{}/routingpolicies",
     "Deployment": "/apis/apps/v1/{}/deployments",
+    "Job": "/apis/batch/v1/{}/jobs",
+    "MutatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+    "Namespace": "/api/v1/namespaces",
     "ReplicaSet": "/apis/apps/v1/{}/replicasets",
     "ControllerRevision": "/apis/apps/v1/{}/controllerrevisions",
     "PodDisruptionBudget": "/apis/policy/v1/{}/poddisruptionbudgets",
@@ -225,6 +232,42 @@ def provider_of(stack: Stack) -> Engine:
     space.wait_for(lambda: any(is_ready(pod) for pod in space.list("Pod", app="provider")), "the provider")
     pod = next(pod for pod in space.list("Pod", app="provider") if is_ready(pod))
     return Engine(pod, f"https://{pod['status']['podIP']}:8443", stack, "provider")
+
+
+def operators_of(stack: Stack) -> list[Manifest]:
+    """The operator's pods, those that end too."""
+    return [each for each in system_of(stack).list("Pod") if each["metadata"]["name"].startswith(OPERATOR)]
+
+
+def operator_expositions(stack: Stack) -> list[str]:
+    """What Prometheus reads of each operator that is Ready."""
+    addresses = [pod["status"]["podIP"] for pod in operators_of(stack) if is_ready(pod)]
+    return [
+        httpx.get(f"http://{each}:{OPERATOR_ADMIN_PORT}/metrics", trust_env=False).raise_for_status().text
+        for each in addresses
+    ]
+
+
+def scale_operator(stack: Stack, count: int) -> None:
+    """That many operators are Ready, or none is left."""
+    system = system_of(stack)
+    system.merge("Deployment", OPERATOR, {"spec": {"replicas": count}})
+
+    def is_scaled() -> bool:
+        pods = operators_of(stack)
+        return len(pods) == count and all(map(is_ready, pods))
+
+    system.wait_for(is_scaled, f"{count} operators")
+
+
+@contextmanager
+def no_operator(stack: Stack) -> Generator[None]:
+    """No operator runs while the block does."""
+    scale_operator(stack, 0)
+    try:
+        yield
+    finally:
+        scale_operator(stack, OPERATORS)
 
 
 def system_of(stack: Stack) -> Space:

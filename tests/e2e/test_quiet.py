@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-import httpx
-
 from e2e.gateway import sample_sum
 from e2e.objects import Manifest, a_policy, an_expert, an_external_fallback
-from e2e.steps import Space, is_ready, system_of
+from e2e.steps import OPERATOR, Space, operator_expositions, system_of
 from flotilla_api import metrics
-from flotilla_api.names import OPERATOR_ADMIN_PORT
 from stack.flotilla import Stack
 
 OWNERS = {"Expert", "Fallback", "RoutingPolicy"}
@@ -30,11 +27,7 @@ def _events(space: Space, name: str) -> Counter[str]:
 
 def _operator_writes(stack: Stack) -> float:
     """Writes of all operator replicas, their Lease's apart."""
-    pods = [pod for pod in system_of(stack).list("Pod") if is_ready(pod)]
-    texts = [
-        httpx.get(f"http://{pod['status']['podIP']}:{OPERATOR_ADMIN_PORT}/metrics", trust_env=False).text
-        for pod in pods
-    ]
+    texts = operator_expositions(stack)
     every = sum(sample_sum(text, metrics.OPERATOR_API_WRITES, {}) for text in texts)
     return every - sum(sample_sum(text, metrics.OPERATOR_API_WRITES, {"resource": "leases"}) for text in texts)
 
@@ -52,7 +45,7 @@ def _renewals(stack: Stack, count: int) -> None:
 
 
 def _renewed(system: Space) -> str:
-    return system.get("Lease", "flotilla-operator")["spec"]["renewTime"]
+    return system.get("Lease", OPERATOR)["spec"]["renewTime"]
 
 
 def _versions(space: Space) -> dict[tuple[str, str], str]:
