@@ -13,10 +13,20 @@ import pytest
 import yaml
 
 from flotilla_api.crds import KINDS, make_crd
-from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT
+from flotilla_api.names import (
+    CONTROL_PORT,
+    KIND_LABEL,
+    OPERATOR_ADMIN_PORT,
+    POLICY_LABEL,
+    SIDECAR_ADMIN_PORT,
+    SIDECAR_PORT,
+    WEBHOOK_PORT,
+)
 from flotilla_operator.adapters.authority import SECRET_NAME
 from flotilla_operator.adapters.kinds import OWNER_KINDS
+from flotilla_operator.adapters.webhook import ANSWER_SECONDS, INJECT_PATH
 from flotilla_operator.reconcile.dispatch import CHILD_KINDS
+from flotilla_operator.resources.sidecar import ADMIN_PORT_NAME
 from flotilla_operator.settings import PREFIX, Settings, load_settings
 from localcluster.tools import CommandError, helm_lint, helm_template
 
@@ -39,6 +49,11 @@ FULL: Manifest = {
         "podAnnotations": {"example.com/owner": "platform"},
     },
     "router": {"pullSecrets": ["registry", "mirror"]},
+    "sidecar": {
+        "port": 4000,
+        "adminPort": 4001,
+        "resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "1Gi"}},
+    },
     "serviceAccount": {"annotations": {"example.com/role": "flotilla"}},
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -131,6 +146,8 @@ def test_versions_are_those_of_the_distribution() -> None:
         pytest.param(
             {"router": {"resources": {"limits": {"memory": "lots"}}}}, "does not match pattern", id="quantity"
         ),
+        pytest.param({"sidecar": {"port": 80}}, "minimum: got 80, want 1,024", id="a port for root alone"),
+        pytest.param({"sidecar": {"port": 4000, "adminPort": 4000}}, "must differ", id="one port for two listeners"),
     ],
 )
 def test_wrong_value_is_refused(values: Manifest, message: str) -> None:
@@ -180,6 +197,7 @@ def test_chart_and_operator_have_the_same_defaults(rendered: list[Manifest]) -> 
     """What values.yaml documents is what holds without a chart, too."""
     environment = _environment(rendered)
     required = {"FLOTILLA_ENGINE_IMAGE", "FLOTILLA_ROUTER_IMAGE", "FLOTILLA_NAMESPACE", "FLOTILLA_POD_NAME"}
+    required |= {"FLOTILLA_WEBHOOK_CONFIGURATION"}  # without a chart there is none
     given = {name: value for name, value in environment.items() if value != "from the pod" or name in required}
     minimal = {name: value for name, value in given.items() if name in required}
 
@@ -192,6 +210,9 @@ def test_values_reach_the_operator() -> None:
 
     assert settings.watch_namespaces == ("agents", "lab")
     assert settings.router_image_pull_secrets == ("registry", "mirror")
+    assert (settings.sidecar_port, settings.sidecar_admin_port) == (4000, 4001)
+    assert (settings.sidecar_cpu_request, settings.sidecar_memory_limit) == ("10m", "1Gi")
+    assert settings.sidecar_memory_request == "64Mi"
 
 
 def test_ports_are_those_of_the_contract(rendered: list[Manifest]) -> None:
@@ -199,12 +220,114 @@ def test_ports_are_those_of_the_contract(rendered: list[Manifest]) -> None:
     (container,) = _pod_template(rendered)["spec"]["containers"]
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
         "control": CONTROL_PORT,
+        "webhook": WEBHOOK_PORT,
         "admin": OPERATOR_ADMIN_PORT,
     }
 
-    services = {service["metadata"]["name"]: service["spec"]["ports"][0] for service in _of_kind(rendered, "Service")}
-    assert services[_environment(rendered)["FLOTILLA_CONTROL_SERVICE"]]["port"] == CONTROL_PORT
-    assert services["flotilla-metrics"]["targetPort"] == "admin"
+    services = {
+        service["metadata"]["name"]: {port["targetPort"]: port["port"] for port in service["spec"]["ports"]}
+        for service in _of_kind(rendered, "Service")
+    }
+    assert services == {
+        _environment(rendered)["FLOTILLA_CONTROL_SERVICE"]: {"control": CONTROL_PORT, "webhook": WEBHOOK_PORT},
+        "flotilla-metrics": {"admin": OPERATOR_ADMIN_PORT},
+    }
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert (values["sidecar"]["port"], values["sidecar"]["adminPort"]) == (SIDECAR_PORT, SIDECAR_ADMIN_PORT)
+
+
+def _webhook(manifests: list[Manifest]) -> Manifest:
+    (configuration,) = _of_kind(manifests, "MutatingWebhookConfiguration")
+    (webhook,) = configuration["webhooks"]
+    return webhook
+
+
+def _selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    """As the API server decides."""
+    decide = {
+        "Exists": lambda value, _: value is not None,
+        "DoesNotExist": lambda value, _: value is None,
+        "In": lambda value, values: value in values,
+        "NotIn": lambda value, values: value not in values,
+    }
+    found = (labels.get(each["key"]) for each in selector["matchExpressions"])
+    return all(
+        decide[each["operator"]](value, each.get("values"))
+        for each, value in zip(selector["matchExpressions"], found, strict=True)
+    )
+
+
+def test_the_webhook_reaches_the_operator_and_blocks_nobody(rendered: list[Manifest]) -> None:
+    """The operator answers before the API server gives up, and a pod is created whatever happens."""
+    webhook = _webhook(rendered)
+
+    service = webhook["clientConfig"]["service"]
+    assert (service["name"], service["namespace"]) == ("flotilla-control", "flotilla-system")
+    assert (service["port"], service["path"]) == (WEBHOOK_PORT, INJECT_PATH)
+    assert "caBundle" not in webhook["clientConfig"]
+    assert webhook["failurePolicy"] == "Ignore"
+    assert webhook["timeoutSeconds"] > ANSWER_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("labels", "asked"),
+    [
+        pytest.param({POLICY_LABEL: "support"}, True, id="an agent"),
+        pytest.param({"app": "agent"}, False, id="any pod"),
+        pytest.param({POLICY_LABEL: "support", KIND_LABEL: "RoutingPolicy"}, False, id="our own child"),
+    ],
+)
+def test_only_agents_pods_pass_the_webhook(rendered: list[Manifest], labels: dict[str, str], asked: bool) -> None:
+    """Every other pod of the cluster is created without it."""
+    assert _selects(_webhook(rendered)["objectSelector"], labels) is asked
+
+
+@pytest.mark.parametrize(
+    ("values", "namespace", "asked"),
+    [
+        pytest.param({}, "agents", True, id="any namespace"),
+        pytest.param({}, "kube-system", False, id="of Kubernetes itself"),
+        pytest.param({}, "flotilla-system", False, id="the operator's own"),
+        pytest.param({"watchNamespaces": ["agents"]}, "agents", True, id="one that is watched"),
+        pytest.param({"watchNamespaces": ["agents"]}, "other", False, id="one that is not watched"),
+        pytest.param({"watchNamespaces": ["flotilla-system"]}, "flotilla-system", False, id="the own, even if watched"),
+    ],
+)
+def test_only_pods_of_served_namespaces_pass_the_webhook(values: Manifest, namespace: str, asked: bool) -> None:
+    """The operator's own pods never wait for the operator."""
+    selector = _webhook(render(values))["namespaceSelector"]
+
+    assert _selects(selector, {"kubernetes.io/metadata.name": namespace}) is asked
+
+
+def test_the_operator_may_write_no_other_webhook(rendered: list[Manifest]) -> None:
+    """One by name, and not create or delete it: whoever may write webhooks may read every Secret that is created."""
+    rules = [r for r in _rules(rendered, "ClusterRole") if "admissionregistration.k8s.io" in r["apiGroups"]]
+    (configuration,) = _of_kind(rendered, "MutatingWebhookConfiguration")
+
+    assert [(rule["resourceNames"], rule["verbs"]) for rule in rules] == [
+        ([configuration["metadata"]["name"]], ["get", "patch"])
+    ]
+    assert _environment(rendered)["FLOTILLA_WEBHOOK_CONFIGURATION"] == configuration["metadata"]["name"]
+
+
+def test_without_the_webhook_nothing_of_it_is_left() -> None:
+    """No listener, no port, no right: sidecars then come from `flotilla inject` alone."""
+    manifests = render({"sidecar": {"enabled": False}})
+
+    assert "webhook" not in yaml.safe_dump_all(
+        [m for m in manifests if m["kind"] != "CustomResourceDefinition"]
+    ).replace("flotilla.dev", "")
+    assert load_settings(_environment(manifests)).webhook_configuration == ""
+
+
+def test_prometheus_finds_the_sidecars() -> None:
+    """By the label that asks for one, at the port that the sidecar names."""
+    (monitor,) = [m for m in _of_kind(render(FULL), "PodMonitor") if m["metadata"]["name"] == "flotilla-sidecars"]
+
+    assert _selects(monitor["spec"]["selector"], {POLICY_LABEL: "support"})
+    assert not _selects(monitor["spec"]["selector"], {"app": "agent"})
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == [ADMIN_PORT_NAME]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +385,8 @@ def test_rights_over_workloads_are_what_the_operator_writes(rendered: list[Manif
     children = {
         (child.api_version.rpartition("/")[0], child.plural) for kinds in CHILD_KINDS.values() for child in kinds
     }
-    grants = _grants(_rules(rendered, "ClusterRole"))
+    workloads = (r for r in _rules(rendered, "ClusterRole") if "admissionregistration.k8s.io" not in r["apiGroups"])
+    grants = _grants(workloads)
 
     assert {(group, resource) for group, resource, verb in grants if verb == "delete"} == children
     assert {

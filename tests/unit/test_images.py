@@ -21,7 +21,7 @@ from flotilla_api import names
 ROOT = Path(__file__).parents[2]
 IMAGES = ("operator", "router")
 PORTS = {
-    "operator": {names.OPERATOR_ADMIN_PORT, names.CONTROL_PORT},
+    "operator": {names.OPERATOR_ADMIN_PORT, names.CONTROL_PORT, names.WEBHOOK_PORT},
     "router": {names.GATEWAY_PORT, names.GATEWAY_TLS_PORT, names.ROUTER_ADMIN_PORT},
 }
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -17,6 +17,11 @@
 {{ include "flotilla.fullname" . }}-control
 {{- end -}}
 
+{{/* Name of the MutatingWebhookConfiguration. */}}
+{{- define "flotilla.sidecars" -}}
+{{ include "flotilla.fullname" . }}-sidecars
+{{- end -}}
+
 {{- define "flotilla.selector" -}}
 app.kubernetes.io/name: flotilla
 app.kubernetes.io/instance: {{ .Release.Name }}
