@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,17 +244,20 @@ def _webhook(manifests: list[Manifest]) -> Manifest:
 
 def _selects(selector: Manifest, labels: dict[str, str]) -> bool:
     """As the API server decides."""
-    decide = {
-        "Exists": lambda value, _: value is not None,
-        "DoesNotExist": lambda value, _: value is None,
-        "In": lambda value, values: value in values,
-        "NotIn": lambda value, values: value not in values,
-    }
-    found = (labels.get(each["key"]) for each in selector["matchExpressions"])
     return all(
-        decide[each["operator"]](value, each.get("values"))
-        for each, value in zip(selector["matchExpressions"], found, strict=True)
+        _holds(each["operator"], labels.get(each["key"]), each.get("values", ()))
+        for each in selector["matchExpressions"]
     )
+
+
+def _holds(operator: str, value: str | None, values: Sequence[str]) -> bool:
+    found = {
+        "Exists": value is not None,
+        "DoesNotExist": value is None,
+        "In": value in values,
+        "NotIn": value not in values,
+    }
+    return found[operator]
 
 
 def test_the_webhook_reaches_the_operator_and_blocks_nobody(rendered: list[Manifest]) -> None:
