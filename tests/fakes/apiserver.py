@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -42,8 +42,10 @@ class FakeApiServer:
     """Method and path of requests that wait."""
     unserved: frozenset[str] = frozenset()
     """Plurals of kinds that discovery does not know yet."""
-    reviews: dict[str, Json] = field(default_factory=dict[str, Json])
-    """By path of a review kind: the `status` that it gets."""
+    reviews: dict[str, Json | Callable[[Json], Json]] = field(
+        default_factory=dict[str, "Json | Callable[[Json], Json]"]
+    )
+    """By path of a review kind: the `status` that it gets, or what makes it from the review's spec."""
     watches: list[str] = field(default_factory=list[str])
     """Paths of watches that were begun."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -119,7 +121,9 @@ class FakeApiServer:
 
     def _post(self, path: str, body: Json) -> web.Response:
         if path in self.reviews:
-            return web.json_response({**body, "status": self.reviews[path]}, status=201)
+            review = self.reviews[path]
+            status = review(body["spec"]) if callable(review) else review
+            return web.json_response({**body, "status": status}, status=201)
         name = f"{path}/{body['metadata']['name']}"
         if name in self.objects:
             return _status(409, "AlreadyExists")

@@ -31,6 +31,8 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 JSON = "application/json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 READ_TIMEOUT_SECONDS = 30.0
 WRITE_TIMEOUT_SECONDS = 4.0
@@ -154,7 +156,7 @@ class Client:
                 limit=connections, ssl=connection.ssl_context() if connection.server.startswith("https:") else False
             ),
             timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS),
-            headers={"User-Agent": "flotilla-operator", "Accept": "application/json"},
+            headers={"User-Agent": "flotilla-operator"},
         )
 
     async def __aenter__(self) -> Self:
@@ -170,6 +172,26 @@ class Client:
             OperatorError: see the tree; NotFoundError where there is none.
         """
         return await self._request("GET", path, query=query)
+
+    async def get_metadata(self, kind: Kind, namespace: str, name: str) -> Manifest:
+        """The metadata of a live object.
+
+        Raises:
+            OperatorError: see the tree; NotFoundError where there is none.
+        """
+        answer = await self._request("GET", kind.path(namespace, name), accept=METADATA)
+        return cast("Manifest", answer["metadata"])
+
+    async def list_metadata(
+        self, kind: Kind, namespace: str, *, label_selector: str, field_selector: str
+    ) -> Sequence[Manifest]:
+        """The metadata of each object of `kind` in `namespace` ('': all) that the selectors match.
+
+        It is what the API server holds in its cache, which may be moments old: no other list costs it so little.
+        """
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "resourceVersion": "0"}
+        answer = await self._request("GET", kind.collection_path(namespace), query=query, accept=METADATA_LIST)
+        return [item["metadata"] for item in cast("list[Manifest]", answer.get("items") or [])]
 
     async def list_objects(
         self, kind: Kind, namespace: str, *, field_selector: str = ""
@@ -243,9 +265,11 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
     ) -> Manifest:
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         try:
-            status, answer = await self._exchange(verb, path, query, body, content_type)
+            status, answer = await self._exchange(verb, path, query, body, headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             self._failed(verb, "unreachable")
             self.reachability.failed(error)
@@ -257,12 +281,14 @@ class Client:
         raise api_error(status, answer)
 
     async def _exchange(
-        self, verb: Verb, path: str, query: Mapping[str, str] | None, body: Manifest | None, content_type: str
+        self,
+        verb: Verb,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Manifest | None,
+        headers: Mapping[str, str],
     ) -> tuple[int, Manifest]:
         authorization = self._connection.authorization()
-        headers = {"Content-Type": content_type} if body is not None else {}
-        if authorization:
-            headers["Authorization"] = authorization
         async with (
             asyncio.timeout(READ_TIMEOUT_SECONDS if verb == "GET" else WRITE_TIMEOUT_SECONDS),
             self._session.request(
@@ -270,7 +296,7 @@ class Client:
                 path,
                 params=query,
                 data=json.dumps(body).encode() if body is not None else None,
-                headers=headers,
+                headers={**headers, "Authorization": authorization} if authorization else headers,
                 server_hostname=self._connection.server_name,
             ) as response,
         ):

@@ -5,26 +5,40 @@ digest than `digest` (what the router serves) and `rejected` (what it refused, f
 may be repeated, is what it misses, as kind:target:text. 200: the snapshot, its digest in `x-flotilla-digest`, its place
 among the policy's snapshots in `snapshot-published-at`. 204: no news for 30 s, ask again. A replica that does not hold
 the Lease passes the request on to the one that does.
+
+`POST /v1/tokens/{namespace}/{policy}` with `{"token": ...}` says whose token a sidecar showed to its gateway; see
+`flotilla_api.control.REVIEW_PATH`. Every replica answers that itself: sidecars' calls do not wait for a Lease.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
 
-from flotilla_api.control import DIGEST_HEADER, PROBLEMS_MAX, PUBLISHED_HEADER, TEXT_MAX_CHARACTERS, Problem
+from flotilla_api.control import (
+    DIGEST_HEADER,
+    PROBLEMS_MAX,
+    PUBLISHED_HEADER,
+    REVIEW_PATH,
+    TEXT_MAX_CHARACTERS,
+    Problem,
+)
 from flotilla_operator.ports import OperatorError
 from flotilla_operator.reconcile.types import Acknowledgement, Key
 from flotilla_operator.telemetry import LOGGER, fields
 
-from .access import Access, Caller, Denied
+from .access import Access, Admission
 from .certificates import Certificates
 from .routers import POLL_SECONDS, Report, RouterRegistry
+from .tokens import TOKEN_MAX_CHARACTERS, Denied
 
 FORWARDED_HEADER = "x-flotilla-forwarded"
 """On a request that a standby passed on: it is never passed on again."""
@@ -39,6 +53,10 @@ IDLE_SECONDS = 75.0
 """A connection without a request is closed after this; a router polls again within seconds."""
 PASSED_ON_MAX = 4096
 """Polls that a standby passes on at a time: half the routers of a fleet, and no flood."""
+BODY_MAX_BYTES = 2 * TOKEN_MAX_CHARACTERS
+"""Of a request for a review: the longest token and its frame."""
+BODY_SECONDS = 5.0
+"""How long it may take to arrive."""
 CONNECT_TIMEOUT_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 
@@ -84,8 +102,9 @@ class ControlApi:
 
     async def start(self, host: str, port: int) -> None:
         """It listens on `host`:`port` (0: any free one). The certificates must have been loaded."""
-        app = web.Application()
+        app = web.Application(client_max_size=BODY_MAX_BYTES)
         app.router.add_get(SNAPSHOT_PATH, self._snapshot)
+        app.router.add_post(REVIEW_PATH, self._review)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=POLL_SECONDS + 15, sock_connect=CONNECT_TIMEOUT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),
@@ -122,18 +141,36 @@ class ControlApi:
                 return await self._pass_on(request)
             return await self._answer(request, key)
         except OperatorError as error:
-            logger.warning("control request not answered", extra=fields(policy=str(key), reason=str(error)))
-            return unavailable("the Kubernetes API does not answer; try again")
+            return _unanswered(key, error)
+
+    async def _review(self, request: web.Request) -> web.StreamResponse:
+        key = _parse_key(request)
+        if key is None:
+            return problem(404, "NotFound", "the path is /v1/tokens/NAMESPACE/POLICY")
+        try:
+            authorization = request.headers.get("Authorization", "")
+            gateway = await self._access.admit_gateway(authorization, key.namespace, key.name)
+            if isinstance(gateway, Denied):
+                return _denial(gateway)
+            token = await _read_token(request)
+            if token is None:
+                return problem(400, "BadRequest", f'the body is {{"token": TEXT}}, of at most {BODY_MAX_BYTES} bytes')
+            sidecar = await self._access.review(token, key.namespace, key.name)
+        except OperatorError as error:
+            return _unanswered(key, error)
+        if isinstance(sidecar, Denied):
+            return problem(sidecar.status, "TokenRefused", sidecar.message)
+        return web.json_response({"pod": sidecar.pod})
 
     async def _answer(self, request: web.Request, key: Key) -> web.StreamResponse:
-        caller = await self._access.admit(request.headers.get("Authorization", ""), key.namespace, key.name)
-        if isinstance(caller, Denied):
-            return problem(caller.status, "Unauthorized" if caller.status == 401 else "Forbidden", caller.message)
+        admission = await self._access.admit(request.headers.get("Authorization", ""), key.namespace, key.name)
+        if isinstance(admission, Denied):
+            return _denial(admission)
         if not self._registry.published(key) and not self._exists(key):
             return problem(404, "NotFound", f"{key} does not exist")
         if not self._leadership.leading():
             return unavailable("this replica does not hold the Lease any more; try again")
-        publication = await self._registry.poll(key, _report(request, caller))
+        publication = await self._registry.poll(key, _report(request, admission))
         if publication is None:
             return web.Response(status=204)
         snapshot = publication.snapshot
@@ -183,6 +220,27 @@ def unavailable(message: str) -> web.Response:
     return problem(503, "Unavailable", message, {"Retry-After": "1"})
 
 
+def _denial(denied: Denied) -> web.Response:
+    """Of a caller that may not ask at all."""
+    return problem(denied.status, "Unauthorized" if denied.status == 401 else "Forbidden", denied.message)
+
+
+def _unanswered(key: Key, error: OperatorError) -> web.Response:
+    logger.warning("control request not answered", extra=fields(policy=str(key), reason=str(error)))
+    return unavailable("the Kubernetes API does not answer; try again")
+
+
+async def _read_token(request: web.Request) -> str | None:
+    """The token that the body holds; None: it holds none, is too long, or does not arrive."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body: Any = json.loads(await request.read())
+    except (ValueError, TimeoutError, web.HTTPRequestEntityTooLarge):
+        return None
+    token = cast("dict[str, Any]", body).get("token") if isinstance(body, dict) else None
+    return token if isinstance(token, str) else None
+
+
 def _parse_key(request: web.Request) -> Key | None:
     namespace, policy = request.match_info["namespace"], request.match_info["policy"]
     return Key("RoutingPolicy", namespace, policy) if NAME.match(namespace) and NAME.match(policy) else None
@@ -200,8 +258,8 @@ def _invalid_query(request: web.Request) -> str:
     return ""
 
 
-def _report(request: web.Request, caller: Caller) -> Report:
-    query = request.query
+def _report(request: web.Request, admission: Admission) -> Report:
+    query, caller = request.query, admission.caller
     rejected = query.get("rejected", "")
     acknowledgement = Acknowledgement(
         pod=caller.pod,
@@ -209,5 +267,6 @@ def _report(request: web.Request, caller: Caller) -> Report:
         digest=query.get("digest", ""),
         rejected=(query.get("error", "") or "the router gave no reason") if rejected else "",
         problems=tuple(Problem.from_query(value) for value in query.getall("problem", [])),
+        sidecar=admission.sidecar,
     )
     return Report(acknowledgement, rejected)

@@ -76,6 +76,9 @@ KINDS: dict[str, Kind] = {
 }
 """Every kind in the store, by its name; names are unique among them."""
 
+AGENT_POD = Kind("Pod", "", "v1", "pods", managed=False)
+"""A pod that is not ours; never in the store."""
+
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases", managed=False)
 SECRET = Kind("Secret", "", "v1", "secrets", managed=False)
 CORE_EVENT = Kind("Event", "", "v1", "events", managed=False)

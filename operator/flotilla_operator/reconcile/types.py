@@ -15,6 +15,7 @@ from flotilla_operator.resources.settings import OperatorSettings
 
 __all__ = [
     "Acknowledgement",
+    "AgentPod",
     "Event",
     "Key",
     "Manifest",
@@ -56,6 +57,20 @@ class Acknowledgement:
     """Why it refused a newer one; '' when it did not."""
     problems: tuple[Problem, ...] = ()
     """What it misses, such as mounted credentials."""
+    sidecar: bool = False
+    """Whether it runs beside an agent."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AgentPod:
+    """A running pod that asks for a policy's sidecar."""
+
+    name: str
+    uid: str
+    injected: bool
+    """Whether it has that sidecar."""
+    refused: str = ""
+    """Why it cannot have one; '': it could, or nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,8 @@ class Observed:
     """RoutingPolicy only: the live pods of each referenced Expert and Fallback."""
     acknowledgements: tuple[Acknowledgement, ...] = ()
     """RoutingPolicy only: routers that are connected."""
+    agents: tuple[AgentPod, ...] | None = None
+    """RoutingPolicy only: the pods that ask for its sidecar, sorted; None: they have not been listed yet."""
     leading_seconds: float = math.inf
     """RoutingPolicy only: for how long routers could have called this replica."""
     control_ca: str = ""

@@ -23,11 +23,12 @@ from flotilla_api.control import (
 )
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_operator.adapters import control_api
-from flotilla_operator.adapters.access import DENIALS_MAX, Access, ExpiringCache
+from flotilla_operator.adapters.access import Access
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.control_api import ControlApi, Leadership
 from flotilla_operator.adapters.routers import RouterRegistry
+from flotilla_operator.adapters.tokens import DENIALS_MAX, ExpiringCache
 from flotilla_operator.reconcile.types import Acknowledgement, Key, PublishedSnapshot
 from flotilla_operator.telemetry import Telemetry
 
@@ -48,6 +49,19 @@ ROUTER_USER = {
     "extra": {
         "authentication.kubernetes.io/pod-name": ["router-gateway-1"],
         "authentication.kubernetes.io/pod-uid": ["pod-uid-1"],
+    },
+}
+
+
+PODS = "/api/v1/namespaces/agents/pods"
+REVIEW = "/v1/tokens/agents/router"
+TOKEN_BODY = b'{"token": "relayed-1"}'
+AGENT_USER = {
+    **ROUTER_USER,
+    "username": "system:serviceaccount:agents:default",
+    "extra": {
+        "authentication.kubernetes.io/pod-name": ["agent-1"],
+        "authentication.kubernetes.io/pod-uid": ["uid-1"],
     },
 }
 
@@ -102,6 +116,24 @@ class World:
         await control.start("127.0.0.1", 0)
         self.stack.push_async_callback(control.stop)
         return server
+
+    def put_pod(self, name: str = "agent-1", uid: str = "uid-1", **labels: str) -> None:
+        """A pod of namespace agents is there; `labels` are ours."""
+        metadata = {"name": name, "uid": uid, "labels": {f"flotilla.dev/{key}": value for key, value in labels.items()}}
+        self.api.put(f"{PODS}/{name}", {"metadata": {**metadata, "namespace": "agents"}})
+
+    async def review(
+        self,
+        server: Server,
+        body: bytes = TOKEN_BODY,
+        *,
+        path: str = REVIEW,
+        headers: Mapping[str, str] = BEARER,
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and body of the answer to a gateway that was shown a token."""
+        url = f"https://127.0.0.1:{server.control.port}{path}"
+        async with self.http.post(url, data=body, headers=headers) as response:
+            return response.status, await response.json()
 
     async def call(
         self,
@@ -300,6 +332,180 @@ async def test_callers_without_a_right_are_refused(
         assert status == expected
         assert SNAPSHOT not in body
         assert server.registry.acknowledgements(KEY) == ()
+
+
+async def test_a_sidecar_is_admitted_by_its_pods_label() -> None:
+    """No account of an agent needs a right in RBAC; its acknowledgement says that it runs beside one."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        world.put_pod(policy="router")
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+
+        assert (await world.call(server))[:2] == (200, SNAPSHOT)
+        assert server.registry.acknowledgements(KEY) == (Acknowledgement("agent-1", "uid-1", "", sidecar=True),)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(None, id="its pod is gone"),
+        pytest.param({"uid": "uid-2", "policy": "router"}, id="another pod has its name"),
+        pytest.param({"policy": "second"}, id="its pod asks for another policy"),
+        pytest.param({}, id="its pod asks for none"),
+        pytest.param({"policy": "router", "owner-kind": "Expert"}, id="its pod is a child of ours"),
+    ],
+)
+async def test_a_pod_without_the_policys_label_is_refused(pod: dict[str, str] | None) -> None:
+    """A token says who it is; its live pod says what it may read."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        if pod is not None:
+            world.put_pod(**pod)
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+
+        status, body, _ = await world.call(server)
+        assert status == 403
+        assert b"flotilla.dev/policy" in body
+
+
+async def test_a_label_admits_nobody_to_another_namespace() -> None:
+    """A pod of the same name and label elsewhere is another pod."""
+    async with a_world() as world:
+        user = {**AGENT_USER, "username": "system:serviceaccount:other:default"}
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**user), ACCESS_REVIEWS: {"allowed": True}}
+        world.put_pod(policy="router")
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+
+        assert (await world.call(server))[0] == 403
+        assert (await world.review(server))[0] == 403
+
+
+async def test_a_gateway_is_admitted_by_rbac_alone() -> None:
+    """Taking its Role away takes effect, whatever labels its pod bears, and nobody reads its pod."""
+    async with a_world() as world:
+        world.api.reviews[ACCESS_REVIEWS] = {"allowed": False}
+        world.put_pod("router-gateway-1", "pod-uid-1", policy="router")
+        server = await world.server()
+
+        assert (await world.call(server))[0] == 403
+        assert ("GET", f"{PODS}/router-gateway-1") not in world.api.requests
+
+
+async def test_whoever_rbac_grants_it_gets_a_snapshot_without_a_label() -> None:
+    """As before there were labels; it does not count as a sidecar."""
+    async with a_world() as world:
+        world.api.reviews[TOKEN_REVIEWS] = authenticated(**AGENT_USER)
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+
+        assert (await world.call(server))[0] == 200
+        assert [each.sidecar for each in server.registry.acknowledgements(KEY)] == [False]
+
+
+async def test_a_pods_label_is_read_once_a_minute_and_then_anew() -> None:
+    """Polling costs two requests a minute; a label that is taken away shuts the sidecar out within that time."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        world.put_pod(policy="router")
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+        for _ in range(3):
+            await world.call(server)
+        reads = world.api.requests.count(("GET", f"{PODS}/agent-1"))
+        world.put_pod()
+        await world.clock.advance(61)
+
+        assert reads == 1
+        assert (await world.call(server))[0] == 403
+
+
+def of_audience(spec: dict[str, Any]) -> dict[str, Any]:
+    """The gateway's token is for the control API, that of the agent's pod for gateways."""
+    (audience,) = spec["audiences"]
+    owners = {"token-1": ("flotilla-control", ROUTER_USER), "relayed-1": ("flotilla-gateway", AGENT_USER)}
+    found, user = owners.get(spec["token"], ("", {}))
+    return {"authenticated": found == audience, "audiences": [audience], "user": user}
+
+
+async def test_a_gateway_learns_whose_token_it_was_shown() -> None:
+    """A replica that does not lead says so itself, and both reviews are cached."""
+    async with a_world() as world:
+        world.api.reviews[TOKEN_REVIEWS] = of_audience
+        world.put_pod(policy="router")
+        standby = await world.server(leading=False)
+
+        assert await world.review(standby) == (200, {"pod": "agent-1"})
+        assert await world.review(standby) == (200, {"pod": "agent-1"})
+        assert world.api.requests.count(("POST", TOKEN_REVIEWS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "pod", "message"),
+    [
+        pytest.param(b'{"token": "token-1"}', {"policy": "router"}, "not valid for audience", id="another audience"),
+        pytest.param(b'{"token": "x"}', {"policy": "router"}, "not valid for audience", id="no token of anyone"),
+        pytest.param(b'{"token": ""}', {"policy": "router"}, "show a ServiceAccount token", id="no token"),
+        pytest.param(TOKEN_BODY, {"policy": "second"}, "runs no sidecar of policy router", id="another policy"),
+        pytest.param(TOKEN_BODY, {"policy": "router", "uid": "uid-2"}, "runs no sidecar", id="another pod by its name"),
+    ],
+)
+async def test_a_gateway_learns_why_a_token_is_worth_nothing(body: bytes, pod: dict[str, str], message: str) -> None:
+    """One sentence, and never the token."""
+    async with a_world() as world:
+        world.api.reviews[TOKEN_REVIEWS] = of_audience
+        world.put_pod(**pod)
+        server = await world.server()
+
+        status, answer = await world.review(server, body)
+        assert (status, answer["error"]["reason"]) == (403, "TokenRefused")
+        assert message in answer["error"]["message"]
+        assert "relayed-1" not in str(answer)
+
+
+async def test_only_who_rbac_lets_in_may_ask_whose_a_token_is() -> None:
+    """A sidecar, which its label lets read the snapshot, may not; nor may a stranger."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        world.put_pod(policy="router")
+        server = await world.server()
+
+        status, answer = await world.review(server)
+        assert (status, answer["error"]["reason"]) == (403, "Forbidden")
+        assert (await world.review(server, headers={}))[0] == 401
+        assert world.api.requests.count(("POST", TOKEN_REVIEWS)) == 1, "of the sidecar's own token only"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{", id="no JSON"),
+        pytest.param(b"[]", id="no object"),
+        pytest.param(b"{}", id="no token"),
+        pytest.param(b'{"token": 1}', id="no text"),
+        pytest.param(b'{"token": "' + b"x" * 40_000 + b'"}', id="an endless one"),
+    ],
+)
+async def test_a_body_without_a_token_is_refused(body: bytes) -> None:
+    """Nobody is asked about it."""
+    async with a_world() as world:
+        server = await world.server()
+
+        assert (await world.review(server, body))[0] == 400
+        assert world.api.requests.count(("POST", TOKEN_REVIEWS)) == 1, "of the gateway's own token only"
+
+
+async def test_a_review_waits_for_nobody_when_the_kubernetes_api_is_down() -> None:
+    """A gateway that knows the token goes on with what it knows."""
+    async with a_world() as world:
+        server = await world.server()
+        world.api.failures["POST", TOKEN_REVIEWS] = {"code": 500, "message": "broken"}
+
+        assert (await world.review(server))[0] == 503
+        assert (await world.review(server, path="/v1/tokens/Agents/router"))[0] == 404
 
 
 async def test_reviews_are_cached_for_a_minute() -> None:
