@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_operator.ports import Clock
@@ -15,6 +16,8 @@ POLL_SECONDS = 30.0
 """Longest wait for news; proxies and load balancers commonly cut idle requests after 60 s."""
 ABSENCE_SECONDS = 5.0
 """After this long without a poll a router counts as gone; between two polls it is away for a round trip."""
+GATHER_SECONDS = 0.25
+"""How long news of a policy's routers is gathered: hundreds of sidecars come, go and acknowledge at about one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,42 @@ class _Policy:
     """Set once when there is news, then replaced."""
     routers: dict[str, _Router] = field(default_factory=dict[str, _Router])
     """By pod uid."""
+    lagging: int = 0
+    """Routers that serve another snapshot than the published one."""
+    silent: int = 0
+    """Those of them that have not refused it either."""
+    settled: bool = False
+    """Whether the policy was woken because no router was silent about the published snapshot any more."""
+    waking: asyncio.TimerHandle | None = None
+    """When the policy is woken for what was gathered."""
+
+    @property
+    def digest(self) -> str:
+        """Of the published snapshot; '' when there is none."""
+        return self.publication.digest if self.publication else ""
+
+    def tally(self, report: Report, sign: Literal[1, -1]) -> None:
+        """A router with that report is counted, or no longer."""
+        served = report.acknowledgement.digest
+        self.lagging += sign * (served != self.digest)
+        self.silent += sign * (self.digest not in (served, report.rejected_digest))
+
+    def recount(self) -> None:
+        """Every router is counted anew, because something else is published."""
+        self.lagging = self.silent = 0
+        for router in self.routers.values():
+            self.tally(router.report, 1)
+
+    def stop_gathering(self) -> None:
+        """The policy is not woken for what was gathered."""
+        if self.waking is not None:
+            self.waking.cancel()
+            self.waking = None
 
 
 class RouterRegistry:
-    """Implements `Routers`; the control API polls for routers. `wake` is called when acknowledgements change.
+    """Implements `Routers`; the control API polls for routers. `wake` is called when acknowledgements change: at once
+    when the last router answered a new snapshot, otherwise after a moment, for all that changed by then.
 
     Only a replica that leads publishes: what it began before it lost the Lease is not kept for when it leads again.
     """
@@ -72,6 +107,7 @@ class RouterRegistry:
         leading: Callable[[], bool],
         poll_seconds: float = POLL_SECONDS,
         absence_seconds: float = ABSENCE_SECONDS,
+        gather_seconds: float = GATHER_SECONDS,
     ) -> None:
         self._clock = clock
         self._telemetry = telemetry
@@ -79,6 +115,7 @@ class RouterRegistry:
         self._leading = leading
         self._poll_seconds = poll_seconds
         self._absence_seconds = absence_seconds
+        self._gather_seconds = gather_seconds
         self._policies: dict[Key, _Policy] = {}
 
     def publish(self, key: Key, snapshot: PublishedSnapshot | None) -> None:
@@ -92,6 +129,8 @@ class RouterRegistry:
         digest = RoutingSnapshot.digest_of(snapshot.data)
         if policy.publication is None or policy.publication.digest != digest:
             policy.publication = Publication(snapshot, digest, self._clock.monotonic())
+            policy.settled = False
+            policy.recount()
             self._notify(policy)
             self._measure(key, policy)
 
@@ -136,6 +175,7 @@ class RouterRegistry:
             return
         for router in policy.routers.values():
             _stay(router)
+        policy.stop_gathering()
         policy.publication = None
         self._notify(policy)
         try:
@@ -154,12 +194,30 @@ class RouterRegistry:
         if router is None:
             router = policy.routers[uid] = _Router(report)
         _stay(router)
-        router.report = report
         if before != report:
+            router.report = report
+            if before:
+                policy.tally(before, -1)
+            policy.tally(report, 1)
             self._time(policy, before, report)
             self._measure(key, policy)
-            self._wake(key)
+            self._tell(key, policy)
         return router
+
+    def _tell(self, key: Key, policy: _Policy) -> None:
+        """The policy is woken for what its routers say: at once when all of them have answered what was published."""
+        if policy.silent == 0 and not policy.settled:
+            policy.settled = True
+            policy.stop_gathering()
+            self._wake(key)
+        elif policy.waking is None:
+            policy.waking = asyncio.get_running_loop().call_later(
+                self._gather_seconds, self._wake_gathered, key, policy
+            )
+
+    def _wake_gathered(self, key: Key, policy: _Policy) -> None:
+        policy.waking = None
+        self._wake(key)
 
     def _replace(self, router: _Router, poll: asyncio.Timeout) -> None:
         """A router waits once: an older poll of its ends without news."""
@@ -176,12 +234,14 @@ class RouterRegistry:
             router.leaving = loop.call_later(self._absence_seconds, self._drop, key, policy, router)
 
     def _drop(self, key: Key, policy: _Policy, router: _Router) -> None:
-        policy.routers.pop(router.report.acknowledgement.pod_uid, None)
+        if policy.routers.pop(router.report.acknowledgement.pod_uid, None):
+            policy.tally(router.report, -1)
         if policy.routers or policy.publication:
             self._measure(key, policy)
+            self._tell(key, policy)
         else:
             self._forget(key)
-        self._wake(key)
+            self._wake(key)
 
     def _time(self, policy: _Policy, before: Report | None, report: Report) -> None:
         """A router that changed over to the current snapshot is timed; one that came with it is not."""
@@ -190,9 +250,7 @@ class RouterRegistry:
             self._telemetry.acknowledgement_seconds.observe(self._clock.monotonic() - current.at)
 
     def _measure(self, key: Key, policy: _Policy) -> None:
-        digest = policy.publication.digest if policy.publication else ""
-        lagging = sum(router.report.acknowledgement.digest != digest for router in policy.routers.values())
-        self._telemetry.routers_lagging.labels(key.namespace, key.name).set(lagging)
+        self._telemetry.routers_lagging.labels(key.namespace, key.name).set(policy.lagging)
 
 
 def _stay(router: _Router) -> None:
