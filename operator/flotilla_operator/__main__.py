@@ -18,6 +18,7 @@ from kubernetes.config import ConfigException
 
 from .adapters.access import Access
 from .adapters.admin import Admin
+from .adapters.agents import Agents, Outside
 from .adapters.certificates import Certificates
 from .adapters.client import Client, Connection, load_connection
 from .adapters.clock import SystemClock
@@ -83,6 +84,7 @@ class Operator:
         )
         self._certificates = self._make_certificates()
         self._elector = self._make_elector(clients.lease)
+        self._agents = self._make_agents()
         self._runtime = self._make_runtime()
         self._control = self._make_control()
         self._webhook, self._webhook_trust = self._make_webhook(), self._make_webhook_trust()
@@ -114,7 +116,14 @@ class Operator:
     async def _serve(self, stopping: asyncio.Event) -> None:
         """What was begun ends before the Lease is given up, and the parts end only then."""
         async with asyncio.TaskGroup() as group:
-            parts = (self._feed, self._certificates, self._elector, self._runtime, self._webhook_trust)
+            parts = (
+                self._feed,
+                self._certificates,
+                self._elector,
+                self._runtime,
+                self._agents,
+                self._webhook_trust,
+            )
             tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
             await stopping.wait()
             await self._runtime.drain(DRAIN_SECONDS)
@@ -153,10 +162,21 @@ class Operator:
             changed=self._lead,
         )
 
+    def _make_agents(self) -> Agents:
+        outside = Outside(
+            settings=self._settings.for_children(),
+            namespaces=lambda: self._feed.namespaces,
+            leading=lambda: self._elector.leading,
+            wake=self._wake,
+            instance=self._settings.pod_name,
+        )
+        return Agents(self._client, self._store, self._clock, outside)
+
     def _make_runtime(self) -> Runtime:
         surroundings = Surroundings(
             settings=self._settings.for_children(),
             acknowledgements=self._registry.acknowledgements,
+            agents=self._agents.of,
             control_ca=lambda: self._certificates.bundle,
             leading=lambda: self._elector.leading,
             leading_seconds=lambda: self._elector.leading_seconds,

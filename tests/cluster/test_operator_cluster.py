@@ -85,6 +85,7 @@ async def an_adapter(api: LocalCluster, namespace: str) -> AsyncGenerator[Adapte
         surroundings = Surroundings(
             settings=SETTINGS,
             acknowledgements=lambda key: (),
+            agents=lambda key: (),
             control_ca=lambda: "-----BEGIN CERTIFICATE-----\n",
             leading=lambda: adapter.leading,
             leading_seconds=lambda: 3600.0,

@@ -27,6 +27,7 @@ from flotilla_operator.ports import (
 from flotilla_operator.reconcile.dispatch import desired, resolve_references
 from flotilla_operator.reconcile.types import (
     Acknowledgement,
+    AgentPod,
     Event,
     Key,
     Manifest,
@@ -41,6 +42,7 @@ from flotilla_operator.resources.settings import OperatorSettings
 from flotilla_operator.telemetry import LOGGER, fields
 
 from .client import Client
+from .events import make_event
 from .feed import Feed, complete
 from .kinds import CORE_EVENT, EVENT, KINDS, Kind, controller_of, controlling_owner, key_of, ref_of
 from .store import Store
@@ -52,8 +54,6 @@ WARNED_OBJECTS_MAX = 20
 """Objects whose warnings are read in one observation: pods of one template fail for the same few reasons."""
 EVENT_LISTS_AT_A_TIME = 4
 """So that a fleet of pods that fail leaves connections for writing."""
-NOTE_MAX_CHARACTERS = 1024
-"""The API server's bound on an event's note."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -64,6 +64,7 @@ class Surroundings:
 
     settings: OperatorSettings
     acknowledgements: Callable[[Key], tuple[Acknowledgement, ...]]
+    agents: Callable[[Key], tuple[AgentPod, ...] | None]
     control_ca: Callable[[], str]
     leading: Callable[[], bool]
     """Checked before every write."""
@@ -107,6 +108,7 @@ class KubernetesCluster:
             references=references,
             reference_pods=self._reference_pods(references) if policy else {},
             acknowledgements=self._around.acknowledgements(key) if policy else (),
+            agents=self._around.agents(key) if policy else None,
             leading_seconds=self._around.leading_seconds() if policy else 0.0,
             control_ca=self._around.control_ca() if policy else "",
         )
@@ -272,25 +274,15 @@ class KubernetesCluster:
         return replace(observed, children=tuple(ours[ref] for ref in sorted(ours)), strangers=frozenset(strangers))
 
     def _event(self, owner: ObjectRef, owner_uid: str, event: Event) -> Manifest:
-        return {
-            "apiVersion": EVENT.api_version,
-            "kind": EVENT.kind,
-            "metadata": {"name": f"{owner.name}.{uuid.uuid4().hex[:16]}", "namespace": owner.namespace},
-            "eventTime": self._clock.now().isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "reportingController": "flotilla.dev/operator",
-            "reportingInstance": self._around.instance[:128],
-            "action": "Reconcile",
-            "reason": event.reason,
-            "note": event.message[:NOTE_MAX_CHARACTERS],
-            "type": event.type,
-            "regarding": {
-                "apiVersion": API_VERSION,
-                "kind": owner.kind,
-                "namespace": owner.namespace,
-                "name": owner.name,
-                "uid": owner_uid,
-            },
+        regarding = {
+            "apiVersion": API_VERSION,
+            "kind": owner.kind,
+            "namespace": owner.namespace,
+            "name": owner.name,
+            "uid": owner_uid,
         }
+        name = f"{owner.name}.{uuid.uuid4().hex[:16]}"
+        return make_event(regarding, event, name=name, now=self._clock.now(), instance=self._around.instance)
 
 
 def _refusal(step: Step) -> Reason:

@@ -23,6 +23,13 @@ from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
 from .gateway import parse_time, snapshot_of
+from .sidecar_status import (
+    lagging_sidecars,
+    sidecar_count,
+    sidecar_problem,
+    sidecar_rejection,
+    sidecars_injected,
+)
 from .types import Acknowledgement, Manifest, Observed, PublishedSnapshot, StepFailure, Verdict
 
 PROPAGATION_SECONDS = 2.0
@@ -52,7 +59,9 @@ class GatewayFacts:
     next_look_seconds: float | None
     """When to look at the pods again though nothing about them changes."""
     acknowledged: list[Acknowledgement]
-    """What the ready routers last said."""
+    """What the gateway's ready routers last said."""
+    sidecars: list[Acknowledgement]
+    """What connected sidecars last said."""
     patience_seconds: float
     """How much longer routers may take to say that they serve it; 0 or less: they had their time."""
 
@@ -62,13 +71,18 @@ class GatewayFacts:
         return gateway_url(self.observed.owner, self.spec)
 
     @property
-    def lagging(self) -> bool:
-        """Whether a ready router does not serve the current snapshot."""
+    def gateways_lag(self) -> bool:
+        """Whether a ready router of the gateway does not serve the current snapshot."""
         return sum(each.digest == self.digest for each in self.acknowledged) < len(self.ready)
 
     @property
+    def lagging(self) -> bool:
+        """Whether a ready router, or a sidecar, does not serve the current snapshot."""
+        return self.gateways_lag or bool(lagging_sidecars(self.sidecars, self.digest))
+
+    @property
     def problems(self) -> str:
-        """What ready routers miss, in sentences; '' when nothing is."""
+        """What the gateway's ready routers miss, in sentences; '' when nothing is."""
         return "; ".join(sorted({problem.text for each in self.acknowledged for problem in each.problems}))
 
     def missed_everywhere(self, kind: ProblemKind) -> frozenset[str]:
@@ -96,6 +110,7 @@ def gateway_verdict(
         _references_resolved(facts),
         router_ready,
         propagated,
+        *((injected,) if (injected := sidecars_injected(observed, spec)) else ()),
         _ready(facts, accepted_check, router_ready, propagated),
     ]
     return make_verdict(observed, checks, _fields(facts), _next_look_seconds(facts))
@@ -134,6 +149,7 @@ def gather_facts(observed: Observed, spec: RoutingPolicySpec, wanted: Sequence[M
         acknowledged=sorted(
             (each for each in observed.acknowledgements if each.pod_uid in uids), key=lambda each: each.pod
         ),
+        sidecars=sorted((each for each in observed.acknowledgements if each.sidecar), key=lambda each: each.pod),
         patience_seconds=_patience_seconds(observed, published),
     )
 
@@ -199,17 +215,35 @@ def _config_propagated(facts: GatewayFacts) -> Check:
     """
     kind = ConditionType.CONFIG_PROPAGATED
     previous = previous_check(facts.observed.owner, kind)
-    rejections = sorted({each.rejected for each in facts.acknowledged if each.rejected and each.digest != facts.digest})
-    if rejections:
-        return failed(kind, Reason.SNAPSHOT_REJECTED, f"a router keeps its last good snapshot: {rejections[0]}")
+    if rejection := _rejection(facts):
+        return failed(kind, Reason.SNAPSHOT_REJECTED, rejection)
     if facts.lagging and facts.patience_seconds > 0 and previous:
         return previous
     if not facts.acknowledged:
         return unknown(kind, Reason.WAITING_FOR_ROUTERS, "no ready router is connected to the control API")
-    if facts.lagging:
+    if facts.gateways_lag:
         return failed(kind, Reason.WAITING_FOR_ROUTERS, "some ready routers do not serve the current snapshot yet")
+    if facts.lagging:
+        pods = lagging_sidecars(facts.sidecars, facts.digest)
+        return failed(kind, Reason.WAITING_FOR_ROUTERS, f"sidecars do not serve the current snapshot yet in {pods}")
+    return _acknowledged(kind, facts)
+
+
+def _rejection(facts: GatewayFacts) -> str:
+    """Who refused the current snapshot, and why; '' when nobody did."""
+    rejections = sorted({each.rejected for each in facts.acknowledged if each.rejected and each.digest != facts.digest})
+    if rejections:
+        return f"a router keeps its last good snapshot: {rejections[0]}"
+    rejection = sidecar_rejection(facts.sidecars, facts.digest)
+    return f"a sidecar keeps its last good snapshot in {rejection}" if rejection else ""
+
+
+def _acknowledged(kind: ConditionType, facts: GatewayFacts) -> Check:
+    """Every router serves the current snapshot: whether it has what it needs for it."""
     if facts.problems:
         return _with_problems(kind, facts)
+    if problem := sidecar_problem(facts.sidecars):
+        return failed(kind, Reason.CREDENTIALS_MISSING, f"a sidecar misses what it needs in {problem}")
     return passed(kind, Reason.ACKNOWLEDGED, "every ready router serves the current snapshot")
 
 
@@ -259,6 +293,7 @@ def _fields(facts: GatewayFacts) -> dict[str, object]:
     return {
         "experts": f"{answering.count('Expert')}/{len(policy_experts(facts.spec))}",
         "fallbacks": f"{answering.count('Fallback')}/{len(policy_fallbacks(facts.spec))}",
+        "sidecars": sidecar_count(facts.observed),
         "routers": f"{len(facts.ready)}/{gateway_replicas(facts.spec)}",
         "endpoint": facts.url,
         "snapshotDigest": facts.digest,

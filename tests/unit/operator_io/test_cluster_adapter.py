@@ -56,6 +56,7 @@ async def a_world() -> AsyncGenerator[World]:
             surroundings = Surroundings(
                 settings=SETTINGS,
                 acknowledgements=lambda key: (),
+                agents=lambda key: (),
                 control_ca=lambda: "",
                 leading=lambda: True,
                 leading_seconds=lambda: 60.0,

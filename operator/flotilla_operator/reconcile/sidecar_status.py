@@ -1,0 +1,124 @@
+"""Sidecars of a RoutingPolicy: which pods run without theirs and why, and what the connected ones say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from flotilla_api.conditions import ConditionType, Reason
+from flotilla_api.names import POLICY_LABEL
+from flotilla_api.policy import RoutingPolicySpec
+from flotilla_operator.resources.sidecar import SidecarInputs
+
+from .conditions import Check, failed, passed, previous_check
+from .types import Acknowledgement, AgentPod, Event, Key, Observed
+
+SHOWN_PODS = 3
+
+
+def sidecars_injected(observed: Observed, spec: RoutingPolicySpec) -> Check | None:
+    """Whether every pod that asks for the policy's sidecar has it; None: nothing is known yet.
+
+    | pods that ask | and have none                  | check                                             |
+    |---------------|--------------------------------|---------------------------------------------------|
+    | not listed    |                                | as before                                         |
+    | none          |                                | True NoAgents                                     |
+    | some          | none of them                   | True Injected                                     |
+    | some          | some, and none may have one    | False SidecarDisabled                             |
+    | some          | some that could have one       | False SidecarMissing; it tells of refused ones too |
+    | some          | only such as cannot have one   | False SidecarRefused                              |
+    """
+    kind = ConditionType.SIDECARS_INJECTED
+    if observed.agents is None:
+        return previous_check(observed.owner, kind)
+    if not observed.agents:
+        return passed(kind, Reason.NO_AGENTS, "no pod asks for a sidecar")
+    without = [agent for agent in observed.agents if not agent.injected]
+    if not without:
+        return passed(kind, Reason.INJECTED, "every pod that asks for a sidecar has it")
+    if not _inputs(observed, spec).enabled:
+        return failed(kind, Reason.SIDECAR_DISABLED, _disabled(without))
+    missing = [agent for agent in without if not agent.refused]
+    reason = Reason.SIDECAR_MISSING if missing else Reason.SIDECAR_REFUSED
+    return failed(kind, reason, "; ".join((*_missing(missing), *_refused(without))))
+
+
+def sidecar_count(observed: Observed) -> str | None:
+    """Pods that have the policy's sidecar / pods that ask for it; None where none does."""
+    if observed.agents is None:
+        return observed.owner.get("status", {}).get("sidecars")
+    injected = sum(agent.injected for agent in observed.agents)
+    return f"{injected}/{len(observed.agents)}" if observed.agents else None
+
+
+def absence_event(agent: AgentPod, key: Key, inputs: SidecarInputs | None) -> Event:
+    """What a pod is told that asks for the sidecar of policy `key` and has none; `inputs` None: there is no policy."""
+    if inputs is None:
+        reason, why = Reason.POLICY_NOT_FOUND, f"{key} does not exist, so this pod runs without a sidecar: create it"
+        return Event("Warning", reason, f"{why}, then delete the pod, so that it is made anew")
+    if not inputs.enabled:
+        why = f"{key} says placement.sidecar.enabled: false, so this pod runs without a sidecar"
+        return Event("Warning", Reason.SIDECAR_DISABLED, f"{why}: take its label {POLICY_LABEL} off, or that out")
+    if agent.refused:
+        return Event("Warning", Reason.SIDECAR_REFUSED, f"this pod cannot have the sidecar of {key}: {agent.refused}")
+    why = f"this pod was created without the sidecar of {key}: the webhook did not answer, or knew no such policy"
+    return Event("Warning", Reason.SIDECAR_MISSING, f"{why}; delete the pod, so that it is made anew")
+
+
+def sidecar_rejection(sidecars: Sequence[Acknowledgement], digest: str) -> str:
+    """Which sidecars refused the snapshot of `digest`, and why; '' when none did."""
+    return _first_of((each.pod, each.rejected) for each in sidecars if each.rejected and each.digest != digest)
+
+
+def sidecar_problem(sidecars: Sequence[Acknowledgement]) -> str:
+    """What sidecars miss, and whose; '' when none misses anything."""
+    return _first_of((each.pod, problem.text) for each in sidecars for problem in each.problems)
+
+
+def lagging_sidecars(sidecars: Sequence[Acknowledgement], digest: str) -> str:
+    """Pods whose sidecars serve another snapshot than that of `digest`; '' when none does. One without any starts."""
+    return _names([each.pod for each in sidecars if each.digest not in ("", digest)])
+
+
+def _inputs(observed: Observed, spec: RoutingPolicySpec) -> SidecarInputs:
+    metadata = observed.owner["metadata"]
+    return SidecarInputs(metadata["namespace"], metadata["name"], spec, observed.settings)
+
+
+def _disabled(without: Sequence[AgentPod]) -> str:
+    verb = "asks" if len(without) == 1 else "ask"
+    pods = _names([agent.name for agent in without])
+    return f"{pods} {verb} for a sidecar, and placement.sidecar.enabled is false: take the label off, or that out"
+
+
+def _missing(agents: Sequence[AgentPod]) -> list[str]:
+    if not agents:
+        return []
+    pods = _names([agent.name for agent in agents])
+    if len(agents) == 1:
+        return [f"{pods} was created without the sidecar: delete it, so that it is made anew"]
+    return [f"{pods} were created without the sidecar: delete them, so that they are made anew"]
+
+
+def _refused(agents: Sequence[AgentPod]) -> list[str]:
+    found = _first_of((agent.name, agent.refused) for agent in agents if agent.refused)
+    return [f"no sidecar is possible in {found}"] if found else []
+
+
+def _first_of(texts: Iterable[tuple[str, str]]) -> str:
+    """The text that most pods have in common, after their names; '' when there is none."""
+    pods: defaultdict[str, list[str]] = defaultdict(list)
+    for pod, text in texts:
+        pods[text].append(pod)
+    if not pods:
+        return ""
+    text = min(pods, key=lambda each: (-len(pods[each]), each))
+    return f"{_names(pods[text])}: {text}"
+
+
+def _names(pods: Sequence[str]) -> str:
+    """A few of them, in order, and how many more there are."""
+    shown = sorted(pods)[:SHOWN_PODS]
+    if len(pods) > len(shown):
+        return f"{', '.join(shown)} and {len(pods) - len(shown)} more"
+    return " and ".join((", ".join(shown[:-1]), shown[-1])) if len(shown) > 1 else "".join(shown)
