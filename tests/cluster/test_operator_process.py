@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,8 @@ class World:
     directory: Path
     stack: ExitStack
 
-    def start(self, *, wait: bool = True) -> Replica:
-        """One more replica; ready unless it is not to be waited for."""
+    def start(self, *, wait: bool = True, more: Mapping[str, str] | None = None) -> Replica:
+        """One more replica, with `more` settings; ready unless it is not to be waited for."""
         admin, control = free_port(), free_port()
         log = self.directory / f"operator-{admin}.log"
         settings = {
@@ -76,6 +76,7 @@ class World:
             "POD_IP": "127.0.0.1",
             "ADMIN_PORT": str(admin),
             "CONTROL_PORT": str(control),
+            **(more or {}),
         }
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
         environment |= {f"FLOTILLA_{name}": value for name, value in settings.items()}
