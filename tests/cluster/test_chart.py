@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Generator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,15 @@ import pytest
 import yaml
 
 from flotilla_api.crds import KINDS
+from flotilla_operator.adapters.authority import make_authority
+from flotilla_operator.adapters.webhook_trust import make_trust_patch
 from localcluster.cluster import LocalCluster
 from localcluster.tools import CommandError
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "flotilla"
 SYSTEM = "flotilla-system"
+CONFIGURATION = ("mutatingwebhookconfiguration", "flotilla-sidecars")
 OPERATOR = f"system:serviceaccount:{SYSTEM}:flotilla-operator"
 EXAMPLES = [
     path
@@ -61,6 +67,8 @@ def _may(cluster: LocalCluster, user: str, verb: str, resource: str, *, namespac
         ("create", "authentication.k8s.io/tokenreviews", "", ""),
         ("update", "coordination.k8s.io/leases", SYSTEM, "flotilla-operator"),
         ("get", "/secrets", SYSTEM, "flotilla-control-tls"),
+        ("get", "admissionregistration.k8s.io/mutatingwebhookconfigurations", "", "flotilla-sidecars"),
+        ("patch", "admissionregistration.k8s.io/mutatingwebhookconfigurations", "", "flotilla-sidecars"),
     ],
 )
 def test_operator_may_do_its_work(cluster: LocalCluster, verb: str, resource: str, namespace: str, name: str) -> None:
@@ -83,6 +91,9 @@ def test_operator_may_do_its_work(cluster: LocalCluster, verb: str, resource: st
         ("get", "/nodes", "", "any"),
         ("get", "coordination.k8s.io/leases", SYSTEM, "another"),
         ("create", "/serviceaccounts/token", "agents", "any"),
+        ("patch", "admissionregistration.k8s.io/mutatingwebhookconfigurations", "", "another"),
+        ("create", "admissionregistration.k8s.io/mutatingwebhookconfigurations", "", ""),
+        ("delete", "admissionregistration.k8s.io/mutatingwebhookconfigurations", "", "flotilla-sidecars"),
     ],
 )
 def test_operator_may_do_nothing_else(
@@ -144,6 +155,31 @@ def test_upgrade_changes_the_operator_and_keeps_the_crds(cluster: LocalCluster) 
     assert _crd_uids(cluster) == uids
 
 
+def test_an_upgrade_keeps_what_the_operator_wrote_into_the_webhook(cluster: LocalCluster) -> None:
+    """Without the bundle the API server would trust nobody until the operator looks again."""
+    bundle = base64.b64encode(make_authority(datetime.now(UTC)).bundle.encode()).decode()
+    live = yaml.safe_load(cluster.kubectl("get", *CONFIGURATION, "-o", "yaml"))
+    patch = json.dumps(make_trust_patch(live, bundle))
+    cluster.kubectl("patch", *CONFIGURATION, "--type=strategic", "--field-manager=flotilla", "-p", patch)
+
+    cluster.helm.upgrade("flotilla", CHART, namespace=SYSTEM, values={"watchNamespaces": ["agents"]})
+    (webhook,) = yaml.safe_load(cluster.kubectl("get", *CONFIGURATION, "-o", "yaml"))["webhooks"]
+    cluster.helm.upgrade("flotilla", CHART, namespace=SYSTEM, values={"watchNamespaces": []})
+
+    assert webhook["clientConfig"]["caBundle"] == bundle
+    assert webhook["namespaceSelector"]["matchExpressions"][1]["values"] == ["agents"]
+
+
+def test_the_webhook_goes_with_the_release_and_with_its_value(cluster: LocalCluster) -> None:
+    """A configuration that nobody answers would cost every agent's pod two seconds."""
+    cluster.helm.upgrade("flotilla", CHART, namespace=SYSTEM, values={"sidecar": {"enabled": False}})
+    off = cluster.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
+    cluster.helm.upgrade("flotilla", CHART, namespace=SYSTEM, values={"sidecar": {"enabled": True}})
+
+    assert off == ""
+    assert "flotilla-sidecars" in cluster.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
+
+
 def test_uninstall_keeps_crds_and_objects() -> None:
     """What the user declared survives the operator, and a reinstall finds it; another release name says what to do."""
     with LocalCluster.start(name="chart-removed", runner=False) as cluster:
@@ -155,7 +191,8 @@ def test_uninstall_keeps_crds_and_objects() -> None:
 
         assert _crd_uids(cluster) == uids
         assert "l4" in cluster.kubectl("get", "acceleratorprofiles", "-o", "name")
-        assert "flotilla" not in cluster.kubectl("get", "clusterroles,deployments", "-A", "-o", "name")
+        gone = "clusterroles,deployments,mutatingwebhookconfigurations"
+        assert "flotilla" not in cluster.kubectl("get", gone, "-A", "-o", "name")
         with pytest.raises(CommandError, match="must equal"):
             cluster.helm_install("other", CHART, namespace=SYSTEM)
         cluster.helm_install("flotilla", CHART, namespace=SYSTEM)

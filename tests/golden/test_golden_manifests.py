@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import kubernetes_validate  # pyright: ignore[reportMissingTypeStubs]
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from builders import (
     NAMESPACE,
+    SETTINGS,
     a_fallback,
     a_policy,
     a_profile,
@@ -18,8 +20,11 @@ from builders import (
     an_expert,
     observe,
 )
+from flotilla_api.names import POLICY_LABEL
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed
+from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar
+from flotilla_operator.resources.specs import parse_policy
 
 KUBERNETES_VERSIONS = ("1.29", "1.36")
 
@@ -112,7 +117,15 @@ def a_policy_with_everything() -> Manifest:
         maxBodyBytes="1Mi",
         auth={"apiKeysSecretRef": {"name": "router-keys"}},
         tls={"secretRef": {"name": "router-tls"}},
-        placement={"gateway": {"replicas": 3}},
+        placement={
+            "gateway": {"replicas": 3},
+            "sidecar": {
+                "port": 4000,
+                "adminPort": 4001,
+                "image": "registry.example.com/router:1",
+                "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1", "memory": "128Mi"}},
+            },
+        },
     )
 
 
@@ -134,6 +147,39 @@ def a_full_cluster() -> Observed:
     policy = a_policy_with_everything()
     return observe(policy, a_profile(), invoice, sql, large, big, reference_pods=pods, control_ca="PEM\n")
 
+
+def an_agent(**spec: object) -> Manifest:
+    """An agent's pod, with a container and whatever `spec` adds."""
+    container = {"name": "agent", "image": "registry.example.com/agent:1", "args": ["serve"]}
+    metadata = {"name": "agent", "namespace": NAMESPACE, "labels": {"app": "agent", POLICY_LABEL: "billing"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container], **spec}}
+
+
+def a_busy_agent() -> Manifest:
+    """One that has of everything something already."""
+    migrate = {"name": "migrate", "image": "m", "env": [{"name": "OPENAI_BASE_URL", "value": "http://elsewhere/v1"}]}
+    agent = an_agent(
+        initContainers=[migrate],
+        volumes=[{"name": "data", "emptyDir": {"sizeLimit": "1Gi"}}],
+        imagePullSecrets=[{"name": "registry"}],
+        serviceAccountName="agent",
+        restartPolicy="Never",
+    )
+    agent["metadata"]["annotations"] = {"example.com/team": "billing"}
+    return agent
+
+
+def injected(agent: Manifest, policy: Manifest) -> Manifest:
+    settings = replace(SETTINGS, router_image_pull_secrets=("mirror",))
+    return inject_sidecar(agent, SidecarInputs(NAMESPACE, "billing", parse_policy(policy), settings)).pod
+
+
+PODS = [
+    pytest.param("agent", injected(an_agent(), a_policy()), id="an agent with nothing but a container"),
+    pytest.param(
+        "agent-everything", injected(a_busy_agent(), a_policy_with_everything()), id="an agent with everything"
+    ),
+]
 
 CASES = [
     pytest.param("expert", observe(an_expert(), a_profile()), id="an expert with nothing but a model and a profile"),
@@ -161,6 +207,21 @@ def test_manifests_are_as_the_golden_file(
     text = yaml.dump_all(dispatch.desired(observed), Dumper=_Dumper, sort_keys=False, width=120)
 
     matches_golden(f"{name}.yaml", text)
+
+
+@pytest.mark.parametrize(("name", "pod"), PODS)
+def test_injected_pods_are_as_the_golden_file(
+    name: str, pod: Manifest, matches_golden: Callable[[str, str], None]
+) -> None:
+    """What an agent's pod becomes, whole."""
+    matches_golden(f"{name}.yaml", yaml.dump(pod, Dumper=_Dumper, sort_keys=False, width=120))
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize(("name", "pod"), PODS)
+def test_injected_pods_are_valid(name: str, pod: Manifest, version: str) -> None:
+    """The oldest and the newest supported Kubernetes take a sidecar as it is."""
+    kubernetes_validate.validate(pod, version, strict=True)  # pyright: ignore[reportUnknownMemberType]
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
