@@ -1,0 +1,1 @@
+"""The command line: `flotilla`, and as a plugin `kubectl flotilla`."""
