@@ -30,7 +30,6 @@ _PLURALS = {
     "RoutingPolicy": "/apis/flotilla.dev/v1alpha1/{}/routingpolicies",
     "Deployment": "/apis/apps/v1/{}/deployments",
     "Job": "/apis/batch/v1/{}/jobs",
-    "MutatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
     "Namespace": "/api/v1/namespaces",
     "ReplicaSet": "/apis/apps/v1/{}/replicasets",
     "ControllerRevision": "/apis/apps/v1/{}/controllerrevisions",

@@ -13,8 +13,16 @@ import pytest
 
 from e2e.fixtures import new_space
 from e2e.objects import a_policy, an_expert
+from e2e.sidecars import an_agent
 from e2e.steps import Space, system_of
-from flotilla_api.names import CONTROL_AUDIENCE, CONTROL_CA_KEY, CONTROL_PORT, snapshot_name
+from flotilla_api.control import REVIEW_PATH
+from flotilla_api.names import (
+    CONTROL_AUDIENCE,
+    CONTROL_CA_KEY,
+    CONTROL_PORT,
+    GATEWAY_AUDIENCE,
+    snapshot_name,
+)
 from localcluster.tools import CommandError
 from stack.flotilla import SYSTEM_NAMESPACE, Stack
 
@@ -106,12 +114,22 @@ def _token(space: Space, account: str, pod: dict[str, Any] | None, audience: str
 
 def _ask_control(space: Space, policy: str, token: str, **query: str) -> httpx.Response:
     """The control API's answer to a router with this token, over TLS with the authority that routers are given."""
+    return _call_control(space, "GET", f"/v1/snapshots/{space.name}/{policy}", token, params=query)
+
+
+def _call_control(space: Space, method: str, path: str, token: str, **request: Any) -> httpx.Response:
+    system = system_of(space.stack)
     authority = space.get("ConfigMap", snapshot_name("mine"))["data"][CONTROL_CA_KEY]
-    address = system_of(space.stack).get("Service", "flotilla-control")["spec"]["clusterIP"]
-    url = f"https://{address}:{CONTROL_PORT}/v1/snapshots/{space.name}/{policy}"
+    url = f"https://{system.get('Service', 'flotilla-control')['spec']['clusterIP']}:{CONTROL_PORT}{path}"
     headers = {"authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(verify=ssl.create_default_context(cadata=authority), trust_env=False, timeout=3) as client:
-        return client.get(url, params=query, headers=headers, extensions={"sni_hostname": CONTROL_HOST})
+        return client.request(method, url, headers=headers, extensions={"sni_hostname": CONTROL_HOST}, **request)
+
+
+def _review(space: Space, policy: str, caller: str, token: str) -> httpx.Response:
+    """The control API's answer to a gateway that was shown a token."""
+    path = REVIEW_PATH.format(namespace=space.name, policy=policy)
+    return _call_control(space, "POST", path, caller, json={"token": token})
 
 
 def _pod(space: Space, policy: str) -> dict[str, Any]:
@@ -171,6 +189,97 @@ def test_a_router_of_another_namespace_gets_no_snapshot(fleet: Space, space: Spa
 
     assert _ask_control(fleet, "mine", foreign).status_code == 403
     assert _ask_control(space, "mine", foreign).status_code == 200
+
+
+# Sidecars
+
+
+@pytest.fixture(scope="module")
+def agent(fleet: Space) -> dict[str, Any]:
+    """A pod that asks for the sidecar of the policy mine."""
+    fleet.apply(an_agent("agent", "mine"))
+    return fleet.get("Pod", "agent")
+
+
+def test_a_sidecar_gets_its_own_policys_snapshot(fleet: Space, agent: dict[str, Any]) -> None:
+    """Its pod's label is all that it takes: no right is granted to the account that its agent happens to have."""
+    answer = _ask_control(fleet, "mine", _token(fleet, "default", agent))
+
+    assert answer.status_code == 200
+    assert answer.json()["policy"] == "mine"
+
+
+def test_a_sidecar_gets_no_other_policys_snapshot(fleet: Space, agent: dict[str, Any]) -> None:
+    """Not even of its own namespace."""
+    answer = _ask_control(fleet, "other", _token(fleet, "default", agent))
+
+    assert answer.status_code == 403
+    assert answer.json()["error"]["message"]
+
+
+def test_a_sidecar_of_another_namespace_gets_no_snapshot(fleet: Space, space: Space) -> None:
+    """A pod with the same label elsewhere is somebody else's."""
+    space.apply(an_agent("agent", "mine"))
+    foreign = _token(space, "default", space.get("Pod", "agent"))
+
+    assert _ask_control(fleet, "mine", foreign).status_code == 403
+
+
+def test_a_pod_without_the_label_gets_no_snapshot(fleet: Space) -> None:
+    """An agent's account has no right of its own: without the label its pod is anybody."""
+    stranger = an_agent("stranger", "mine")
+    del stranger["metadata"]["labels"]
+    fleet.apply(stranger)
+
+    assert _ask_control(fleet, "mine", _token(fleet, "default", fleet.get("Pod", "stranger"))).status_code == 403
+
+
+def test_the_token_for_the_gateway_is_none_for_the_control_api(fleet: Space, agent: dict[str, Any]) -> None:
+    """Each of a sidecar's tokens is good for one thing."""
+    assert _ask_control(fleet, "mine", _token(fleet, "default", agent, GATEWAY_AUDIENCE)).status_code == 401
+
+
+def test_a_gateway_asks_whose_token_it_was_shown(fleet: Space, agent: dict[str, Any]) -> None:
+    """Only a token for gateways, of a pod that asks for that very policy's sidecar, is good."""
+    mine, other = (_token(fleet, f"{policy}-gateway", _pod(fleet, policy)) for policy in ("mine", "other"))
+    good = _token(fleet, "default", agent, GATEWAY_AUDIENCE)
+    no_agents = _token(fleet, "mine-gateway", _pod(fleet, "mine"), GATEWAY_AUDIENCE)
+    for_control = _token(fleet, "default", agent)
+
+    assert _review(fleet, "mine", mine, good).json()["pod"] == "agent"
+    for policy, gateway, token in (("other", other, good), ("mine", mine, no_agents), ("mine", mine, for_control)):
+        answer = _review(fleet, policy, gateway, token)
+        assert answer.status_code == 403
+        assert answer.json()["error"]["message"]
+
+
+def test_nobody_but_the_gateway_may_ask_about_tokens(fleet: Space, agent: dict[str, Any]) -> None:
+    """Neither a sidecar nor another policy's gateway."""
+    token = _token(fleet, "default", agent, GATEWAY_AUDIENCE)
+    sidecar = _token(fleet, "default", agent)
+    other = _token(fleet, "other-gateway", _pod(fleet, "other"))
+
+    assert _review(fleet, "mine", sidecar, token).status_code == 403
+    assert _review(fleet, "mine", other, token).status_code == 403
+    assert _review(fleet, "mine", "made-up", token).status_code == 401
+
+
+def test_a_gateway_relays_for_its_own_sidecars_alone(fleet: Space, space: Space, agent: dict[str, Any]) -> None:
+    """Another namespace's token, another policy's, or one for another audience opens no gateway."""
+    space.apply(an_agent("agent", "mine"))
+    foreign = _token(space, "default", space.get("Pod", "agent"), GATEWAY_AUDIENCE)
+    gateway = fleet.gateway("other")
+    tokens = [
+        foreign,
+        _token(fleet, "default", agent, GATEWAY_AUDIENCE),
+        _token(fleet, "default", agent),
+        "made-up",
+    ]
+
+    answers = [gateway.with_key(token).ask("hello", x_flotilla_relay="other") for token in tokens]
+
+    assert {answer.status_code for answer in answers} <= {401, 403}
+    assert all(answer.json()["error"]["message"] for answer in answers)
 
 
 def test_a_router_that_refuses_a_snapshot_is_named_by_the_policy(fleet: Space) -> None:
