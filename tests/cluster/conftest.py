@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from operator_world import CRDS, World
 
 from localcluster.binaries import ensure_binaries
 from localcluster.cluster import LocalCluster
@@ -38,6 +40,25 @@ def control_plane() -> Generator[LocalCluster]:
     """A cluster without nodes: nothing runs pods."""
     with LocalCluster.start(name="test-bare", runner=False) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def plane() -> Generator[LocalCluster]:
+    """A control plane with our CRDs, whose API server the tests may kill."""
+    with LocalCluster.start(name="operator", runner=False) as cluster:
+        cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
+        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        yield cluster
+
+
+@pytest.fixture
+def world(plane: LocalCluster, tmp_path: Path) -> Iterator[World]:
+    """No operator runs yet."""
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
+    plane.kubectl("create", "namespace", namespace)
+    with ExitStack() as stack:
+        yield World(plane, namespace, tmp_path, stack)
+    plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 @pytest.fixture

@@ -4,167 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import signal
-import socket
-import ssl
-import subprocess
-import sys
-import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pytest
+from operator_world import CRDS, World, a_gateway_pod, snapshot_url
 
 from flotilla_operator.adapters.authority import SECRET_NAME
-from flotilla_operator.adapters.lease import address_of
 from localcluster.cluster import LocalCluster
-
-CRDS = Path(__file__).parents[2] / "crds"
-GROUP = "/apis/flotilla.dev/v1alpha1"
-LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/flotilla-operator"
-TAKEOVER_SECONDS = 60.0
-"""Generous: a loaded machine is slow. That it takes no longer than it may is shown in virtual time."""
-
-Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One operator process."""
-
-    process: subprocess.Popen[bytes]
-    admin: str
-    control: str
-    log: Path
-
-    def send(self, number: signal.Signals) -> None:
-        """The process gets a signal."""
-        self.process.send_signal(number)
-
-    def ready(self) -> bool:
-        """Whether it says so."""
-        try:
-            return httpx.get(f"{self.admin}/readyz", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-
-@dataclass(frozen=True)
-class World:
-    """A cluster without nodes, and a namespace that is served by operators of the test's own."""
-
-    cluster: LocalCluster
-    namespace: str
-    directory: Path
-    stack: ExitStack
-
-    def start(self, *, wait: bool = True, more: Mapping[str, str] | None = None) -> Replica:
-        """One more replica, with `more` settings; ready unless it is not to be waited for."""
-        admin, control = free_port(), free_port()
-        log = self.directory / f"operator-{admin}.log"
-        settings = {
-            "ENGINE_IMAGE": "vllm/vllm-openai:v0.32.0",
-            "ROUTER_IMAGE": "flotilla-router:1",
-            "NAMESPACE": self.namespace,
-            "WATCH_NAMESPACES": self.namespace,
-            "POD_NAME": f"operator-{admin}",
-            "POD_IP": "127.0.0.1",
-            "ADMIN_PORT": str(admin),
-            "CONTROL_PORT": str(control),
-            **(more or {}),
-        }
-        environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
-        environment |= {f"FLOTILLA_{name}": value for name, value in settings.items()}
-        output = self.stack.enter_context(log.open("wb"))
-        command = [sys.executable, "-m", "flotilla_operator"]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        self.stack.callback(end, process)
-        replica = Replica(process, f"http://127.0.0.1:{admin}", f"https://127.0.0.1:{control}", log)
-        if wait:
-            self.until(replica.ready, f"operator to be ready, see {log}")
-        return replica
-
-    def until(self, condition: Callable[[], bool], what: str, seconds: float = TAKEOVER_SECONDS) -> None:
-        """Return once `condition` holds."""
-        self.cluster.wait_for(condition, what, seconds)
-
-    def get(self, path: str) -> Manifest:
-        """A live object; {} where there is none."""
-        response = self.cluster.api.get(path)
-        return response.json() if response.is_success else {}
-
-    def child(self, plural: str, name: str) -> Manifest:
-        """A live child of an owner of the test's namespace."""
-        roots = {"deployments": "/apis/apps/v1", "roles": "/apis/rbac.authorization.k8s.io/v1"}
-        return self.get(f"{roots.get(plural, '/api/v1')}/namespaces/{self.namespace}/{plural}/{name}")
-
-    def own(self, plural: str, name: str) -> Manifest:
-        """A live object of our group."""
-        return self.get(f"{GROUP}/namespaces/{self.namespace}/{plural}/{name}")
-
-    def create(self, path: str, manifest: Manifest) -> Manifest:
-        """The object as created."""
-        response = self.cluster.api.post(path, json=manifest)
-        assert response.is_success, response.text
-        return response.json()
-
-    def add_policy(self, name: str = "router") -> None:
-        """A policy over one external fallback of the same name."""
-        fallback: Manifest = {"external": {"url": "https://api.example.com/v1", "model": "big-1"}}
-        policy: Manifest = {"experts": [], "fallbacks": [{"name": name}], "auth": {"anonymous": True}}
-        for kind, plural, spec in (("RoutingPolicy", "routingpolicies", policy), ("Fallback", "fallbacks", fallback)):
-            manifest: Manifest = {"apiVersion": "flotilla.dev/v1alpha1", "kind": kind, "metadata": {"name": name}}
-            self.create(f"{GROUP}/namespaces/{self.namespace}/{plural}", {**manifest, "spec": spec})
-
-    def holder(self) -> str:
-        """Address of the Lease's holder."""
-        spec: Manifest = self.get(LEASE.format(self.namespace)).get("spec") or {}
-        return address_of(spec.get("holderIdentity") or "")
-
-    def leads(self, replica: Replica) -> bool:
-        """Whether the Lease names `replica`."""
-        return replica.control.endswith(f"//{self.holder()}")
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """The process is gone."""
-    process.send_signal(signal.SIGCONT)
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def plane() -> Generator[LocalCluster]:
-    """A control plane with our CRDs, whose API server the tests may kill."""
-    with LocalCluster.start(name="operator", runner=False) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
-        yield cluster
-
-
-@pytest.fixture
-def world(plane: LocalCluster, tmp_path: Path) -> Iterator[World]:
-    """No operator runs yet."""
-    namespace = f"test-{uuid.uuid4().hex[:8]}"
-    plane.kubectl("create", "namespace", namespace)
-    with ExitStack() as stack:
-        yield World(plane, namespace, tmp_path, stack)
-    plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def test_children_are_repaired(world: World) -> None:
@@ -283,45 +131,21 @@ def test_a_leader_that_is_told_to_end_gives_the_lease_away(world: World) -> None
     assert world.holder() == ""
 
 
-@contextmanager
-def a_router(world: World, policy: str = "router") -> Generator[httpx.AsyncClient]:
-    """An HTTP client with a pod's token, as the kubelet would mount it, that trusts what the ConfigMap names."""
-    account = f"{policy}-gateway"
-    container: Manifest = {"name": "c", "image": "i"}
-    pod: Manifest = {
-        "metadata": {"generateName": "gateway-"},
-        "spec": {"serviceAccountName": account, "containers": [container]},
-    }
-    live = world.create(f"/api/v1/namespaces/{world.namespace}/pods", pod)["metadata"]
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": live["name"], "uid": live["uid"]}
-    spec = {"audiences": ["flotilla-control"], "boundObjectRef": bound}
-    path = f"/api/v1/namespaces/{world.namespace}/serviceaccounts/{account}/token"
-    token = world.create(path, {"spec": spec})["status"]["token"]
-    trust = ssl.create_default_context(cadata=world.child("configmaps", "router-snapshot")["data"]["control-ca.crt"])
-    yield httpx.AsyncClient(verify=trust, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False)
-
-
-def snapshot_url(world: World, replica: Replica, policy: str = "router") -> str:
-    """Where a router polls."""
-    return f"{replica.control}/v1/snapshots/{world.namespace}/{policy}"
-
-
 async def test_a_policys_edit_reaches_a_router_that_polls_and_its_answer_is_shown(world: World) -> None:
     """With the API server's own reviews of a pod's token, under the Role that the operator made for the gateway."""
     world.add_policy()
     replica = world.start()
     await asyncio.to_thread(world.until, lambda: bool(world.child("deployments", "router-gateway")), "the gateway")
-    with a_router(world) as router:
-        async with router:
-            url = snapshot_url(world, replica)
-            first = await router.get(url)
-            poll = asyncio.create_task(router.get(url, params={"digest": first.headers["x-flotilla-digest"]}))
-            patch = '{"spec": {"models": ["auto", "gpt-4o-mini"]}}'
-            await asyncio.to_thread(
-                world.cluster.kubectl,
-                *("patch", "routingpolicy", "router", "-n", world.namespace, "--type=merge", "-p", patch),
-            )
-            second = await poll
+    async with a_gateway_pod(world).http() as router:
+        url = snapshot_url(world, replica)
+        first = await router.get(url)
+        poll = asyncio.create_task(router.get(url, params={"digest": first.headers["x-flotilla-digest"]}))
+        patch = '{"spec": {"models": ["auto", "gpt-4o-mini"]}}'
+        await asyncio.to_thread(
+            world.cluster.kubectl,
+            *("patch", "routingpolicy", "router", "-n", world.namespace, "--type=merge", "-p", patch),
+        )
+        second = await poll
 
     assert first.json()["models"] == ["auto"]
     assert second.json()["models"] == ["auto", "gpt-4o-mini"]
@@ -339,11 +163,10 @@ async def test_a_router_is_refused_what_is_not_its_own(world: World) -> None:
         lambda: bool(world.child("deployments", "router-gateway") and world.child("deployments", "second-gateway")),
         "both gateways",
     )
-    with a_router(world) as router:
-        async with router:
-            other = await router.get(snapshot_url(world, replica, "second"))
-            admin = {"Authorization": f"Bearer {world.cluster.admin_token}"}
-            stranger = await router.get(snapshot_url(world, replica), headers=admin)
+    async with a_gateway_pod(world).http() as router:
+        other = await router.get(snapshot_url(world, replica, "second"))
+        admin = {"Authorization": f"Bearer {world.cluster.admin_token}"}
+        stranger = await router.get(snapshot_url(world, replica), headers=admin)
 
     assert other.status_code == 403
     assert stranger.status_code == 401
@@ -355,10 +178,9 @@ async def test_a_standby_answers_with_the_leaders_snapshot(world: World) -> None
     leader = world.start()
     await asyncio.to_thread(world.until, lambda: bool(world.child("deployments", "router-gateway")), "the gateway")
     standby = await asyncio.to_thread(world.start)
-    with a_router(world) as router:
-        async with router:
-            direct = await router.get(snapshot_url(world, leader))
-            passed = await router.get(snapshot_url(world, standby))
+    async with a_gateway_pod(world).http() as router:
+        direct = await router.get(snapshot_url(world, leader))
+        passed = await router.get(snapshot_url(world, standby))
 
     assert (passed.status_code, passed.content) == (200, direct.content)
     assert passed.headers["x-flotilla-digest"] == direct.headers["x-flotilla-digest"]

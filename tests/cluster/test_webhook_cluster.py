@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from test_operator_process import CRDS, Replica, World, free_port
+from operator_world import Replica, World, free_port
 
 from flotilla_api.names import INJECTED_ANNOTATION, POLICY_LABEL, SIDECAR_CONTAINER
 from flotilla_operator.adapters.authority import SECRET_NAME, make_authority
@@ -93,15 +93,6 @@ def is_injected(pod: Manifest) -> bool:
     """Whether the sidecar is the pod's first init container."""
     containers: list[Manifest] = pod["spec"].get("initContainers") or []
     return bool(containers) and containers[0]["name"] == SIDECAR_CONTAINER
-
-
-@pytest.fixture(scope="module")
-def plane() -> Generator[LocalCluster]:
-    """A control plane with our CRDs."""
-    with LocalCluster.start(name="webhook", runner=False) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
-        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        yield cluster
 
 
 @pytest.fixture
