@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import ssl
 import uuid
@@ -187,8 +188,15 @@ def test_every_replica_injects(asked: Asked) -> None:
 
 
 def test_a_webhook_that_nobody_serves_keeps_no_pod_from_starting(asked: Asked) -> None:
-    """No operator runs."""
+    """No operator runs; the API server counts what slips through, which is worth an alert."""
     asked.configure(authority_of_somebody())
+    counter = re.compile(
+        r'^apiserver_admission_webhook_fail_open_count{name="sidecars.flotilla.dev".*} [1-9]', re.MULTILINE
+    )
+    asked.world.until(
+        lambda: bool(asked.create(dry_run=True) and counter.search(asked.world.cluster.api.get("/metrics").text)),
+        "the API server to ask in vain",
+    )
 
     assert not is_injected(asked.create().json())
 

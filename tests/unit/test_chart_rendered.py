@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -312,6 +313,17 @@ def test_the_operator_may_write_no_other_webhook(rendered: list[Manifest]) -> No
         ([configuration["metadata"]["name"]], ["get", "patch"])
     ]
     assert _environment(rendered)["FLOTILLA_WEBHOOK_CONFIGURATION"] == configuration["metadata"]["name"]
+
+
+def test_what_argo_cd_is_to_ignore_is_the_webhooks_bundle(rendered: list[Manifest]) -> None:
+    """The README's snippet names the object that is installed."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    (ignored,) = yaml.safe_load(block)["spec"]["ignoreDifferences"]
+    (configuration,) = _of_kind(rendered, "MutatingWebhookConfiguration")
+
+    assert f"{ignored['group']}/v1" == configuration["apiVersion"]
+    assert (ignored["kind"], ignored["name"]) == (configuration["kind"], configuration["metadata"]["name"])
+    assert ignored["jqPathExpressions"] == [".webhooks[]?.clientConfig.caBundle"]
 
 
 def test_without_the_webhook_nothing_of_it_is_left() -> None:
