@@ -56,7 +56,7 @@ OPERATOR_NAMESPACES_UNREADABLE = "flotilla_operator_namespaces_unreadable"
 OPERATOR_INJECTIONS = "flotilla_operator_injections_total"
 """Pods that the admission webhook looked at. Labels: result (injected, unchanged, not_found, disabled, refused, unavailable: the policy could not be read, failed: a mistake of the operator's)."""
 OPERATOR_ROUTERS_LAGGING = "flotilla_operator_routers_lagging"
-"""Ready routers that do not serve the current snapshot. Labels: namespace, policy."""
+"""Connected routers, sidecars among them, that do not serve the current snapshot. Labels: namespace, policy."""
 
 VLLM_RUNNING = "vllm:num_requests_running"
 VLLM_WAITING = "vllm:num_requests_waiting"
