@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 
-from .documents import ALIAS, Document, compose, is_list, is_mapping
+from .documents import ALIAS, Document, is_list, is_mapping
 from .errors import EditError
 from .notation import Notation, block_list, block_mapping, on_one_line, spread
 
@@ -57,14 +57,12 @@ class Page:
     notation: Notation
 
 
-def open_page(document: Document, path: Path) -> Page:
-    """A document with the style that the mapping at `path`, a pod or a pod template, is written in.
+def open_page(document: Document, root: yaml.Node, path: Path) -> Page:
+    """A document with its nodes, and the style that the mapping at `path`, a pod or a pod template, is written in.
 
     Raises:
-        InputError: the document cannot be parsed.
         EditError: the mapping is an alias, or within one.
     """
-    root = compose(document)
     return Page(document.text, root, _notation(document, _follow(root, path)))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from flotilla_api.meta import GROUP
 from flotilla_api.names import KIND_LABEL, POLICY_LABEL
 from flotilla_api.policy import RoutingPolicySpec
@@ -14,9 +16,9 @@ from flotilla_operator.resources.settings import OperatorSettings
 from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar, wanted_policy
 from flotilla_operator.resources.specs import InvalidSpecError, parse_policy
 
-from .documents import Document, is_list, parse, split
+from .documents import Document, compose, is_list, parse, split
 from .edits import Edit, additions, apply, open_page
-from .errors import InputError
+from .errors import EditError, InputError
 from .templates import Found, Path, check_shape, find_objects, find_templates, labels_of
 
 _UNKNOWN_POLICY = RoutingPolicySpec.model_validate({"experts": [], "auth": {"anonymous": True}})
@@ -44,11 +46,21 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The sources' texts with sidecars, or `errors`; each message names its source and object."""
+    """The sources' texts with sidecars, or as they were and `errors`; each message names its source and object."""
 
     texts: tuple[str, ...]
     injected: tuple[str, ...] = ()
     """What got something that it did not have."""
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What became of a document, or of a source's documents."""
+
+    text: str
+    injected: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     asking: int = 0
@@ -87,19 +99,28 @@ def inject(sources: Sequence[Source], wishes: Wishes) -> Outcome:
     """
     streams = [(source, split(source.text)) for source in sources]
     policies, errors = _read_policies(streams, wishes)
-    results = [(source, _inject_document(document, policies, wishes)) for source, each in streams for document in each]
-    errors += [f"{source.name}: {each}" for source, result in results for each in result.errors]
-    asking = sum(result.asking for _, result in results)
-    idle = () if asking or errors else (f"no pod template asks for a sidecar with the label {POLICY_LABEL}",)
-    return Outcome(
-        tuple("".join(result.texts[0] for of, result in results if of is source) for source in sources),
-        injected=tuple(f"{source.name}: {each}" for source, result in results for each in result.injected),
-        warnings=(
-            *idle,
-            *dict.fromkeys(f"{source.name}: {each}" for source, result in results for each in result.warnings),
-        ),
-        errors=tuple(errors),
-        asking=asking,
+    results = [
+        _named(source, [_inject_document(document, policies, wishes) for document in documents])
+        for source, documents in streams
+    ]
+    warnings = tuple(dict.fromkeys(warning for result in results for warning in result.warnings))
+    errors += [error for result in results for error in result.errors]
+    if errors:
+        return Outcome(tuple(source.text for source in sources), warnings=warnings, errors=tuple(errors))
+    if not any(result.asking for result in results):
+        warnings = (f"no pod template asks for a sidecar with the label {POLICY_LABEL}", *warnings)
+    injected = tuple(each for result in results for each in result.injected)
+    return Outcome(tuple(result.text for result in results), injected, warnings)
+
+
+def _named(source: Source, results: Sequence[_Result]) -> _Result:
+    """The results of a source's documents as one, whose messages name the source."""
+    return _Result(
+        text="".join(result.text for result in results),
+        injected=tuple(f"{source.name}: {each}" for result in results for each in result.injected),
+        warnings=tuple(f"{source.name}: {each}" for result in results for each in result.warnings),
+        errors=tuple(f"{source.name}: {each}" for result in results for each in result.errors),
+        asking=sum(result.asking for result in results),
     )
 
 
@@ -129,13 +150,13 @@ def _policies_of(document: Document, namespace: str) -> Iterator[tuple[ObjectRef
             yield found.owner, found.value
 
 
-def _inject_document(document: Document, policies: Policies, wishes: Wishes) -> Outcome:
+def _inject_document(document: Document, policies: Policies, wishes: Wishes) -> _Result:
     if not _is_concerned(document, wishes):
-        return Outcome((document.text,))
+        return _Result(document.text)
     try:
         value = parse(document)
     except InputError as error:
-        return Outcome((document.text,), errors=(str(error),))
+        return _Result(document.text, errors=(str(error),))
     verdicts = [
         verdict for found in find_objects(value, wishes.namespace) for verdict in _judge_object(found, policies, wishes)
     ]
@@ -144,12 +165,12 @@ def _inject_document(document: Document, policies: Policies, wishes: Wishes) -> 
     errors = tuple(verdict.error for verdict in verdicts if verdict.error)
     asking = sum(verdict.asks for verdict in verdicts)
     if errors or not changes:
-        return Outcome((document.text,), warnings=warnings, errors=errors, asking=asking)
+        return _Result(document.text, warnings=warnings, errors=errors, asking=asking)
     try:
         text = _rewrite(document, value, changes)
     except InputError as error:
-        return Outcome((document.text,), warnings=warnings, errors=(str(error),))
-    return Outcome((text,), tuple(map(str, changes)), warnings, asking=asking)
+        return _Result(document.text, warnings=warnings, errors=(str(error),))
+    return _Result(text, tuple(map(str, changes)), warnings, asking=asking)
 
 
 def _is_concerned(document: Document, wishes: Wishes) -> bool:
@@ -160,17 +181,10 @@ def _is_concerned(document: Document, wishes: Wishes) -> bool:
 
 def _judge_object(found: Found, policies: Policies, wishes: Wishes) -> Iterator[_Verdict]:
     templates = list(find_templates(found))
-    own = labels_of(found.value).get(POLICY_LABEL)
-    if (
-        own
-        and wishes.policy is None
-        and templates
-        and not any(POLICY_LABEL in labels_of(each.value) for each in templates)
-    ):
-        yield _Verdict(
-            warnings=(f"{found.owner}: the label {POLICY_LABEL} is the object's own; its pod template needs it",),
-            asks=False,
-        )
+    labelled = [each for each in templates if POLICY_LABEL in labels_of(each.value)]
+    if POLICY_LABEL in labels_of(found.value) and templates and not labelled and wishes.policy is None:
+        warning = f"{found.owner}: the label {POLICY_LABEL} is the object's own; its pod template needs it"
+        yield _Verdict(warnings=(warning,), asks=False)
     for template in templates:
         if policy := _policy_for(template.value, wishes):
             yield _judge(template, policy, policies, wishes)
@@ -219,11 +233,12 @@ def _rewrite(document: Document, value: Any, changes: Sequence[_Change]) -> str:
     Raises:
         InputError: it would not; some of it is written in a way that additions to the text cannot follow.
     """
-    text = apply(document.text, [edit for change in changes for edit in _edits(document, change)])
+    root = compose(document)
+    text = apply(document.text, [edit for change in changes for edit in _edits(document, root, change)])
     wanted = value
     for change in changes:
         wanted = _replaced(wanted, change.found.path, change.after)
-    if parse(Document(text, document.line)) != wanted:
+    if not _reads_as(text, wanted):
         owners = ", ".join(sorted({str(change.found.owner) for change in changes}))
         raise InputError(
             f"{owners}: the document cannot be added to in place; write out its aliases and merge keys, "
@@ -232,12 +247,19 @@ def _rewrite(document: Document, value: Any, changes: Sequence[_Change]) -> str:
     return text
 
 
-def _edits(document: Document, change: _Change) -> Iterator[Edit]:
+def _edits(document: Document, root: yaml.Node, change: _Change) -> list[Edit]:
     try:
-        page = open_page(document, change.found.path)
-        yield from additions(page, change.found.path, change.found.value, change.after)
-    except InputError as error:
+        page = open_page(document, root, change.found.path)
+        return additions(page, change.found.path, change.found.value, change.after)
+    except EditError as error:
         raise InputError(f"{change.found.owner}: {error}; write it out") from error
+
+
+def _reads_as(text: str, wanted: Any) -> bool:
+    try:
+        return parse(Document(text, 1)) == wanted
+    except InputError:
+        return False
 
 
 def _replaced(value: Any, path: Path, part: Any) -> Any:
