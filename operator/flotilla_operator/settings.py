@@ -120,6 +120,8 @@ class Settings(BaseModel):
             router_memory_request=self.router_memory_request,
             router_memory_limit=self.router_memory_limit,
             router_image_pull_secrets=self.router_image_pull_secrets,
+            webhook=bool(self.webhook_configuration),
+            webhook_leaves_out=("kube-system", self.namespace),
             sidecar_port=self.sidecar_port,
             sidecar_admin_port=self.sidecar_admin_port,
             sidecar_cpu_request=self.sidecar_cpu_request,

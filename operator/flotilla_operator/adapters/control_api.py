@@ -235,7 +235,7 @@ async def _read_token(request: web.Request) -> str | None:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body: Any = json.loads(await request.read())
-    except (ValueError, TimeoutError, web.HTTPRequestEntityTooLarge):
+    except (ValueError, RecursionError, TimeoutError, web.HTTPRequestEntityTooLarge):
         return None
     token = cast("dict[str, Any]", body).get("token") if isinstance(body, dict) else None
     return token if isinstance(token, str) else None

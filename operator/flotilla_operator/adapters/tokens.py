@@ -93,7 +93,7 @@ class TokenReviews:
         Raises:
             OperatorError: the API server cannot say now.
         """
-        if not token or len(token) > TOKEN_MAX_CHARACTERS:
+        if not token or not token.isascii() or len(token) > TOKEN_MAX_CHARACTERS:
             return Denied(401, f"show a ServiceAccount token with audience {self._audience}")
         name = hashlib.sha256(token.encode()).digest()
         known = self._callers.get(name) or self._denials.get(name)

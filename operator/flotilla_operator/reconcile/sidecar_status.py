@@ -36,11 +36,12 @@ def sidecars_injected(observed: Observed, spec: RoutingPolicySpec) -> Check | No
     without = [agent for agent in observed.agents if not agent.injected]
     if not without:
         return passed(kind, Reason.INJECTED, "every pod that asks for a sidecar has it")
-    if not _inputs(observed, spec).enabled:
+    inputs = _inputs(observed, spec)
+    if not inputs.enabled:
         return failed(kind, Reason.SIDECAR_DISABLED, _disabled(without))
     missing = [agent for agent in without if not agent.refused]
     reason = Reason.SIDECAR_MISSING if missing else Reason.SIDECAR_REFUSED
-    return failed(kind, reason, "; ".join((*_missing(missing), *_refused(without))))
+    return failed(kind, reason, "; ".join((*_missing(missing, inputs), *_refused(without))))
 
 
 def sidecar_count(observed: Observed) -> str | None:
@@ -61,8 +62,7 @@ def absence_event(agent: AgentPod, key: Key, inputs: SidecarInputs | None) -> Ev
         return Event("Warning", Reason.SIDECAR_DISABLED, f"{why}: take its label {POLICY_LABEL} off, or that out")
     if agent.refused:
         return Event("Warning", Reason.SIDECAR_REFUSED, f"this pod cannot have the sidecar of {key}: {agent.refused}")
-    why = f"this pod was created without the sidecar of {key}: the webhook did not answer, or knew no such policy"
-    return Event("Warning", Reason.SIDECAR_MISSING, f"{why}; delete the pod, so that it is made anew")
+    return Event("Warning", Reason.SIDECAR_MISSING, _why_missing(key, inputs))
 
 
 def sidecar_rejection(sidecars: Sequence[Acknowledgement], digest: str) -> str:
@@ -91,13 +91,22 @@ def _disabled(without: Sequence[AgentPod]) -> str:
     return f"{pods} {verb} for a sidecar, and placement.sidecar.enabled is false: take the label off, or that out"
 
 
-def _missing(agents: Sequence[AgentPod]) -> list[str]:
+def _why_missing(key: Key, inputs: SidecarInputs) -> str:
+    what = f"this pod was created without the sidecar of {key}"
+    if inputs.by_webhook:
+        why = "the webhook did not answer, or knew no such policy"
+        return f"{what}: {why}; delete the pod, so that it is made anew"
+    return f"{what}: no webhook adds one in this namespace; put it into the manifest with flotilla inject"
+
+
+def _missing(agents: Sequence[AgentPod], inputs: SidecarInputs) -> list[str]:
     if not agents:
         return []
-    pods = _names([agent.name for agent in agents])
-    if len(agents) == 1:
-        return [f"{pods} was created without the sidecar: delete it, so that it is made anew"]
-    return [f"{pods} were created without the sidecar: delete them, so that they are made anew"]
+    verb, them, are = ("was", "it", "it is") if len(agents) == 1 else ("were", "them", "they are")
+    what = f"{_names([agent.name for agent in agents])} {verb} created without the sidecar"
+    if inputs.by_webhook:
+        return [f"{what}: delete {them}, so that {are} made anew"]
+    return [f"{what}, and no webhook adds one in this namespace: put it into the manifests with flotilla inject"]
 
 
 def _refused(agents: Sequence[AgentPod]) -> list[str]:

@@ -21,6 +21,10 @@ class OperatorSettings:
     router_memory_request: str = "128Mi"
     router_memory_limit: str = "512Mi"
     router_image_pull_secrets: tuple[str, ...] = ()
+    webhook: bool = True
+    """Whether pods that ask for a sidecar get it when they are created; otherwise only from `flotilla inject`."""
+    webhook_leaves_out: tuple[str, ...] = ()
+    """Namespaces of which it is not asked."""
     sidecar_port: int = SIDECAR_PORT
     sidecar_admin_port: int = SIDECAR_ADMIN_PORT
     sidecar_cpu_request: str = "50m"

@@ -49,6 +49,11 @@ class SidecarInputs:
         return self.wishes.enabled is not False
 
     @property
+    def by_webhook(self) -> bool:
+        """Whether pods get it when they are created; otherwise only from `flotilla inject`."""
+        return self.settings.webhook and self.namespace not in self.settings.webhook_leaves_out
+
+    @property
     def wishes(self) -> Sidecar:
         """What the policy says of its sidecars."""
         return (self.spec.placement and self.spec.placement.sidecar) or Sidecar.model_validate({})

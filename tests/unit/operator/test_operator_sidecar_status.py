@@ -27,7 +27,7 @@ from flotilla_api.status import RoutingPolicyStatus
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.gateway import snapshot_of
 from flotilla_operator.reconcile.sidecar_status import absence_event
-from flotilla_operator.reconcile.types import Acknowledgement, AgentPod, Key, Manifest, Observed
+from flotilla_operator.reconcile.types import Acknowledgement, AgentPod, Key, Manifest, Observed, OperatorSettings
 from flotilla_operator.resources.sidecar import SidecarInputs
 
 KEY = Key("RoutingPolicy", "agents", "billing")
@@ -134,6 +134,24 @@ def test_pods_without_their_sidecar_show(
     assert message in said
     assert judge(observed).status.get("sidecars") == count
     assert condition(observed, "Ready")[0] == condition(a_cluster(), "Ready")[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(replace(SETTINGS, webhook=False), id="there is none"),
+        pytest.param(replace(SETTINGS, webhook_leaves_out=("agents",)), id="it leaves the namespace out"),
+    ],
+)
+def test_where_no_webhook_adds_sidecars_nobody_is_told_to_wait_for_it(settings: OperatorSettings) -> None:
+    """A pod that is made anew would be without one again."""
+    late = an_agent("late", injected=False)
+    spec = RoutingPolicySpec.model_validate(a_policy()["spec"])
+    event = absence_event(late, KEY, SidecarInputs("agents", "billing", spec, settings))
+
+    assert "flotilla inject" in condition(a_cluster(agents=(late,), settings=settings), "SidecarsInjected")[1]
+    assert "flotilla inject" in event.message
+    assert "delete" not in event.message
 
 
 def test_pods_that_were_not_listed_yet_change_nothing() -> None:

@@ -307,6 +307,7 @@ async def test_withdrawing_a_policy_ends_its_polls() -> None:
         pytest.param({}, authenticated(), True, 401, id="no token"),
         pytest.param({"Authorization": "Basic abc"}, authenticated(), True, 401, id="another scheme"),
         pytest.param({"Authorization": "Bearer "}, authenticated(), True, 401, id="an empty token"),
+        pytest.param({"Authorization": "Bearer tokén"}, authenticated(), True, 401, id="no token's letters"),
         pytest.param(BEARER, {"authenticated": False, "error": "expired"}, True, 401, id="a token that is not valid"),
         pytest.param(
             BEARER, {"authenticated": True, "user": ROUTER_USER}, True, 401, id="a token for nobody's audience"
@@ -448,6 +449,7 @@ async def test_a_gateway_learns_whose_token_it_was_shown() -> None:
         pytest.param(b'{"token": "token-1"}', {"policy": "router"}, "not valid for audience", id="another audience"),
         pytest.param(b'{"token": "x"}', {"policy": "router"}, "not valid for audience", id="no token of anyone"),
         pytest.param(b'{"token": ""}', {"policy": "router"}, "show a ServiceAccount token", id="no token"),
+        pytest.param(b'{"token": "\\ud800"}', {"policy": "router"}, "show a ServiceAccount token", id="no text"),
         pytest.param(TOKEN_BODY, {"policy": "second"}, "runs no sidecar of policy router", id="another policy"),
         pytest.param(TOKEN_BODY, {"policy": "router", "uid": "uid-2"}, "runs no sidecar", id="another pod by its name"),
     ],
@@ -487,6 +489,7 @@ async def test_only_who_rbac_lets_in_may_ask_whose_a_token_is() -> None:
         pytest.param(b"{}", id="no token"),
         pytest.param(b'{"token": 1}', id="no text"),
         pytest.param(b'{"token": "' + b"x" * 40_000 + b'"}', id="an endless one"),
+        pytest.param(b"[" * 20_000, id="a deep one"),
     ],
 )
 async def test_a_body_without_a_token_is_refused(body: bytes) -> None:
