@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .chart import CONTROL_URL, make_settings
+from .chart import CONTROL_URL
 from .injection import Outcome, Wishes, inject
-from .sources import STANDARD_INPUT, read_sources, read_values
+from .sources import STANDARD_INPUT, read_settings, read_sources
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SEPARATED = re.compile(r"(?:\s*(?:#[^\r\n]*)?[\r\n])*---(?!\S)")
@@ -68,7 +68,7 @@ def command(
     """
     _check_usage(filename, policy)
     sources = read_sources(filename)
-    settings = make_settings(_read_values(values), image=image, control_url=control_url)
+    settings = read_settings(values, image=image, control_url=control_url)
     outcome = inject(sources, Wishes(settings, namespace, policy))
     _report(outcome)
     if outcome.errors:
@@ -84,10 +84,6 @@ def _check_usage(filenames: Sequence[str], policy: str | None) -> None:
         raise typer.BadParameter("standard input can be read once", param_hint="-f")
     if policy is not None and not _NAME.fullmatch(policy):
         raise typer.BadParameter(f"{policy!r} cannot be a policy's name", param_hint="--policy")
-
-
-def _read_values(path: Path | None) -> object:
-    return None if path is None else read_values(path)
 
 
 def _report(outcome: Outcome) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
+from flotilla_operator.resources.settings import OperatorSettings
 
+from .chart import make_settings
+from .documents import Document, parse
 from .errors import InputError
 from .injection import Source
 
@@ -25,16 +26,19 @@ def read_sources(filenames: Iterable[str]) -> list[Source]:
     return [source for filename in filenames for source in _read(filename)]
 
 
-def read_values(path: Path) -> Any:
-    """What a file of chart values holds.
+def read_settings(values: Path | None, *, image: str | None, control_url: str) -> OperatorSettings:
+    """What a file of the chart's values and the options say; without a file, the chart's own values hold.
 
     Raises:
-        InputError: it cannot be read or parsed.
+        InputError: the file cannot be read or parsed, or holds a value that the chart does not take.
     """
+    if values is None:
+        return make_settings(None, image=image, control_url=control_url)
+    text = _read_text(values)
     try:
-        return yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: {error}") from error
+        return make_settings(parse(Document(text, 1)), image=image, control_url=control_url)
+    except InputError as error:
+        raise InputError(f"{values}: {error}") from error
 
 
 def _read(filename: str) -> Iterator[Source]:
