@@ -13,7 +13,9 @@ PUBLISHED_HEADER = "snapshot-published-at"
 REVIEW_PATH = "/v1/tokens/{namespace}/{policy}"
 """POST by a gateway of the policy, with `{"token": ...}` that a caller showed to it. 200: the token is of audience
 GATEWAY_AUDIENCE and of a pod that runs a sidecar of the policy; `{"pod": NAME}` says which. 403: it is not, and
-`{"error": {"reason", "message"}}` says why."""
+`{"error": {"reason", "message"}}` says why, with the reason TOKEN_REFUSED; with another it is the gateway that may not
+ask."""
+TOKEN_REFUSED = "TokenRefused"  # noqa: S105 - a reason, not a token
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""
 TEXT_MAX_CHARACTERS = 1024

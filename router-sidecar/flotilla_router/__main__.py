@@ -13,27 +13,28 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvloop
 
-from flotilla_api.control import PUBLISHED_HEADER, Problem, ProblemKind
+from flotilla_api.control import Problem, ProblemKind
 
+from .access import Access
 from .connection import Patience
-from .control import Answer, Poll, SnapshotSource
-from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials, client_context, stamp_of
+from .control import SnapshotSource
+from .control_client import ControlClient, TokenReviewer
+from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials
 from .dispatch import Dispatcher
 from .endpoints import Router
-from .fetch import fetch
 from .logs import Log, open_log
-from .reach import Reach
+from .reach import Outside, Providers, Reach
 from .registry import Registry, SnapshotError
+from .relay import Relay
+from .reviews import Reviews
 from .server import Listener
 from .settings import RouterSettings, SettingsError
 from .telemetry import Telemetry
-from .upstream import Origin, Upstreams
+from .upstream import Upstreams
 
 FILES_SECONDS = 2.0
 """How often keys, credentials and certificates are looked at."""
@@ -42,7 +43,6 @@ LAST_FLUSH_SECONDS = 1.0
 EXPIRE_SECONDS = 1.0
 DRAIN_CHECK_SECONDS = 0.05
 _OTHER_FILES = 256
-MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
 
 
 class SnapshotStore:
@@ -54,12 +54,13 @@ class SnapshotStore:
         reach: Reach,
         telemetry: Telemetry,
         *,
-        credentials: UpstreamCredentials,
-        keys: ApiKeys,
+        outside: Outside,
+        keys: ApiKeys | None,
     ) -> None:
         self._registry = registry
+        self._outside = outside
         self._keys = keys
-        self._credentials = credentials
+        """None: no client needs one."""
         self._reach = reach
         self._telemetry = telemetry
         self._error: str | None = ""
@@ -77,17 +78,17 @@ class SnapshotStore:
         except SnapshotError as error:
             self._telemetry.snapshot_rejected(error.digest, str(error))
             return str(error)
-        self._credentials.want(live.snapshot.targets)
+        self._outside.want(live.snapshot)
         self._reach.keep(live.states.values())
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
         self._telemetry.note_problems([problem.text for problem in self.problems()])
         return None
 
     def problems(self) -> Sequence[Problem]:
-        """Keys and credentials that are missing or cannot be used."""
-        live = self._registry.live
-        problems = self._credentials.problems()
-        if live is not None and not live.snapshot.anonymous and not self._keys.any:
+        """Keys, credentials and tokens that are missing or cannot be used."""
+        live, keys = self._registry.live, self._keys
+        problems = self._outside.problems()
+        if live is not None and keys is not None and not live.snapshot.anonymous and not keys.any:
             text = "no API key is mounted: every request is refused"
             problems.append(Problem(ProblemKind.API_KEYS, "", text))
         return problems
@@ -98,42 +99,6 @@ class SnapshotStore:
         if error != self._error:
             self._error = error
             self._telemetry.say("control API connected" if error is None else "control API lost", error=error)
-
-
-class ControlClient:
-    """Asks the control API over our own transport. Implements control.Fetch."""
-
-    def __init__(self, upstreams: Upstreams) -> None:
-        self._upstreams = upstreams
-        self._key: object = None
-        self._origin: Origin | None = None
-
-    async def __call__(self, poll: Poll) -> Answer:
-        """The answer to one poll.
-
-        Raises:
-            OSError: there is no answer, or the authority's certificate cannot be read.
-        """
-        url = urlsplit(poll.url)
-        request = (
-            f"GET {url.path}?{url.query} HTTP/1.1\r\nhost: {url.netloc}\r\n"
-            f"authorization: Bearer {poll.token}\r\naccept: application/json\r\n\r\n"
-        )
-        origin = self._origin_of(url.scheme, url.hostname or "", url.port, poll.ca)
-        head, body = await fetch(
-            self._upstreams, origin, request.encode(), seconds=poll.seconds, limit=MAX_SNAPSHOT_BYTES
-        )
-        published = head.value_of(PUBLISHED_HEADER.encode()).decode("latin-1")
-        return Answer(head.status, body, published)
-
-    def _origin_of(self, scheme: str, host: str, port: int | None, ca: Path) -> Origin:
-        """The same origin, and its connection, for as long as the authority stays the same."""
-        key = (scheme, host, port, stamp_of((ca,)))
-        if self._origin is None or key != self._key:
-            tls = client_context(ca) if scheme == "https" else None
-            self._origin = Origin(host, port or (443 if tls else 80), tls)
-            self._key = key
-        return self._origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +118,28 @@ class RouterProcess:
         self._log = log
         self._certificate = ServerCertificate(settings.tls_dir)
         self._keys = ApiKeys(settings.api_keys_dir)
-        self._credentials = UpstreamCredentials(settings.credentials_dir)
+        self._outside = _make_outside(settings)
         self._upstreams = Upstreams(loop)
         self.telemetry = Telemetry(settings.namespace, settings.policy, log)
-        reach = Reach(self._credentials)
+        reach = Reach(self._outside)
         self.registry = Registry(settings.namespace, settings.policy)
-        self.store = SnapshotStore(self.registry, reach, self.telemetry, credentials=self._credentials, keys=self._keys)
+        self.store = SnapshotStore(
+            self.registry,
+            reach,
+            self.telemetry,
+            outside=self._outside,
+            keys=self._keys if settings.role == "Gateway" else None,
+        )
         self.dispatcher = Dispatcher(
             loop=loop, upstreams=self._upstreams, reach=reach, telemetry=self.telemetry, draw=random.random
         )
-        self.router = Router(self.registry, self.dispatcher, self._keys)
-        self.source = SnapshotSource(
-            self.store, ControlClient(self._upstreams), settings.snapshot_dir, settings.control_token_dir
+        control = ControlClient(self._upstreams)
+        self._reviews = (
+            Reviews(loop, TokenReviewer(control, settings.control_url, settings)) if settings.control_url else None
         )
+        access = Access(settings.role, settings.policy, self._keys, self._reviews)
+        self.router = Router(self.registry, self.dispatcher, access)
+        self.source = SnapshotSource(self.store, control, settings.snapshot_dir, settings.control_token_dir)
         patience = Patience(
             settings.first_byte_seconds, settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds
         )
@@ -209,6 +183,8 @@ class RouterProcess:
                     await asyncio.sleep(DRAIN_CHECK_SECONDS)
         for exchange in tuple(self.dispatcher.under_way):
             exchange.stop("the router is shutting down")
+        if self._reviews is not None:
+            self._reviews.close()
 
     async def close(self) -> None:
         """Nothing is left open or running."""
@@ -228,7 +204,7 @@ class RouterProcess:
         while True:
             now = loop.time()
             if now >= files_at:
-                self._look_at_files()
+                self.look_at_files()
                 files_at = now + FILES_SECONDS
             if now >= expire_at:
                 self._upstreams.expire(now)
@@ -236,13 +212,21 @@ class RouterProcess:
             self._log.flush()
             await asyncio.sleep(LOG_FLUSH_SECONDS)
 
-    def _look_at_files(self) -> None:
+    def look_at_files(self) -> None:
+        """Keys, credentials, tokens and certificates are those of the files now."""
         self._keys.refresh()
-        self._credentials.refresh()
+        self._outside.refresh()
         self.telemetry.note_problems([problem.text for problem in self.store.problems()])
         error = self._certificate.refresh()
         if error is not None:
             self.telemetry.say("certificate refused", error=error)
+
+
+def _make_outside(settings: RouterSettings) -> Outside:
+    """A sidecar holds no provider's credentials: its gateway does."""
+    if settings.role == "Sidecar":
+        return Relay(settings.policy, settings.gateway_token_dir, settings.gateway_ca_dir)
+    return Providers(UpstreamCredentials(settings.credentials_dir))
 
 
 async def run(settings: RouterSettings, log: Log) -> None:

@@ -22,7 +22,7 @@ from .openai import Injection, ParsedRequest, Usage, usage_of
 from .registry import Replica
 from .responses import InnerError, cause_of_response, error_in_answer, error_in_event, is_ours_to_solve
 from .settings import MAX_ANSWER_BYTES
-from .sse import EventSplitter, EventTooLarge
+from .sse import EventSplitter, EventTooLarge, is_comment
 from .upstream import Call, Failure, Origin, Upstreams
 
 CLIENT_GONE = "ClientGone"
@@ -91,6 +91,8 @@ class Attempt:
     started: float
     """Monotonic seconds."""
     stream: bool
+    relayed: bool
+    """Whether it goes through the policy's gateway, where what it costs is counted."""
     record: AttemptRecord
 
     state: State = State.WAITING
@@ -272,7 +274,7 @@ class Attempt:
                 self._refuse(error)
                 return
             if not isinstance(self._follower, StreamJudge):
-                if not event.startswith(b":"):
+                if not is_comment(event):
                     self._backlog = events[index:]
                     self._commit(None)
                     return

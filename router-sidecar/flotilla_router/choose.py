@@ -68,10 +68,11 @@ class Decision(msgspec.Struct, frozen=True):
     boundary: Boundary
     """The strictest of policy, rule and header."""
     reason: str
-    """One word of: Static, Rule/NAME, Pinned, FallbackOnly, Capability, NoReadyReplica, ContextOverflow.
+    """One word of: Static, Rule/NAME, Pinned, FallbackOnly, Capability, NoReadyReplica, ContextOverflow, Relayed.
 
     Static: drawn by weight. Rule/NAME: the same within a rule, or a rule without experts. FallbackOnly: the policy has
-    no experts. Capability: no expert can do what is asked. The last two are `cause`.
+    no experts. Capability: no expert can do what is asked. Relayed: a sidecar asks. NoReadyReplica and ContextOverflow
+    are `cause`.
     """
     cause: Cause | None
     """Set when the request leaves its experts before any was asked: `first` is a fallback then."""
@@ -109,6 +110,8 @@ class RoutingTable:
     aliases: frozenset[str]
     pins: Mapping[str, Target]
     """Experts and pinnable fallbacks by name; an expert goes before a fallback of the same name."""
+    relayed: Mapping[str, Target]
+    """External fallbacks by name: what a sidecar may ask for."""
     rules: tuple[_Plan, ...]
     default: _Plan
 
@@ -134,6 +137,7 @@ def compile_table(snapshot: RoutingSnapshot) -> RoutingTable:
         snapshot=snapshot,
         aliases=frozenset(snapshot.models),
         pins=pinnable | experts,
+        relayed={name: target for name, target in fallbacks.items() if target.external is not None},
         rules=tuple(plan(rule.name, rule.when, rule.route) for rule in snapshot.rules),
         default=plan(None, None, snapshot.route),
     )
@@ -147,13 +151,8 @@ def visible_models(table: RoutingTable) -> list[str]:
 def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bool], draw: float) -> Decision | Refusal:
     """Decide for one request. ready: whether a target can be called now. draw: uniform in [0, 1)."""
     header = features.boundary_header
-    if header is not None and header not in ("Any", "LocalOnly"):
-        return Refusal(
-            400,
-            f'x-flotilla-boundary is "{quote(header)}"; it must be LocalOnly or Any.',
-            "invalid_request_error",
-            "invalid_boundary",
-        )
+    if header is not None and header not in _BOUNDARIES:
+        return _refuse_boundary(header)
     plan = _match(table, features)
     boundary = _strictest(plan.boundary, "LocalOnly" if header == "LocalOnly" else "Any")
     pin = table.pins.get(features.model)
@@ -161,14 +160,35 @@ def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bo
         return _choose_pinned(table, pin, _Filters(features, ready, boundary))
     if features.model not in table.aliases:
         known = ", ".join(visible_models(table))
-        return Refusal(
-            404,
-            f"The model `{quote(features.model)}` does not exist. Models here: {known}.",
-            "invalid_request_error",
-            "model_not_found",
-            "model",
-        )
+        return _no_model(f"The model `{quote(features.model)}` does not exist. Models here: {known}.")
     return _choose_routed(plan, _Filters(features, ready, boundary), draw)
+
+
+def choose_relayed(table: RoutingTable, features: Features, ready: Callable[[Target], bool]) -> Decision | Refusal:
+    """The external fallback that a sidecar asks for by name, or why it may not answer.
+
+    The sidecar has applied rules, strategy and escalation, and sends the boundary that followed from them.
+    """
+    header = features.boundary_header
+    if header is not None and header not in _BOUNDARIES:
+        return _refuse_boundary(header)
+    target = table.relayed.get(features.model)
+    if target is None:
+        return _no_model(f"The policy has no external Fallback `{quote(features.model)}` to relay to.")
+    boundary = _strictest(table.default.boundary, "LocalOnly" if header == "LocalOnly" else "Any")
+    return _choose_pinned(table, target, _Filters(features, ready, boundary), reason="Relayed")
+
+
+_BOUNDARIES = ("Any", "LocalOnly")
+
+
+def _refuse_boundary(header: str) -> Refusal:
+    message = f'x-flotilla-boundary is "{quote(header)}"; it must be LocalOnly or Any.'
+    return Refusal(400, message, "invalid_request_error", "invalid_boundary")
+
+
+def _no_model(message: str) -> Refusal:
+    return Refusal(404, message, "invalid_request_error", "model_not_found", "model")
 
 
 def _match(table: RoutingTable, features: Features) -> _Plan:
@@ -239,7 +259,9 @@ class _Filters(msgspec.Struct, frozen=True):
         return least > target.maxContextTokens
 
 
-def _choose_pinned(table: RoutingTable, target: Target, filters: _Filters) -> Decision | Refusal:
+def _choose_pinned(
+    table: RoutingTable, target: Target, filters: _Filters, *, reason: str = "Pinned"
+) -> Decision | Refusal:
     """The target, or why it may not answer; a prompt that is too long is the engine's to refuse."""
     removed = filters.lacks(target)
     if removed is None and not filters.ready(target):
@@ -253,7 +275,7 @@ def _choose_pinned(table: RoutingTable, target: Target, filters: _Filters) -> De
         pinned=True,
         fallbacks=(),
         boundary=filters.boundary,
-        reason="Pinned",
+        reason=reason,
         cause=None,
     )
 

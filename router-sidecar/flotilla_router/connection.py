@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from math import inf
 from typing import Protocol, cast
 
@@ -27,7 +26,7 @@ from .incoming import (
     make_problem,
     too_large,
 )
-from .replies import JSON_LINES
+from .replies import JSON_LINES, status_line
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 LINGER_SECONDS = 2.0
@@ -39,8 +38,6 @@ SLOWEST_BYTES = 64 * 1024
 OVERHEAD_PER_BYTE = 9
 """Bytes on the wire that a byte of a body may take; a chunk of one byte takes six."""
 _SMALL = 16 * 1024
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
-_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
 _FAILED = Problem(status=500, message="the router failed on this request", code="internal_error", type="server_error")
 
 
@@ -309,7 +306,7 @@ class ClientConnection(asyncio.Protocol):
             return
         sent = b"" if current.method == b"HEAD" else body
         length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
-        head = b"%b%b%b%b\r\n" % (_STATUS_LINES.get(status) or _status_line(status), headers, length, self._closing())
+        head = b"%b%b%b%b\r\n" % (status_line(status), headers, length, self._closing())
         if len(sent) < _SMALL:
             self._transport.write(head + sent)
         else:
@@ -323,9 +320,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._chunked = not current.http_1_0
         framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-        self._transport.write(
-            b"%b%b%b%b\r\n" % (_STATUS_LINES.get(status) or _status_line(status), headers, framing, self._closing())
-        )
+        self._transport.write(b"%b%b%b%b\r\n" % (status_line(status), headers, framing, self._closing()))
 
     def send(self, data: bytes) -> None:
         """Send more of a stream."""
@@ -452,6 +447,12 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self.abort()
 
+    def serve_again(self) -> None:
+        """Serve the current request, now that what its service waited for is there; its client may be gone."""
+        self.exchange = None
+        if self._current is not None:
+            self._serve(self._current, None)
+
     def refuse(self, problem: Problem) -> None:
         """Answer the current request with an error."""
         if self._current is not None:
@@ -496,7 +497,3 @@ class ClientConnection(asyncio.Protocol):
             self._broken = True
             self.due = self._loop.time() + self._host.patience.keep_alive
             self._transport.close()
-
-
-def _status_line(status: int) -> bytes:
-    return b"HTTP/1.1 %d Unknown\r\n" % status

@@ -93,6 +93,18 @@ def poll_url(base: str, path: str, digest: str, rejected: tuple[str, str] | None
     return f"{base}{path}?{urlencode(query)}"
 
 
+def read_token(path: Path) -> str:
+    """The token that is shown to the control API.
+
+    Raises:
+        ControlError: it cannot be read.
+    """
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ControlError(f"the token of the control API cannot be read: {path}") from error
+
+
 class SnapshotSource:
     """Brings snapshots to a store."""
 
@@ -188,10 +200,7 @@ class SnapshotSource:
         """Whether there may be more to say or to hear at once."""
         problems = tuple(self._store.problems())
         url = poll_url(base, path, self._store.digest, self._rejected, problems)
-        try:
-            token = self._token.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ControlError(f"the token of the control API cannot be read: {self._token}") from error
+        token = read_token(self._token)
         try:
             answer = await self._fetch_unless_outdated(Poll(url, token, self._ca, POLL_SECONDS), problems)
         except (OSError, ValueError) as error:

@@ -92,6 +92,15 @@ class ApiKeys:
                 yield path.name, hashlib.sha256(key).digest()
 
 
+def read_secret(path: Path) -> bytes | None:
+    """What a file holds for an Authorization header; empty: that is not one line of ASCII; None: it cannot be read."""
+    try:
+        secret = path.read_bytes().strip()
+    except OSError:
+        return None
+    return secret if secret.isascii() and b"\n" not in secret and b"\r" not in secret else b""
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """What a call to an external fallback needs, as it is now."""
@@ -159,11 +168,10 @@ class UpstreamCredentials:
         assert external is not None
         authorization = None
         if external.hasCredentials:
-            try:
-                key = (folder / names.CREDENTIAL_FILE).read_bytes().strip()
-            except OSError:
+            key = read_secret(folder / names.CREDENTIAL_FILE)
+            if key is None:
                 return Missing(f"Fallback {target.name}: its API key is not mounted")
-            if not key or not key.isascii() or b"\n" in key or b"\r" in key:
+            if not key:
                 return Missing(f"Fallback {target.name}: its API key is empty or not one line of ASCII")
             authorization = b"Bearer " + key
         try:

@@ -54,7 +54,7 @@ class Dispatcher:
 
     def ready(self, live: Live, target: Target, now: float) -> bool:
         """Whether a call to `target` is worth trying."""
-        if not self.reach.has_credentials(target):
+        if not self.reach.can_reach(target):
             return False
         for replica in live.state(target).replicas:  # noqa: SIM110 - twice per request: no generator
             if replica.open_at <= now:
@@ -63,7 +63,7 @@ class Dispatcher:
 
     def present(self, live: Live, target: Target) -> bool:
         """Whether `target` has a replica at all, if only one that is left out for now."""
-        return bool(live.state(target).replicas) and self.reach.has_credentials(target)
+        return bool(live.state(target).replicas) and self.reach.can_reach(target)
 
     def begin(self, exchange: Runnable) -> None:
         """Run an exchange."""

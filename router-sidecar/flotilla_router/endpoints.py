@@ -12,9 +12,9 @@ import msgspec
 
 from flotilla_api.snapshot import Target
 
-from .choose import Decision, Features, Refusal, choose, visible_models
+from .access import RELAY_HEADER, Access, Waiting, judge
+from .choose import Decision, Features, Refusal, choose, choose_relayed, visible_models
 from .connection import ClientConnection
-from .credentials import ApiKeys, bearer_token
 from .dispatch import Dispatcher
 from .errors import quote
 from .exchange import Exchange
@@ -51,6 +51,8 @@ class Endpoint:
     handler: Handler
     needs_key: bool = True
     key_even_if_anonymous: bool = False
+    relays: bool = False
+    """Whether sidecars ask here for external fallbacks."""
 
     @property
     def allow(self) -> bytes:
@@ -108,6 +110,13 @@ class Surface:
         """Answer an admitted request."""
         endpoint = self._find(incoming.url)
         assert endpoint is not None
+        review = incoming.review
+        if review is not None and not review.done():
+            connection.exchange = Waiting(review, connection.serve_again)
+            return
+        if review is not None and (problem := judge(review.result(), incoming)) is not None:
+            connection.refuse(problem)
+            return
         if incoming.method == b"OPTIONS":
             connection.respond(204, endpoint.allow, b"")
             return
@@ -144,19 +153,19 @@ class Surface:
 class Router:
     """The state behind both listeners."""
 
-    def __init__(self, registry: Registry, dispatcher: Dispatcher, keys: ApiKeys) -> None:
+    def __init__(self, registry: Registry, dispatcher: Dispatcher, access: Access) -> None:
         self.registry = registry
         self.dispatcher = dispatcher
+        self.access = access
         self.draining = False
-        self._keys = keys
 
     def data_surface(self) -> Surface:
         """What clients reach."""
         return Surface(
             self,
             {
-                b"/v1/chat/completions": Endpoint((b"POST",), self._chat),
-                b"/v1/completions": Endpoint((b"POST",), self._completions),
+                b"/v1/chat/completions": Endpoint((b"POST",), self._chat, relays=True),
+                b"/v1/completions": Endpoint((b"POST",), self._completions, relays=True),
                 b"/v1/models": Endpoint((b"GET", b"HEAD"), self._models),
                 b"/v1/models/*": Endpoint((b"GET", b"HEAD"), self._model),
                 b"/v1/route:explain": Endpoint((b"POST",), self._explain),
@@ -178,19 +187,16 @@ class Router:
         )
 
     def authenticate(self, incoming: Incoming, endpoint: Endpoint) -> Problem | None:
-        """Whether the request may not pass, by its key."""
+        """Why the request may not pass, by who sends it."""
         live = self.registry.live
         if live is None:
             message = "no snapshot of the policy has been loaded yet"
             return Problem(status=503, message=message, code="not_ready", type="server_error")
+        if RELAY_HEADER in incoming.headers:
+            return self.access.admit_relay(incoming, here=endpoint.relays)
         if live.snapshot.anonymous and not endpoint.key_even_if_anonymous:
             return None
-        key = bearer_token(incoming.headers.get(b"authorization", b""))
-        incoming.client = self._keys.client_of(key) if key else None
-        if incoming.client is not None:
-            return None
-        message = "Incorrect API key provided." if key else "No API key provided: send it as a bearer token."
-        return Problem(status=401, message=message, code="invalid_api_key", headers=b"www-authenticate: Bearer\r\n")
+        return self.access.admit(incoming)
 
     # Completions
 
@@ -211,6 +217,7 @@ class Router:
             policy=live.snapshot.policy,
             api=api,
             client=incoming.client,
+            relayed=incoming.review is not None,
             alias=request.model,
             stream=request.stream,
             rule=decision.rule,
@@ -247,13 +254,15 @@ class Router:
         now = self.dispatcher.loop.time()
         dispatcher = self.dispatcher
         features = _features(live, request, incoming.headers)
+        relayed = incoming.review is not None
 
         def ready(target: Target) -> bool:
             return dispatcher.ready(live, target, now)
 
-        decision = choose(live.table, features, ready, dispatcher.draw())
+        decision = _choose(live, features, ready, dispatcher.draw(), relayed=relayed)
         if type(decision) is Refusal and decision.status == 503:
-            decision = choose(live.table, features, partial(dispatcher.present, live), dispatcher.draw())
+            present = partial(dispatcher.present, live)
+            decision = _choose(live, features, present, dispatcher.draw(), relayed=relayed)
         match decision:
             case Refusal():
                 raise _RefusedError(_problem_of(decision))
@@ -327,6 +336,12 @@ class Router:
     def _metrics(self, _incoming: Incoming, connection: ClientConnection) -> None:
         exposition = self.dispatcher.telemetry.exposition()
         connection.respond(200, b"content-type: %b\r\n" % METRICS_CONTENT_TYPE, exposition)
+
+
+def _choose(
+    live: Live, features: Features, ready: Callable[[Target], bool], draw: float, *, relayed: bool
+) -> Decision | Refusal:
+    return choose_relayed(live.table, features, ready) if relayed else choose(live.table, features, ready, draw)
 
 
 def _path(url: bytes) -> bytes:

@@ -23,7 +23,7 @@ from .choose import Decision
 from .credentials import Missing
 from .dispatch import Dispatcher
 from .logs import AttemptRecord, RequestRecord
-from .openai import BadRequest, ParsedRequest, error_body, plan_injection, rewrite
+from .openai import BadRequest, Injection, ParsedRequest, error_body, plan_injection, rewrite
 from .registry import Live, Replica
 from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines
 from .responses import STATUS_OF
@@ -154,23 +154,16 @@ class Exchange:
             self._leave(Cause.UPSTREAM_ERROR, reached.problem)
             return
         config = self._judgement(target)
-        external = target.external
-        injection = plan_injection(request, judged=config is not None, external=external is not None)
+        injection = plan_injection(request, judged=config is not None, external=target.external is not None)
         try:
-            body = rewrite(
-                request,
-                model=target.model,
-                injection=injection,
-                edits=external.edits if external else None,
-                strict=external is not None,
-            )
+            body = _body_for(target, request, injection, relayed=reached.relayed)
         except BadRequest as error:
             if self._first:
                 self._refuse(error)
             else:
                 self._leave(Cause.UPSTREAM_ERROR, error.message)
             return
-        record = AttemptRecord(target=target.name, endpoint=replica.pod)
+        record = AttemptRecord(target=target.name, endpoint="gateway" if reached.relayed else replica.pod)
         self.record.attempts.append(record)
         attempt = self._current = Attempt(
             owner=self,
@@ -182,9 +175,10 @@ class Exchange:
             loop=dispatcher.loop,
             started=dispatcher.loop.time(),
             stream=self.stream,
+            relayed=reached.relayed,
             record=record,
         )
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (reached.beginning, self.passed_headers, sum(map(len, body)))
+        head = reached.head(self.passed_headers, sum(map(len, body)), self.decision.boundary)
         connect_seconds = self.live.snapshot.timeouts.connectSeconds
         attempt.send(dispatcher.upstreams, reached.origin, [head, *body], connect_seconds)
         self._set_due()
@@ -461,9 +455,17 @@ class Exchange:
 
     def _close(self, attempt: Attempt | None, result: str) -> None:
         if attempt is not None:
-            self.dispatcher.telemetry.attempted(attempt.close(result))
+            self._account(attempt, attempt.close(result))
         if attempt is self._current:
             self._current = None
+
+    def _account(self, attempt: Attempt, record: AttemptRecord) -> None:
+        """A call is counted where its request began, and what it costs where the model server was called."""
+        telemetry = self.dispatcher.telemetry
+        if not self.record.relayed:
+            telemetry.attempted(record)
+        if not attempt.relayed:
+            telemetry.charged(record)
 
     def _finish(self, status: int) -> None:
         record = self.record
@@ -474,6 +476,18 @@ class Exchange:
         self.due = inf
         self.dispatcher.finished(self)
         self.dispatcher.telemetry.finished(record)
+
+
+def _body_for(target: Target, request: ParsedRequest, injection: Injection, *, relayed: bool) -> list[bytes]:
+    """The body for one attempt; what a provider needs besides is done where it is called.
+
+    Raises:
+        BadRequest: the body is nested too deeply.
+    """
+    external = target.external
+    if external is None or relayed:
+        return rewrite(request, model=target.name if relayed else target.model, injection=injection)
+    return rewrite(request, model=target.model, injection=injection, edits=external.edits, strict=True)
 
 
 def _expert_left(decision: Decision) -> str:

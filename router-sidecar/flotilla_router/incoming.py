@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass
 
 from .openai import error_body
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS
+from .verdicts import Verdict
 
 _SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+="
 _MOST_ID_BYTES = 128
@@ -32,7 +34,7 @@ class Problem:
 class Incoming:
     """A request as it arrives."""
 
-    __slots__ = ("_id", "client", "data", "has_body", "headers", "http_1_0", "keep_alive", "method", "url")
+    __slots__ = ("_id", "client", "data", "has_body", "headers", "http_1_0", "keep_alive", "method", "review", "url")
 
     def __init__(self) -> None:
         self.method = b""
@@ -43,7 +45,9 @@ class Incoming:
         """The body so far."""
         self.has_body = False
         self.client: str | None = None
-        """Name of the API key that was shown."""
+        """Name of the API key that was shown, or of the pod whose sidecar asks."""
+        self.review: asyncio.Future[Verdict] | None = None
+        """Of a sidecar's token, which may take a moment; None: the request is a client's own."""
         self.http_1_0 = False
         self.keep_alive = True
         self._id = ""

@@ -21,7 +21,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True):
 
     target: str
     endpoint: str | None
-    """The pod; `external` for an API, `service` for a Service."""
+    """The pod; `external` for an API, `gateway` for one behind the policy's gateway, `service` for a Service."""
     ms: float = 0.0
     result: str = "ok"
     """`ok`, a cause, or `ClientGone`."""
@@ -41,7 +41,9 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     request_id: str
     policy: str
     client: str | None = None
-    """Name of the API key."""
+    """Name of the API key, or of the pod whose sidecar asks."""
+    relayed: bool = False
+    """A sidecar asks for a fallback by name: the request is its agent's, and counted there."""
     alias: str
     api: str
     stream: bool

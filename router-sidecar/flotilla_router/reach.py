@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
-from flotilla_api.snapshot import ExternalTarget, Target
+from flotilla_api.control import Problem
+from flotilla_api.policy import Boundary
+from flotilla_api.snapshot import ExternalTarget, RoutingSnapshot, Target
 
 from .addresses import split_address, split_url
 from .credentials import Credential, Missing, UpstreamCredentials
@@ -13,6 +16,7 @@ from .openai import Api
 from .registry import Replica, TargetState
 from .upstream import Origin
 
+_LOCAL_ONLY_LINE = b"x-flotilla-boundary: LocalOnly\r\n"
 _PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
 
 
@@ -23,40 +27,70 @@ class Reached:
     origin: Origin
     beginning: bytes
     """Request line, host and authorization."""
+    relayed: bool = False
+    """Whether it goes through the policy's gateway, which knows the target by its own name and does the rest."""
+
+    def head(self, passed: bytes, size: int, boundary: Boundary) -> bytes:
+        """A request's head. passed: the client's header lines that go along; size: bytes of the body."""
+        strict = _LOCAL_ONLY_LINE if self.relayed and boundary == "LocalOnly" else b""
+        return b"%b%b%bcontent-length: %d\r\n\r\n" % (self.beginning, strict, passed, size)
 
 
-@dataclass(frozen=True, slots=True)
-class _External:
-    credential: Credential
-    reached: dict[Api, Reached]
+def reach_all(origin: Origin, base: str, lines: bytes, *, relayed: bool = False) -> dict[Api, Reached]:
+    """Every API below the base URL `base`. lines: headers that all requests begin with; each ends in CRLF."""
+    url = split_url(base)
+    return {
+        api: Reached(origin, f"POST {url.path}{path} HTTP/1.1\r\nhost: {url.authority}\r\n".encode() + lines, relayed)
+        for api, path in _PATHS.items()
+    }
+
+
+class Outside(Protocol):
+    """How targets are reached that are not pods of ours."""
+
+    def want(self, snapshot: RoutingSnapshot) -> None:
+        """From now on this snapshot's external targets can be reached, and no others."""
+        ...
+
+    def refresh(self) -> None:
+        """What it takes is read anew where its files have changed."""
+        ...
+
+    def problems(self) -> list[Problem]:
+        """What keeps targets from being reached."""
+        ...
+
+    def of(self, name: str, external: ExternalTarget, api: Api) -> Reached | Missing:
+        """How to reach Fallback `name` now."""
+        ...
+
+    def can_reach(self, name: str, external: ExternalTarget) -> bool:
+        """Whether what a call to Fallback `name` needs is there."""
+        ...
 
 
 class Reach:
     """Origins of a snapshot's targets; those that stay outlive reloads, and so do their connections."""
 
-    def __init__(self, credentials: UpstreamCredentials) -> None:
-        self._credentials = credentials
+    def __init__(self, outside: Outside) -> None:
+        self._outside = outside
         self._served: dict[tuple[str, Api], Reached] = {}
-        self._external: dict[tuple[str, str], _External] = {}
-        """By folder of credentials and url: what was made for one url is never used for another."""
 
     def keep(self, states: Collection[TargetState]) -> None:
-        """Forget all but these targets and replicas."""
+        """Forget all replicas but those of these targets."""
         addresses = {replica.address for state in states for replica in state.everyone()}
-        externals = {_key(state.target.external) for state in states if state.target.external is not None}
         self._served = {key: reached for key, reached in self._served.items() if key[0] in addresses}
-        self._external = {key: known for key, known in self._external.items() if key in externals}
 
     def of(self, target: Target, replica: Replica, api: Api) -> Reached | Missing:
         """How to reach a replica of `target` now."""
         if target.external is not None:
-            return self._to_external(target.name, target.external, api)
+            return self._outside.of(target.name, target.external, api)
         return self._served.get((replica.address, api)) or self._to_served(replica.address, api)
 
-    def has_credentials(self, target: Target) -> bool:
+    def can_reach(self, target: Target) -> bool:
         """Whether what a call to `target` needs is there; a served model needs nothing."""
         external = target.external
-        return external is None or isinstance(self._credentials.of(target.name, external), Credential)
+        return external is None or self._outside.can_reach(target.name, external)
 
     def _to_served(self, address: str, api: Api) -> Reached:
         other = next((reached for (known, _), reached in self._served.items() if known == address), None)
@@ -65,27 +99,56 @@ class Reach:
         reached = self._served[address, api] = Reached(origin, beginning)
         return reached
 
-    def _to_external(self, name: str, external: ExternalTarget, api: Api) -> Reached | Missing:
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    credential: Credential
+    reached: dict[Api, Reached]
+
+
+class Providers:
+    """External targets, each reached at its own url with its own credentials. Implements Outside."""
+
+    def __init__(self, credentials: UpstreamCredentials) -> None:
+        self._credentials = credentials
+        self._known: dict[tuple[str, str], _Provider] = {}
+        """By folder of credentials and url: what was made for one url is never used for another."""
+
+    def want(self, snapshot: RoutingSnapshot) -> None:
+        """From now on this snapshot's external targets can be reached, and no others."""
+        self._credentials.want(snapshot.targets)
+        externals = {_key(target.external) for target in snapshot.targets if target.external is not None}
+        self._known = {key: known for key, known in self._known.items() if key in externals}
+
+    def refresh(self) -> None:
+        """Credentials are those of the files now."""
+        self._credentials.refresh()
+
+    def problems(self) -> list[Problem]:
+        """One for every credential that cannot be used."""
+        return self._credentials.problems()
+
+    def of(self, name: str, external: ExternalTarget, api: Api) -> Reached | Missing:
+        """How to reach Fallback `name` now."""
         credential = self._credentials.of(name, external)
         if isinstance(credential, Missing):
             return credential
         key = _key(external)
-        known = self._external.get(key)
+        known = self._known.get(key)
         if known is None or known.credential is not credential:
-            known = self._external[key] = _make_external(external.url, credential)
+            known = self._known[key] = _make_provider(external.url, credential)
         return known.reached[api]
+
+    def can_reach(self, name: str, external: ExternalTarget) -> bool:
+        """Whether its credentials are there."""
+        return isinstance(self._credentials.of(name, external), Credential)
 
 
 def _key(external: ExternalTarget) -> tuple[str, str]:
     return external.credentials, external.url
 
 
-def _make_external(text: str, credential: Credential) -> _External:
+def _make_provider(text: str, credential: Credential) -> _Provider:
     url = split_url(text)
-    origin = Origin(url.host, url.port, credential.tls)
     authorization = b"authorization: %b\r\n" % credential.authorization if credential.authorization else b""
-    reached: dict[Api, Reached] = {}
-    for api, path in _PATHS.items():
-        beginning = f"POST {url.path}{path} HTTP/1.1\r\nhost: {url.authority}\r\n".encode() + authorization
-        reached[api] = Reached(origin, beginning)
-    return _External(credential, reached)
+    return _Provider(credential, reach_all(Origin(url.host, url.port, credential.tls), text, authorization))

@@ -190,6 +190,11 @@ def check(snapshot: RoutingSnapshot, namespace: str, policy: str) -> None:
     """
     if (snapshot.namespace, snapshot.policy) != (namespace, policy):
         raise SnapshotError(f"it is for {snapshot.namespace}/{snapshot.policy}, not {namespace}/{policy}")
+    if snapshot.gateway is not None:
+        try:
+            split_url(snapshot.gateway)
+        except ValueError as error:
+            raise SnapshotError(f"gateway: {error}") from error
     held = [(target.kind, target.name) for target in snapshot.targets]
     if len(set(held)) != len(held):
         raise SnapshotError("targets: two have the same kind and name")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Protocol
 
 from .cost import dollars
 from .logs import RequestRecord
 
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _REASONS.items()}
 JSON_LINES = b"content-type: application/json\r\n"
 EVENT_LINES = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
@@ -29,6 +32,11 @@ class Client(Protocol):
     def end(self) -> None:
         """End the stream; the exchange is over."""
         ...
+
+
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
 
 
 def request_lines(policy: str, request_id: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from flotilla_api import names
 
@@ -20,6 +20,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 Port = int
+Role = Literal["Gateway", "Sidecar"]
 
 
 class SettingsError(ValueError):
@@ -34,6 +35,9 @@ class RouterSettings:
     """Namespace of the policy. Required."""
     policy: str
     """Name of the RoutingPolicy that this router serves. Required."""
+    role: Role = "Gateway"
+    """Gateway: clients show API keys, providers' credentials are mounted. Sidecar: only its own pod reaches the data
+    listener, so nobody shows a key, and calls to external fallbacks go through the gateway. Default: Gateway."""
     data_host: str = "0.0.0.0"  # noqa: S104 - a pod listens on all of its own addresses
     """Address of the listener for clients. Default: all IPv4 addresses."""
     data_port: Port = names.GATEWAY_PORT
@@ -55,6 +59,10 @@ class RouterSettings:
     """Folder of tls.crt and tls.key; if it is there at the start, the data listener speaks TLS."""
     control_token_dir: Path = Path(names.CONTROL_TOKEN_DIR)
     """Folder of the token that is shown to the control API."""
+    gateway_token_dir: Path = Path(names.GATEWAY_TOKEN_DIR)
+    """Folder of the token that a sidecar shows to its policy's gateway."""
+    gateway_ca_dir: Path = Path(names.GATEWAY_CA_DIR)
+    """Folder of the ca.crt by which a sidecar knows its gateway; without it the system's authorities are used."""
     drain_seconds: float = 30.0
     """After SIGTERM and settling: longest wait for requests under way, before they end in an error. Default: 30."""
     settle_seconds: float = 3.0
@@ -98,6 +106,12 @@ def _folder(variable: str, text: str) -> Path:  # noqa: ARG001
     return Path(text)
 
 
+def _role(variable: str, text: str) -> Role:
+    if text not in get_args(Role):
+        raise SettingsError(f"{variable} is {text!r}: it must be {' or '.join(get_args(Role))}")
+    return cast("Role", text)
+
+
 def _url(variable: str, text: str) -> str:
     if not text.startswith(("https://", "http://")):
         raise SettingsError(f"{variable} is {text!r}: it must start with https:// or http://")
@@ -129,6 +143,7 @@ def _seconds(variable: str, text: str) -> float:
 _READERS: dict[str, Callable[[str, str], object]] = {
     "str": _text,
     "str | None": _url,
+    "Role": _role,
     "Port": _port,
     "int": _count,
     "float": _seconds,

@@ -14,6 +14,7 @@ __all__ = [
     "EventTooLarge",
     "data_offset",
     "error_event",
+    "is_comment",
     "is_done",
     "make_error_event",
 ]
@@ -91,6 +92,11 @@ def data_offset(event: bytes) -> int:
         return 5
     line = event.find(b"\ndata:")
     return -1 if line < 0 else line + 6
+
+
+def is_comment(event: bytes) -> bool:
+    """Whether the event says nothing: it begins with a comment and has no data, as a keep-alive."""
+    return event.startswith(b":") and data_offset(event) < 0
 
 
 def is_done(event: bytes) -> bool:

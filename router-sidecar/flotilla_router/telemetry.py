@@ -99,6 +99,7 @@ class Telemetry(Collector):
         self._refused = _Counter(m.ROUTER_REFUSED, "Requests refused before a call.", ("policy", "code"))
         self._rejected = _Counter(m.ROUTER_SNAPSHOT_REJECTED, "Snapshots that did not validate.", ("policy",))
         self._rejected.sums[policy,] = 0
+        self._relayed = _Counter(m.ROUTER_RELAYED, "Sidecars' requests passed on.", ("policy", "model", "code"))
         self._seconds = _Histogram(m.ROUTER_REQUEST_SECONDS, "Arrival to last byte.", ("policy", "model"))
         self._first_byte = _Histogram(m.ROUTER_TTFT_SECONDS, "Arrival to first byte.", ("policy", "model"))
         self._registry = CollectorRegistry()
@@ -108,9 +109,12 @@ class Telemetry(Collector):
         GCCollector(registry=self._registry)
 
     def attempted(self, attempt: AttemptRecord) -> None:
-        """Count one attempt."""
+        """Count one attempt where the request is counted."""
+        self._attempts.sums[self.policy, attempt.target, attempt.result] += 1
+
+    def charged(self, attempt: AttemptRecord) -> None:
+        """Count what an attempt takes and costs, where the model server is called."""
         policy, target, usd = self.policy, attempt.target, attempt.usd
-        self._attempts.sums[policy, target, attempt.result] += 1
         if attempt.input_tokens is not None:
             self._tokens.sums[policy, target, "input"] += attempt.input_tokens
             self._tokens.sums[policy, target, "output"] += attempt.output_tokens or 0
@@ -124,14 +128,20 @@ class Telemetry(Collector):
         self._escalations.sums[self.policy, expert, cause.value, CAUSE_GROUPS[cause].value] += 1
 
     def finished(self, record: RequestRecord) -> None:
-        """Count and log a request."""
+        """Count and log a request; one that a sidecar sent on is counted there."""
         record.time = round(time.time(), 3)
+        if record.relayed:
+            self._relayed.sums[self.policy, record.alias, _CODES[record.status]] += 1
+        else:
+            self._count(record)
+        self.log.request(record)
+
+    def _count(self, record: RequestRecord) -> None:
         labels = (self.policy, record.model or NOBODY)
         self._requests.sums[self.policy, record.api, labels[1], _CODES[record.status]] += 1
         self._seconds.observe(labels, record.duration_ms / 1000)
         if record.ttft_ms is not None:
             self._first_byte.observe(labels, record.ttft_ms / 1000)
-        self.log.request(record)
 
     def refused(self, code: str, *, status: int, request_id: str, message: str) -> None:
         """Count and log a request that no model was called for."""
@@ -176,6 +186,7 @@ class Telemetry(Collector):
             self._tokens,
             self._cost,
             self._unpriced,
+            self._relayed,
             self._refused,
             self._rejected,
             self._seconds,

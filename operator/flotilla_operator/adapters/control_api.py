@@ -29,6 +29,7 @@ from flotilla_api.control import (
     PUBLISHED_HEADER,
     REVIEW_PATH,
     TEXT_MAX_CHARACTERS,
+    TOKEN_REFUSED,
     Problem,
 )
 from flotilla_operator.ports import OperatorError
@@ -159,7 +160,7 @@ class ControlApi:
         except OperatorError as error:
             return _unanswered(key, error)
         if isinstance(sidecar, Denied):
-            return problem(sidecar.status, "TokenRefused", sidecar.message)
+            return problem(sidecar.status, TOKEN_REFUSED, sidecar.message)
         return web.json_response({"pod": sidecar.pod})
 
     async def _answer(self, request: web.Request, key: Key) -> web.StreamResponse:

@@ -12,6 +12,7 @@ from flotilla_api.policy import Boundary, Cause
 from flotilla_api.snapshot import (
     Conditions,
     EscalationConfig,
+    ExternalTarget,
     HeaderCondition,
     Route,
     RoutingSnapshot,
@@ -109,7 +110,8 @@ def an_expert(name: str, **changes: Any) -> Target:
 
 def an_external(name: str, **changes: Any) -> Target:
     """A fallback outside the cluster."""
-    return a_target("Fallback", name, **{"location": "External", "logprobs": False, **changes})
+    api = ExternalTarget(url=f"https://{name}/v1", credentials=name, hasCredentials=False, hasCa=False)
+    return a_target("Fallback", name, **{"location": "External", "logprobs": False, "external": api, **changes})
 
 
 def a_route(

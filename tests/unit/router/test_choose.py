@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flotilla_api.policy import Cause
 from flotilla_api.snapshot import Route, RoutingSnapshot, RuleRoute, Target
-from flotilla_router.choose import Decision, Refusal, choose, compile_table, visible_models
+from flotilla_router.choose import Decision, Refusal, choose, choose_relayed, compile_table, visible_models
 from flotilla_router.strategies import Candidate, static
 
 NOT_READY = tuple(cause for cause in Cause if cause is not Cause.NO_READY_REPLICA)
@@ -457,3 +457,59 @@ def test_visible_models_are_what_may_be_asked_for() -> None:
         "invoice",
         "sql",
     ]
+
+
+# --- sidecars
+
+
+def relay(snapshot: RoutingSnapshot, ready: Callable[[Target], bool] = everyone, **features: Any) -> Decision | Refusal:
+    """What a sidecar gets that asks for a model by name."""
+    return choose_relayed(compile_table(snapshot), some_features(**features), ready)
+
+
+def test_sidecar_may_ask_for_an_external_fallback_that_nobody_else_may_pin() -> None:
+    """Rules and weights are its own business: the fallback answers, or nobody does."""
+    rule = a_rule("private", a_route({"sql": 1}, (), boundary="LocalOnly"))
+    decision = relay(a_policy(an_expert("sql"), rules=(rule,)), model="big")
+
+    assert isinstance(decision, Decision)
+    assert (decision.first.name, decision.reason, decision.rule, decision.pinned) == ("big", "Relayed", None, True)
+    assert (decision.fallbacks, decision.boundary) == ((), "Any")
+
+
+@pytest.mark.parametrize(
+    ("model", "header", "status", "code"),
+    [
+        pytest.param("auto", None, 404, "model_not_found", id="no alias"),
+        pytest.param("sql", None, 404, "model_not_found", id="no expert"),
+        pytest.param("local", None, 404, "model_not_found", id="no served fallback"),
+        pytest.param("other", None, 404, "model_not_found", id="nothing that the policy does not name"),
+        pytest.param("big", "LocalOnly", 403, "boundary", id="nothing outside its boundary"),
+        pytest.param("big", "Nowhere", 400, "invalid_boundary", id="no boundary that is none"),
+    ],
+)
+def test_sidecar_may_ask_for_nothing_else(model: str, header: str | None, status: int, code: str) -> None:
+    """Whatever else the policy has is the sidecar's to call."""
+    served = an_expert("local").model_copy(update={"kind": "Fallback"})
+    snapshot = a_policy(an_expert("sql"), served, fallbacks=("local", "big"))
+    refusal = relay(snapshot, model=model, boundary_header=header)
+
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code) == (status, code)
+
+
+def test_policys_own_boundary_holds_for_sidecars() -> None:
+    """Also if a sidecar, whose snapshot may be older, says otherwise."""
+    route = a_route({"sql": 1}, ("big",), boundary="LocalOnly")
+    refusal = relay(a_snapshot(route, an_expert("sql"), an_external("big")), model="big", boundary_header="Any")
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 403
+
+
+def test_fallback_that_cannot_be_called_is_a_503_to_a_sidecar() -> None:
+    """Its credential is not mounted, or it has asked for a pause."""
+    refusal = relay(a_policy(an_expert("sql")), without("big"), model="big")
+
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code) == (503, "no_ready_replica")

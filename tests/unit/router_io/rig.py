@@ -388,6 +388,8 @@ def settings_for(folder: Path, **changes: Any) -> RouterSettings:
         api_keys_dir=folder / "keys",
         tls_dir=folder / "tls",
         control_token_dir=folder / "token",
+        gateway_token_dir=folder / "gateway-token",
+        gateway_ca_dir=folder / "gateway-ca",
         drain_seconds=5,
         settle_seconds=0,
     )

@@ -10,8 +10,8 @@ from rig import a_snapshot, ask, chat, chat_answer, external_fallback, model_ser
 
 from flotilla_api.snapshot import Target
 from flotilla_router.credentials import Credential, Missing, UpstreamCredentials
-from flotilla_router.reach import Reach, Reached
-from flotilla_router.registry import Replica, TargetState
+from flotilla_router.reach import Providers, Reach, Reached
+from flotilla_router.registry import Replica
 from flotilla_router.upstream import Origin
 
 ANSWER = chat_answer("4")
@@ -59,7 +59,7 @@ def test_a_request_that_began_before_a_reload_finds_no_other_urls_key(tmp_path: 
     old = external_fallback("big", "http://first/v1", credentials="big-1", hasCredentials=True)
     new = external_fallback("big", "http://second/v1", credentials="big-2", hasCredentials=True)
     credentials = UpstreamCredentials(tmp_path)
-    reach = Reach(credentials)
+    reach = Reach(Providers(credentials))
     credentials.want([old])
     reach.of(old, Replica("http://first/v1", "external"), "chat")
     credentials.want([new])
@@ -107,7 +107,7 @@ def test_the_urls_scheme_alone_decides_about_tls(
     big = external_fallback("big", url, **fields)
     credentials = UpstreamCredentials(tmp_path)
     credentials.want([big])
-    found = Reach(credentials).of(big, Replica(url, "external"), "chat")
+    found = Reach(Providers(credentials)).of(big, Replica(url, "external"), "chat")
 
     assert not isinstance(found, Missing)
     assert (found.origin.tls is not None, found.origin.port) == (tls, port)
@@ -115,14 +115,13 @@ def test_the_urls_scheme_alone_decides_about_tls(
 
 def test_what_a_policy_no_longer_names_is_forgotten(tmp_path: Path) -> None:
     """Edits over months leave no keys and no origins behind; what stays keeps its connections."""
-    credentials = UpstreamCredentials(tmp_path)
-    reach = Reach(credentials)
+    providers = Providers(UpstreamCredentials(tmp_path))
+    reach = Reach(providers)
     stays, goes = external_fallback("stays", "http://a/v1"), external_fallback("goes", "http://a/v1")
 
     def load(*targets: Target) -> list[Origin]:
         """Origins of the targets of a snapshot."""
-        credentials.want(targets)
-        reach.keep([TargetState(target, (), None) for target in targets])
+        providers.want(a_snapshot(*targets))
         found = [reach.of(target, Replica("", "external"), "chat") for target in targets]
         return [each.origin for each in found if isinstance(each, Reached)]
 

@@ -246,7 +246,7 @@ def test_settings_have_defaults_for_all_but_the_policy() -> None:
     settings = RouterSettings.from_environment(REQUIRED | {"OTHER": "x"})
 
     assert (settings.data_port, settings.admin_port, settings.control_url) == (8080, 9090, None)
-    assert settings.snapshot_dir == Path("/etc/flotilla/snapshot")
+    assert (settings.role, settings.snapshot_dir) == ("Gateway", Path("/etc/flotilla/snapshot"))
 
 
 def test_settings_are_read_by_their_names() -> None:
@@ -259,11 +259,14 @@ def test_settings_are_read_by_their_names() -> None:
             "FLOTILLA_CONTROL_URL": "https://control:9443/",
             "FLOTILLA_API_KEYS_DIR": "/keys",
             "FLOTILLA_DRAIN_SECONDS": "2.5",
+            "FLOTILLA_ROLE": "Sidecar",
+            "FLOTILLA_GATEWAY_TOKEN_DIR": "/tokens",
         }
     )
 
     assert (settings.data_host, settings.data_port) == ("127.0.0.1", 8443)
     assert (settings.control_url, settings.api_keys_dir) == ("https://control:9443", Path("/keys"))
+    assert (settings.role, settings.gateway_token_dir) == ("Sidecar", Path("/tokens"))
     assert settings.drain_seconds == 2.5
 
 
@@ -271,6 +274,7 @@ def test_settings_are_read_by_their_names() -> None:
     ("variable", "value"),
     [
         ("FLOTILLA_POLICY", ""),
+        ("FLOTILLA_ROLE", "sidecar"),
         ("FLOTILLA_DATA_PORT", "http"),
         ("FLOTILLA_DATA_PORT", "70000"),
         ("FLOTILLA_DRAIN_SECONDS", "-1"),

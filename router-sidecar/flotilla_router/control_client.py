@@ -1,0 +1,118 @@
+"""Calls to the control API over our own transport: polls for snapshots, and reviews of sidecars' tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from flotilla_api import names
+from flotilla_api.control import PUBLISHED_HEADER, REVIEW_PATH, TOKEN_REFUSED
+
+from .control import Answer, ControlError, Poll, read_token
+from .credentials import client_context, stamp_of
+from .fetch import fetch
+from .heads import ResponseHead
+from .settings import RouterSettings
+from .upstream import Origin, Upstreams
+from .verdicts import Admitted, Refused
+
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
+_MAX_REVIEW_BYTES = 64 * 1024
+
+
+class ControlClient:
+    """The control API's one client: connections outlive calls. Implements control.Fetch."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._key: object = None
+        self._origin: Origin | None = None
+
+    async def __call__(self, poll: Poll) -> Answer:
+        """The answer to one poll.
+
+        Raises:
+            OSError: there is no answer, or the authority's certificate cannot be read.
+            TimeoutError: it took longer than `poll.seconds`.
+        """
+        head, body = await self.send("GET", poll, b"", limit=MAX_SNAPSHOT_BYTES)
+        published = head.value_of(PUBLISHED_HEADER.encode()).decode("latin-1")
+        return Answer(head.status, body, published)
+
+    async def send(self, method: str, poll: Poll, body: bytes, *, limit: int) -> tuple[ResponseHead, bytes]:
+        """The response to one request, whole; what it raises is what `__call__` raises."""
+        url = urlsplit(poll.url)
+        target = f"{url.path}?{url.query}" if url.query else url.path
+        lines = f"{method} {target} HTTP/1.1\r\nhost: {url.netloc}\r\nauthorization: Bearer {poll.token}\r\n"
+        lines += "accept: application/json\r\n"
+        if body:
+            lines += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        origin = self._origin_of(url.scheme, url.hostname or "", url.port, poll.ca)
+        request = lines.encode() + b"\r\n" + body
+        return await fetch(self._upstreams, origin, request, seconds=poll.seconds, limit=limit)
+
+    def _origin_of(self, scheme: str, host: str, port: int | None, ca: Path) -> Origin:
+        """The same origin, and its connection, for as long as the authority stays the same."""
+        key = (scheme, host, port, stamp_of((ca,)))
+        if self._origin is None or key != self._key:
+            tls = client_context(ca) if scheme == "https" else None
+            self._origin = Origin(host, port or (443 if tls else 80), tls)
+            self._key = key
+        return self._origin
+
+
+class TokenReviewer:
+    """Asks the control API whose a token is. Implements reviews.Ask."""
+
+    def __init__(self, client: ControlClient, base: str, settings: RouterSettings) -> None:
+        path = REVIEW_PATH.format(namespace=quote(settings.namespace, safe=""), policy=quote(settings.policy, safe=""))
+        self._client = client
+        self._url = base + path
+        self._token = settings.control_token_dir / names.CONTROL_TOKEN_FILE
+        self._ca = settings.snapshot_dir / names.CONTROL_CA_KEY
+
+    async def __call__(self, token: str, seconds: float) -> Admitted | Refused:
+        """The verdict.
+
+        Raises:
+            ControlError: the answer is none.
+            OSError: there is no answer, or the authority's certificate cannot be read.
+            TimeoutError: it took longer than `seconds`.
+        """
+        poll = Poll(self._url, read_token(self._token), self._ca, seconds)
+        head, body = await self._client.send(
+            "POST", poll, msgspec.json.encode({"token": token}), limit=_MAX_REVIEW_BYTES
+        )
+        return _verdict_in(head.status, body)
+
+
+class _Pod(msgspec.Struct):
+    pod: str
+
+
+class _Reason(msgspec.Struct):
+    reason: str
+    message: str
+
+
+class _Refusal(msgspec.Struct):
+    error: _Reason
+
+
+def _refused(error: _Reason) -> Refused:
+    if error.reason != TOKEN_REFUSED:
+        raise ControlError(f"the control API does not let this gateway ask: {error.message}")
+    return Refused(error.message)
+
+
+def _verdict_in(status: int, body: bytes) -> Admitted | Refused:
+    try:
+        if status == 200:
+            return Admitted(msgspec.json.decode(body, type=_Pod).pod)
+        if status == 403:
+            return _refused(msgspec.json.decode(body, type=_Refusal).error)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ControlError(f"the control API's verdict cannot be read: {error}") from error
+    raise ControlError(f"the control API answered with status {status}")
