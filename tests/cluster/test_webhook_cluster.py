@@ -246,6 +246,14 @@ def test_what_another_webhook_adds_later_finds_the_sidecar(asked: Asked) -> None
     assert {each["name"] for each in late["env"]} == {"OPENAI_BASE_URL", "OPENAI_API_KEY"}
 
 
+def test_without_a_configuration_nothing_listens(asked: Asked) -> None:
+    """sidecar.enabled: false in the chart."""
+    asked.world.start(more={"WEBHOOK_PORT": str(asked.port)})
+
+    with pytest.raises(httpx.ConnectError):
+        httpx.post(f"https://127.0.0.1:{asked.port}{INJECT_PATH}")
+
+
 def authority_of_somebody() -> str:
     """A bundle that trusts none of our certificates."""
     return make_authority(datetime.now(UTC)).bundle
