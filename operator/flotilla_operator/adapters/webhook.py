@@ -222,7 +222,7 @@ class Webhook:
                 manifest = await self._policy(key)
         except (OperatorError, TimeoutError) as error:
             logger.warning("policy not read", extra=fields(policy=str(key), reason=str(error) or type(error).__name__))
-            return _without(f"{key} could not be read in time", "unavailable")
+            return _without(f"{key} could not be read; the operator's log says why", "unavailable")
         if manifest is None:
             return _without(f"{key} does not exist; create it, then this pod anew", "not_found")
         return self._decide_by(manifest, pod)
