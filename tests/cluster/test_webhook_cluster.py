@@ -25,6 +25,7 @@ from operator_world import Replica, World, free_port
 from flotilla_api.names import INJECTED_ANNOTATION, POLICY_LABEL, SIDECAR_CONTAINER
 from flotilla_operator.adapters.authority import SECRET_NAME, make_authority
 from flotilla_operator.adapters.webhook import INJECT_PATH
+from flotilla_operator.resources.sidecar import API_TOKEN_DIR, SNAPSHOT_VOLUME, TOKENS_VOLUME
 from localcluster.cluster import LocalCluster
 from localcluster.tools import helm_template
 from stack.certificates import make_serving_certificate
@@ -124,8 +125,11 @@ def test_a_pod_that_asks_is_created_with_its_sidecar(asked: Asked) -> None:
     live = asked.world.get(f"{path}/{pod['metadata']['name']}")
     assert live["metadata"]["annotations"][INJECTED_ANNOTATION] == "router"
     assert is_injected(live)
-    assert live["spec"]["initContainers"][0]["restartPolicy"] == "Always"
-    variables = {each["name"]: each.get("value") for each in live["spec"]["containers"][0]["env"]}
+    sidecar, agent = live["spec"]["initContainers"][0], live["spec"]["containers"][0]
+    assert sidecar["restartPolicy"] == "Always"
+    assert [each["mountPath"] for each in agent["volumeMounts"]] == [API_TOKEN_DIR]
+    assert {each["name"] for each in sidecar["volumeMounts"]} == {SNAPSHOT_VOLUME, TOKENS_VOLUME}
+    variables = {each["name"]: each.get("value") for each in agent["env"]}
     assert variables == {"OPENAI_BASE_URL": "http://127.0.0.1:18080/v1", "OPENAI_API_KEY": "flotilla"}
 
 

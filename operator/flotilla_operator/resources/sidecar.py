@@ -29,6 +29,8 @@ START_SECONDS = 300
 SNAPSHOT_VOLUME = "flotilla-snapshot"
 TOKENS_VOLUME = "flotilla-tokens"
 GATEWAY_CA_VOLUME = "flotilla-gateway-ca"
+API_TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+"""Where the agent finds its ServiceAccount's token for the Kubernetes API, which is no business of the sidecar's."""
 CONTROL_TOKEN_PATH = "control/token"  # noqa: S105 - a path
 GATEWAY_TOKEN_PATH = "gateway/token"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3600
@@ -141,9 +143,7 @@ def make_sidecar(inputs: SidecarInputs) -> Manifest:
             **container_security(),
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": name, "mountPath": path, "readOnly": True} for name, path in _mount_paths(inputs).items()
-        ],
+        "volumeMounts": [{"name": name, "mountPath": path, "readOnly": True} for name, path in _mounts(inputs)],
     }
 
 
@@ -168,9 +168,10 @@ def make_volumes(inputs: SidecarInputs) -> list[Manifest]:
     return volumes
 
 
-def _mount_paths(inputs: SidecarInputs) -> dict[str, str]:
-    paths = {SNAPSHOT_VOLUME: names.SNAPSHOT_DIR, TOKENS_VOLUME: names.TOKENS_DIR}
-    return paths | ({GATEWAY_CA_VOLUME: names.GATEWAY_CA_DIR} if inputs.spec.tls else {})
+def _mounts(inputs: SidecarInputs) -> list[tuple[str, str]]:
+    """Volumes and paths. Kubernetes mounts the account's own token where a container leaves API_TOKEN_DIR free."""
+    mounts = [(SNAPSHOT_VOLUME, names.SNAPSHOT_DIR), (TOKENS_VOLUME, names.TOKENS_DIR), (TOKENS_VOLUME, API_TOKEN_DIR)]
+    return [*mounts, (GATEWAY_CA_VOLUME, names.GATEWAY_CA_DIR)] if inputs.spec.tls else mounts
 
 
 def _environment(inputs: SidecarInputs) -> list[Manifest]:

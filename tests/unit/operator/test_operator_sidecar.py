@@ -126,6 +126,14 @@ def test_no_credential_is_mounted() -> None:
     assert len(make_volumes(inputs())) == 2
 
 
+def test_the_agents_rights_in_the_cluster_are_not_the_sidecars() -> None:
+    """Kubernetes gives a container the account's token, unless it mounts something where that would be."""
+    mounts = sidecar_of(injected(an_agent()))["volumeMounts"]
+
+    (covering,) = [each for each in mounts if each["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"]
+    assert covering["name"] == "flotilla-tokens"
+
+
 def test_image_pull_secrets_are_added_to_the_pods_own() -> None:
     """Names that are there stay once."""
     settings = OperatorSettings("vllm", "router:1", "https://control", router_image_pull_secrets=("ours", "both"))
