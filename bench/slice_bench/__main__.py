@@ -1,4 +1,4 @@
-"""Runs every measurement, prints the figures as a table and writes them to build/bench/slice.json."""
+"""Runs every measurement, prints the figures as tables and writes them to build/bench/slice.json and sidecar.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from slice_bench import operator, router
+from slice_bench import operator, router, sidecars
 from slice_bench.figures import router_figures, save
 from slice_bench.progress import shown_progress
 from slice_bench.proxies import COMPILED, envoy_version
@@ -19,21 +19,28 @@ from slice_bench.router import Cost, middle, spread
 
 BUILD = "router compiled" if COMPILED else "router interpreted"
 OUTPUT = Path("build/bench/slice.json")
+SIDECAR_OUTPUT = Path("build/bench/sidecar.json")
 
 
 def main() -> int:
     """Exit 0 when every figure was taken."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["router", "operator"], help="take only these figures, keep the others")
-    only = parser.parse_args().only
+    parts = ["router", "operator", "sidecar"]
+    parser.add_argument("--only", choices=parts, help="take only these figures, keep the others")
+    only: str | None = parser.parse_args().only
+    wanted = [only] if only else parts
     console = Console()
     figures: dict[str, float] = {}
-    if only != "operator":
+    if "router" in wanted:
         figures |= _router_figures(console)
-    if only != "router":
+    if "operator" in wanted:
         figures |= _operator_figures(console)
-    save(OUTPUT, figures, keep=only is not None)
-    console.print(f"written to {OUTPUT}")
+    if figures:
+        save(OUTPUT, figures, keep=only is not None)
+        console.print(f"written to {OUTPUT}")
+    if "sidecar" in wanted:
+        save(SIDECAR_OUTPUT, _sidecar_figures(console), keep=False)
+        console.print(f"written to {SIDECAR_OUTPUT}")
     return 0
 
 
@@ -91,6 +98,33 @@ def _operator_figures(console: Console) -> dict[str, float]:
         "operator_idle_writes_per_minute": round(figures.idle_writes_per_minute, 1),
         "policy_ack_seconds": round(figures.policy_ack_seconds, 3),
     }
+
+
+def _sidecar_figures(console: Console) -> dict[str, float]:
+    with shown_progress() as stage, tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
+        one = sidecars.measure_one(stage("sidecar: JSON requests", sidecars.one_rounds()), Path(folder))
+        many = sidecars.measure_many(stage)
+    figures = sidecars.figures_of(one, many)
+    table = Table(title=f"Sidecars; {BUILD}; medians of {router.ROUNDS} rounds (least-most)")
+    table.add_column("")
+    table.add_column("figure", justify="right")
+    gateway, sidecar = one.costs.values()
+    count = sidecars.SIDECARS
+    for name, text in (
+        ("gateway, CPU us / 1 KB JSON request", spread(gateway, lambda cost: cost.cpu_us_per_request, 1)),
+        ("sidecar, CPU us / 1 KB JSON request", spread(sidecar, lambda cost: cost.cpu_us_per_request, 1)),
+        ("ratio of the two", f"{figures['sidecar_cpu_ratio_gateway']:.2f}"),
+        ("resident memory of a sidecar, idle", f"{figures['sidecar_rss_idle_mb']:.1f} MB"),
+        ("resident memory of a sidecar, after the load", f"{figures['sidecar_rss_mb']:.1f} MB"),
+        (f"operator's CPU for an edit that {count} sidecars get", f"{many.cpu_ms_per_edit:.0f} ms"),
+        (f"operator's CPU with {count} sidecars at rest", f"{many.cpu_ms_per_second_at_rest:.1f} ms / s"),
+        (f"operator's resident memory with {count} sidecars", f"{figures['control_api_rss_mb_200']:.1f} MB"),
+        ("of that for the sidecars", f"{figures['control_api_rss_added_mb_200']:.1f} MB"),
+        (f"edit until the last of {count} has it, worst of {sidecars.EDITS}", f"{max(many.last_heard_seconds):.2f} s"),
+    ):
+        table.add_row(name, text)
+    console.print(table)
+    return figures
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def measure(stage: Stage) -> OperatorFigures:
         stack.install()
         cluster = stack.cluster
         cluster.kubectl("create", "namespace", NAMESPACE)
-        cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(_profile()))
+        cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(a_profile()))
         progress(1)
         acknowledged = _policy_ack_seconds(cluster, stage("operator: edits of a policy", EDITS))
         _wait_until_quiet(cluster)
@@ -67,7 +67,7 @@ def _writes_at_rest(cluster: ClusterAccess, progress: Progress) -> float:
 
 def operator_writes(cluster: ClusterAccess) -> int:
     """Writes of every operator replica so far, its Lease aside."""
-    return sum(_writes_of(address) for address in _pod_addresses(cluster, SYSTEM_NAMESPACE, "component=operator"))
+    return sum(_writes_of(address) for address in pod_addresses(cluster, SYSTEM_NAMESPACE, "component=operator"))
 
 
 def _writes_of(address: str) -> int:
@@ -75,7 +75,8 @@ def _writes_of(address: str) -> int:
     return sum(int(float(m["value"])) for m in _WRITES.finditer(text) if "leases" not in m["labels"])
 
 
-def _pod_addresses(cluster: ClusterAccess, namespace: str, component: str) -> list[str]:
+def pod_addresses(cluster: ClusterAccess, namespace: str, component: str) -> list[str]:
+    """Of pods with this label of `app.kubernetes.io`."""
     pods = _items(cluster, f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/{component}")
     return [pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")]
 
@@ -89,7 +90,7 @@ def _apply_experts(cluster: ClusterAccess, progress: Progress) -> float:
     path = f"/apis/flotilla.dev/v1alpha1/namespaces/{NAMESPACE}/experts"
     started = time.monotonic()
     for index in range(EXPERTS):
-        cluster.api.post(path, json=_expert(f"expert-{index:03d}")).raise_for_status()
+        cluster.api.post(path, json=an_expert(f"expert-{index:03d}")).raise_for_status()
     deployments = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments?labelSelector=flotilla.dev/owner-kind=Expert"
 
     def all_there() -> bool:
@@ -113,7 +114,7 @@ def _wait_until_quiet(cluster: ClusterAccess) -> None:
 
 def _policy_ack_seconds(cluster: ClusterAccess, progress: Progress) -> float:
     """The slowest of several edits, from the API server's answer until the policy says that every router serves it."""
-    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([_expert("target"), _policy()]))
+    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([an_expert("target"), a_policy()]))
     cluster.kubectl("wait", "--for=condition=RouterReady", "routingpolicy/bench", "-n", NAMESPACE, "--timeout=120s")
     cluster.kubectl("wait", f"--for=condition={ACKNOWLEDGED}", "routingpolicy/bench", "-n", NAMESPACE, "--timeout=60s")
     slowest = 0.0
@@ -147,7 +148,8 @@ def is_acknowledged(policy: Manifest, generation: int) -> bool:
     )
 
 
-def _profile() -> Manifest:
+def a_profile() -> Manifest:
+    """The pool that the Experts name."""
     return {
         "apiVersion": "flotilla.dev/v1alpha1",
         "kind": "AcceleratorProfile",
@@ -156,7 +158,8 @@ def _profile() -> Manifest:
     }
 
 
-def _expert(name: str) -> Manifest:
+def an_expert(name: str) -> Manifest:
+    """An Expert without replicas: its pods would be the scheduler's time, not ours."""
     return {
         "apiVersion": "flotilla.dev/v1alpha1",
         "kind": "Expert",
@@ -169,7 +172,8 @@ def _expert(name: str) -> Manifest:
     }
 
 
-def _policy() -> Manifest:
+def a_policy() -> Manifest:
+    """A policy with one Expert, called `target`."""
     return {
         "apiVersion": "flotilla.dev/v1alpha1",
         "kind": "RoutingPolicy",

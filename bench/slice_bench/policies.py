@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from flotilla_api.names import CA_FILE, CREDENTIAL_FILE
+from flotilla_api.names import CA_FILE, CREDENTIAL_FILE, GATEWAY_TOKEN_FILE
 from flotilla_api.policy import RoutingPolicySpec
 from flotilla_api.snapshot import (
     Endpoint,
@@ -23,7 +23,7 @@ from slice_bench.load import API_KEY
 from stack.certificates import make_serving_certificate
 from stack.flotilla import quickstart_objects, quickstart_policy
 
-API_KEYS, CREDENTIALS, SNAPSHOT = "api-keys", "credentials", "snapshot"
+API_KEYS, CREDENTIALS, GATEWAY_TOKEN, SNAPSHOT = "api-keys", "credentials", "gateway-token", "snapshot"
 """Folders that `write_files` makes."""
 
 
@@ -92,8 +92,9 @@ def pass_through_snapshot(upstream_port: int) -> RoutingSnapshot:
 
 
 def write_files(folder: Path, snapshot: RoutingSnapshot) -> None:
-    """`folder` holds what a gateway's pod has mounted: the snapshot, the API key, and the fallbacks' credentials."""
-    files = {f"{SNAPSHOT}/snapshot.json": snapshot.to_json()}
+    """`folder` holds what a gateway's pod has mounted (the snapshot, the API key, the fallbacks' credentials), and the
+    token that a sidecar shows to its gateway."""
+    files = {f"{SNAPSHOT}/snapshot.json": snapshot.to_json(), f"{GATEWAY_TOKEN}/{GATEWAY_TOKEN_FILE}": b"token"}
     if not snapshot.anonymous:
         files[f"{API_KEYS}/bench"] = API_KEY.encode()
     for target in snapshot.targets:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +20,7 @@ from slice_bench.load import HEADERS, PATH, make_body
 from slice_bench.policies import (
     API_KEYS,
     CREDENTIALS,
+    GATEWAY_TOKEN,
     SNAPSHOT,
     pass_through_snapshot,
     quickstart_snapshot,
@@ -30,6 +31,7 @@ from slice_bench.processes import SERVER, free_port, module, running, wait_for_p
 COMPILED = os.environ.get("FLOTILLA_ROUTER_BUILD", "")
 """The router with its hot path compiled, as its image holds it; empty: its sources are measured."""
 QUICKSTART, PASS_THROUGH, ENVOY, SPLICE = "Flotilla, quickstart", "Flotilla, pass-through", "Envoy", "bare splice"
+SIDECAR = "Flotilla, quickstart, as a sidecar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,25 @@ def ours_passing(upstream_port: int, scratch: Path) -> AbstractContextManager[Pr
     return router(PASS_THROUGH, pass_through_snapshot(upstream_port), scratch / "pass-through", judges=False)
 
 
+def ours_beside(upstream_port: int, scratch: Path) -> AbstractContextManager[Proxy]:
+    """Flotilla's router as a sidecar, with the policy of the quickstart."""
+    snapshot, folder = quickstart_snapshot(upstream_port), scratch / "sidecar"
+    env = {"FLOTILLA_ROLE": "Sidecar", "FLOTILLA_GATEWAY_TOKEN_DIR": str(folder / GATEWAY_TOKEN)}
+    return router(SIDECAR, snapshot, folder, judges=True, env=env)
+
+
 @contextmanager
-def router(name: str, snapshot: RoutingSnapshot, folder: Path, *, judges: bool) -> Generator[Proxy]:
-    """The router, as it runs in a gateway pod.
+def router(
+    name: str, snapshot: RoutingSnapshot, folder: Path, *, judges: bool, env: Mapping[str, str] | None = None
+) -> Generator[Proxy]:
+    """The router, as it runs in a gateway pod, unless `env` says that it runs elsewhere.
 
     Raises:
         RuntimeError: it does not answer, or not as its policy says: a router that misses something is quick.
     """
     write_files(folder, snapshot)
     port = free_port()
-    env = {
+    settings = {
         "FLOTILLA_NAMESPACE": snapshot.namespace,
         "FLOTILLA_POLICY": snapshot.policy,
         "FLOTILLA_DATA_HOST": "127.0.0.1",
@@ -73,9 +84,10 @@ def router(name: str, snapshot: RoutingSnapshot, folder: Path, *, judges: bool) 
         "FLOTILLA_SETTLE_SECONDS": "0",
         "FLOTILLA_DRAIN_SECONDS": "1",
         **({"PYTHONPATH": COMPILED} if COMPILED else {}),
+        **(env or {}),
     }
     log = folder / "router.log"
-    with running(module("flotilla_router"), cpu=SERVER, log=log, env=env) as process:
+    with running(module("flotilla_router"), cpu=SERVER, log=log, env=settings) as process:
         wait_for_port(port, process, log)
         answer = httpx.post(f"http://127.0.0.1:{port}{PATH}", content=make_body(stream=False), headers=HEADERS)
         if answer.status_code != HTTPStatus.OK or ("x-flotilla-score" in answer.headers) != judges:

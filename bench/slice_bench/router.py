@@ -96,21 +96,28 @@ def measure(proxy: Proxy, plan: Plan) -> Cost:
     return Cost(used, figures["seconds"], plan.requests, figures["events"], figures["reads"])
 
 
-def compare(plan: Plan, scratch: Path, progress: Callable[[int], None]) -> dict[str, list[Cost]]:
+def compare(
+    plan: Plan, scratch: Path, progress: Callable[[int], None], starters: Sequence[Starter] = STARTERS
+) -> dict[str, list[Cost]]:
     """Name -> a cost per round; the proxies take turns, so that a change of the machine's speed meets all of them.
 
     `progress` is told how many loads of `ROUNDS` times the proxies are done.
     """
     with ExitStack() as stack:
         port = stack.enter_context(upstream(scratch))
-        proxies = [stack.enter_context(start(port, scratch)) for start in STARTERS]
-        costs: dict[str, list[Cost]] = {proxy.name: [] for proxy in proxies}
-        for proxy in proxies:
-            measure(proxy, replace(plan, requests=max(plan.requests // 10, plan.connections)))
-        for turn in range(ROUNDS):
-            for number, proxy in enumerate(proxies, 1):
-                costs[proxy.name].append(measure(proxy, plan))
-                progress(turn * len(proxies) + number)
+        proxies = [stack.enter_context(start(port, scratch)) for start in starters]
+        return take_turns(plan, proxies, progress)
+
+
+def take_turns(plan: Plan, proxies: Sequence[Proxy], progress: Callable[[int], None]) -> dict[str, list[Cost]]:
+    """Name -> a cost per round, of proxies that run."""
+    costs: dict[str, list[Cost]] = {proxy.name: [] for proxy in proxies}
+    for proxy in proxies:
+        measure(proxy, replace(plan, requests=max(plan.requests // 10, plan.connections)))
+    for turn in range(ROUNDS):
+        for number, proxy in enumerate(proxies, 1):
+            costs[proxy.name].append(measure(proxy, plan))
+            progress(turn * len(proxies) + number)
     return costs
 
 

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from flotilla_api import metrics as names
 
@@ -25,6 +25,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        ProcessCollector(registry=registry)
         self.reconciles = Counter(
             names.OPERATOR_RECONCILES, "Reconciliations by result.", ["kind", "result"], registry=registry
         )

@@ -12,12 +12,14 @@ import pytest
 
 from slice_bench.canned import HELD_EVENTS, Answers, Canned, make_stream, make_whole
 from slice_bench.figures import router_figures, save
+from slice_bench.followers import Hearing
 from slice_bench.load import make_request
 from slice_bench.operator import is_acknowledged
 from slice_bench.policies import API_KEYS, CREDENTIALS, pass_through_snapshot, quickstart_snapshot, write_files
 from slice_bench.processes import CLIENT, SERVER, on_processor
 from slice_bench.proxies import ENVOY, PASS_THROUGH, QUICKSTART, SPLICE, ours, ours_passing, router
 from slice_bench.router import Cost, Starter, upstream
+from slice_bench.sidecars import BesideFigures, ControlFigures, figures_of
 
 EVENTS = 20
 
@@ -196,3 +198,31 @@ def test_processors_are_those_that_this_process_may_use() -> None:
     assert {SERVER, CLIENT} <= allowed
     assert inside == {CLIENT}
     assert os.sched_getaffinity(0) == allowed
+
+
+def test_figures_of_sidecars_say_what_one_adds_and_what_200_cost() -> None:
+    """Ratios are taken round by round; the operator's memory is that of its larger replica."""
+    one = BesideFigures({"gateway": [_cost(0.2, 0.4)] * 2, "sidecar": [_cost(0.1, 0.4)] * 2}, 30 * 2**20, 40 * 2**20)
+    many = ControlFigures(150.04, 5.0, 90 * 2**20, 140 * 2**20, [0.2, 0.61])
+
+    figures = figures_of(one, many)
+
+    assert figures["sidecar_added_us_json"] == 100.0
+    assert figures["sidecar_cpu_ratio_gateway"] == 0.5
+    assert figures["sidecar_rss_mb"] == 40.0
+    assert figures["control_api_cpu_ms_per_edit_200"] == 150.0
+    assert figures["control_api_rss_added_mb_200"] == 50.0
+    assert figures["policy_edit_to_last_of_200_seconds"] == 0.61
+
+
+def test_followers_say_when_all_of_them_have_a_snapshot(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for each, with the times of the first and the last."""
+    hearing = Hearing(2)
+
+    hearing.heard("one")
+    assert not capsys.readouterr().out
+    hearing.heard("one")
+
+    said = json.loads(capsys.readouterr().out)
+    assert said["digest"] == "one"
+    assert said["first"] <= said["last"]
