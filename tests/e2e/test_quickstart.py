@@ -7,8 +7,17 @@ from collections.abc import Generator
 import pytest
 
 from e2e.gateway import Gateway, text_of
+from e2e.sidecars import status_of
 from e2e.steps import Space
-from stack.flotilla import QUICKSTART, Stack, quickstart_api_key, quickstart_objects, quickstart_policy
+from flotilla_api.names import SIDECAR_CONTAINER
+from stack.flotilla import (
+    QUICKSTART,
+    SIDECAR_EXAMPLES,
+    Stack,
+    quickstart_api_key,
+    quickstart_objects,
+    quickstart_policy,
+)
 
 READY_SECONDS = 90
 
@@ -116,3 +125,50 @@ def test_what_is_private_never_leaves_the_cluster(gateway: Gateway) -> None:
 
     assert answer.status_code == 403
     assert answer.json()["error"]["code"] == "boundary"
+
+
+# examples/sidecar
+
+
+@pytest.fixture(scope="module")
+def agents(stack: Stack, quickstart: Space) -> Space:
+    """`kubectl apply -f examples/sidecar/` beside the quickstart."""
+    stack.apply(SIDECAR_EXAMPLES)
+    return quickstart
+
+
+def _tickets(quickstart: Space) -> list[str]:
+    return quickstart.get("ConfigMap", "triage")["data"]["tickets.txt"].splitlines()
+
+
+def _triaged(stack: Stack, agents: Space, selector: dict[str, str]) -> list[str]:
+    """What a program of examples/sidecar printed; [] while it has not begun."""
+    pods = [pod for pod in agents.list("Pod", **selector) if pod["status"]["phase"] != "Pending"]
+    return [
+        line for pod in pods for line in stack.cluster.logs(agents.name, pod["metadata"]["name"], "triage").splitlines()
+    ]
+
+
+def test_an_unmodified_program_in_a_job_is_answered_and_the_job_completes(stack: Stack, agents: Space) -> None:
+    """Small models answer first, a large one where they are not sure; the sidecar ends after the program."""
+    agents.wait_for(lambda: agents.get("Job", "triage-once").get("status", {}).get("succeeded") == 1, "the Job")
+
+    printed = _triaged(stack, agents, {"batch.kubernetes.io/job-name": "triage-once"})
+    (pod,) = agents.list("Pod", **{"batch.kubernetes.io/job-name": "triage-once"})
+    ends = [status_of(pod, name)["state"]["terminated"] for name in ("triage", SIDECAR_CONTAINER)]
+    assert [line.split(" -> ")[0] for line in printed] == _tickets(agents)
+    assert {line.split("(by ")[1].split(",")[0] for line in printed} <= {"general", "arithmetic", "big"}
+    assert [end["exitCode"] for end in ends] == [0, 0]
+    assert ends[0]["finishedAt"] <= ends[1]["finishedAt"]
+
+
+def test_an_unmodified_program_in_a_deployment_is_answered(stack: Stack, agents: Space) -> None:
+    """It goes on asking, its policy counts its sidecar, and the README's `kubectl logs` shows who answered."""
+    agents.wait_for(lambda: _triaged(stack, agents, {"app": "triage"}), "its first answer")
+
+    printed = stack.cluster.kubectl("logs", "-n", agents.name, "deployment/triage", "-c", "triage")
+
+    assert _tickets(agents)[0] in printed
+    assert "(by " in printed
+    assert "no answer" not in printed
+    agents.wait_condition("RoutingPolicy", "support", "SidecarsInjected", "True", "Injected")

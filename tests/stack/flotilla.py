@@ -21,6 +21,7 @@ from stack.provider import start_provider
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "flotilla"
 QUICKSTART = ROOT / "examples" / "quickstart"
+SIDECAR_EXAMPLES = ROOT / "examples" / "sidecar"
 SYSTEM_NAMESPACE = "flotilla-system"
 INSTALL_SECONDS = 120
 
