@@ -11,8 +11,10 @@ import yaml
 
 from .documents import is_list, is_mapping
 
-_PLAIN = re.compile(r"[A-Za-z/$][\w./$()@-]+(?::[\w./$()@-]+)*|[0-9]+(?:m|[KMGT]i)")
+_PLAIN = re.compile(r"[A-Za-z/$][\w./$()@-]*(?::[\w./$()@-]+)*|[0-9]+(?:m|[KMGT]i)")
 """Texts that need no quotes anywhere, unless they mean something else, as `true` does."""
+_TRUTHS = frozenset("yYnN")
+"""Truth values in YAML 1.1, which PyYAML takes for texts and others do not."""
 _RESOLVER = yaml.resolver.Resolver()
 _TEXT = "tag:yaml.org,2002:str"
 
@@ -101,4 +103,4 @@ def _scalar(value: Any) -> str:
 
 def _means_text(value: str) -> bool:
     tag = cast("Any", _RESOLVER.resolve(yaml.ScalarNode, value, (True, False)))  # pyright: ignore[reportUnknownMemberType]
-    return bool(tag == _TEXT)
+    return bool(tag == _TEXT) and value not in _TRUTHS
