@@ -20,7 +20,7 @@ DIGEST = "sha256:" + 64 * "0"
 
 
 def operators_settings(values: dict[str, Any]) -> OperatorSettings:
-    """What a release `flotilla` in `flotilla-system` makes of `values`, without what only gateways and engines need."""
+    """What a release `flotilla` in `flotilla-system` makes of `values`, without what no sidecar is made of."""
     rendered = helm_template(CHART, "flotilla", namespace="flotilla-system", values=values)
     (deployment,) = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] == "Deployment"]
     environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -31,6 +31,7 @@ def operators_settings(values: dict[str, Any]) -> OperatorSettings:
     return replace(
         settings.for_children(),
         engine_image="",
+        webhook_leaves_out=(),
         router_cpu_request=defaults.router_cpu_request,
         router_memory_request=defaults.router_memory_request,
         router_memory_limit=defaults.router_memory_limit,
