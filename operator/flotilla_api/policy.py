@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from .causes import Boundary, Cause
 from .meta import AS_SET, ByteSize, Cel, Model, Name, PositiveDuration, Quantity, Ratio, SecretRef, as_map_by, checked
-
-Boundary = Literal["Any", "LocalOnly"]
-
-
-class Cause(StrEnum):
-    """Why a request left the expert that it was first meant for; one enum in policies, headers, logs and metrics."""
-
-    LOW_CONFIDENCE = "LowConfidence"
-    EMPTY_ANSWER = "EmptyAnswer"
-    CONTEXT_OVERFLOW = "ContextOverflow"
-    OVERLOADED = "Overloaded"
-    NO_READY_REPLICA = "NoReadyReplica"
-    TIMEOUT = "Timeout"
-    UPSTREAM_ERROR = "UpstreamError"
-
-
-class CauseGroup(StrEnum):
-    """What a cause says about the fleet: more GPUs help only with capacity."""
-
-    CAPACITY = "capacity"
-    QUALITY = "quality"
-    LIMIT = "limit"
-    FAULT = "fault"
-
-
-CAUSE_GROUPS: dict[Cause, CauseGroup] = {
-    Cause.LOW_CONFIDENCE: CauseGroup.QUALITY,
-    Cause.EMPTY_ANSWER: CauseGroup.QUALITY,
-    Cause.CONTEXT_OVERFLOW: CauseGroup.LIMIT,
-    Cause.OVERLOADED: CauseGroup.CAPACITY,
-    Cause.NO_READY_REPLICA: CauseGroup.CAPACITY,
-    Cause.TIMEOUT: CauseGroup.FAULT,
-    Cause.UPSTREAM_ERROR: CauseGroup.FAULT,
-}
 
 DEFAULT_CAUSES: tuple[Cause, ...] = tuple(Cause)
 DEFAULT_BOUNDARY: Boundary = "Any"

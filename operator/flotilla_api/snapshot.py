@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from .policy import Boundary, Cause
+from .causes import Boundary, Cause
 
 SCHEMA_VERSION = 1
 

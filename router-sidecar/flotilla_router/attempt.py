@@ -11,7 +11,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from flotilla_api.policy import CAUSE_GROUPS, Cause, CauseGroup
+from flotilla_api.causes import CAUSE_GROUPS, Cause, CauseGroup
 from flotilla_api.snapshot import EscalationConfig, Target, TimeoutConfig
 
 from .cascade import Commit, Escalate, Pending, StreamJudge, StreamMeter, Verdict, judge_whole

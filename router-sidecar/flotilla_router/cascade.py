@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from msgspec import Raw
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import EscalationConfig
 
 from .chunks import Answer, Choice, Event, Tokens, decode_answer, read_event

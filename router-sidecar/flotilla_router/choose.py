@@ -26,7 +26,7 @@ from typing import Literal
 
 import msgspec
 
-from flotilla_api.policy import Boundary, Cause
+from flotilla_api.causes import Boundary, Cause
 from flotilla_api.snapshot import Conditions, Route, RoutingSnapshot, Target
 
 from .errors import quote

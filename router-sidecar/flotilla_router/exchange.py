@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
 
 from .attempt import CLIENT_GONE, QUALITY_CAUSES, Attempt

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from flotilla_api.causes import Boundary
 from flotilla_api.control import Problem
-from flotilla_api.policy import Boundary
 from flotilla_api.snapshot import ExternalTarget, RoutingSnapshot, Target
 
 from .addresses import split_address, split_url

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Raw
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 
 from .chunks import is_filled
 from .sse import data_offset

@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from flotilla_api import metrics as m
-from flotilla_api.policy import CAUSE_GROUPS, Cause
+from flotilla_api.causes import CAUSE_GROUPS, Cause
 
 from .logs import AttemptRecord, Log, RequestRecord
 

@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 from flotilla_api import conditions, metrics
+from flotilla_api.causes import CAUSE_GROUPS
 from flotilla_api.conditions import ConditionType, Reason
-from flotilla_api.policy import CAUSE_GROUPS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

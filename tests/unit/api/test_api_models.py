@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from crdcases.objects import POLICY_ANONYMOUS, SPECS, STATUSES
+from flotilla_api.causes import CAUSE_GROUPS, Cause
 from flotilla_api.crds import KINDS, KINDS_BY_NAME, Kind
-from flotilla_api.policy import CAUSE_GROUPS, Cause, RoutingPolicySpec
+from flotilla_api.policy import RoutingPolicySpec
 
 SPEC_CASES = [
     pytest.param(kind, spec, id=f"{kind.name}-{index}") for kind in KINDS for index, spec in enumerate(SPECS[kind.name])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flotilla_api.policy import Boundary, Cause
+from flotilla_api.causes import Boundary, Cause
 from flotilla_api.snapshot import (
     Conditions,
     EscalationConfig,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cases import Json, a_request, an_escalation, encode, recording
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_router.cascade import (
     PENDING,
     Commit,

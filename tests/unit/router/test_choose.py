@@ -11,7 +11,7 @@ from cases import Json, a_route, a_rule, a_snapshot, a_target, an_expert, an_ext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import Route, RoutingSnapshot, RuleRoute, Target
 from flotilla_router.choose import Decision, Refusal, choose, choose_relayed, compile_table, visible_models
 from flotilla_router.strategies import Candidate, static

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cases import recording
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_router.responses import (
     InnerError,
     cause_of_response,

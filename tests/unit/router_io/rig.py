@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import (
     Endpoint,
     EscalationConfig,

@@ -28,7 +28,7 @@ from rig import (
     streams,
 )
 
-from flotilla_api.policy import Cause
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import TokenPrice
 
 SURE = -0.01

@@ -84,3 +84,13 @@ def test_a_missing_setting_is_named(tmp_path: Path) -> None:
 
     assert process.returncode == 2
     assert errors.startswith("flotilla-router: FLOTILLA_POLICY is not set")
+
+
+def test_a_router_loads_no_kinds_model() -> None:
+    """Their schemas take memory that every pod with a sidecar would pay for."""
+    code = "import sys, flotilla_router.__main__; print(*(name for name in sys.modules if 'flotilla_api.' in name))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    kinds = {f"flotilla_api.{name}" for name in ("policy", "expert", "fallback", "accelerator", "status", "crds")}
+    assert "flotilla_api.snapshot" in loaded
+    assert kinds.isdisjoint(loaded)
