@@ -15,6 +15,8 @@ from .errors import InputError
 
 ALIAS = "alias"
 """Style of the node that stands where a document has an alias."""
+Path = tuple[str | int, ...]
+"""Keys and indices that lead from what a document holds to a part of it."""
 _BOUNDARY = re.compile(r"(?<![^\r\n])(?:(?=---(?!\S))|\.\.\.(?!\S)[^\r\n]*(?:\r\n|\r|\n|\Z))")
 _HEAD = re.compile(r"\ufeff?(?:---(?!\S))?\s*")
 _LITERAL_TEXT = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 
-from .documents import ALIAS, Document, is_list, is_mapping
+from .documents import ALIAS, Document, Path, is_list, is_mapping
 from .errors import EditError
 from .notation import Notation, block_list, block_mapping, on_one_line, spread
 
@@ -24,8 +24,6 @@ _DASH = re.compile(r"(?<![^\r\n])( *)-(?!\S)")
 _OPENING = re.compile(r"(?:[&!]\S*\s+)*[\[{] *")
 _INDENT = re.compile(r"(?<![^\r\n])[ \t]*")
 _FIRST_INDENT = re.compile(r"[\r\n]([ \t]+)\S")
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,8 @@ def _behind_opening(page: Page, node: yaml.CollectionNode, fresh: dict[str, Any]
     """After the bracket, or, where the first entry stands on a later line, after the bracket's line."""
     notation = page.notation
     opening = _OPENING.match(page.text, node.start_mark.index)
-    assert opening is not None
+    if opening is None:
+        raise EditError("a comment stands between an anchor or tag and what it belongs to")
     if not _is_over_lines(node):
         texts = [_flow_entry(page, each, on_one_line(value, notation)) for each, value in _entries(fresh)]
         return Edit(opening.end(), opening.end(), "".join(text + notation.separator for text in texts))

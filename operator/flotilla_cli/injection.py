@@ -16,10 +16,10 @@ from flotilla_operator.resources.settings import OperatorSettings
 from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar, wanted_policy
 from flotilla_operator.resources.specs import InvalidSpecError, parse_policy
 
-from .documents import Document, compose, is_list, parse, split
+from .documents import Document, Path, compose, is_list, parse, split
 from .edits import Edit, additions, apply, open_page
 from .errors import EditError, InputError
-from .templates import Found, Path, check_shape, find_objects, find_templates, labels_of
+from .templates import Found, check_shape, find_objects, find_templates, labels_of
 
 _UNKNOWN_POLICY = RoutingPolicySpec.model_validate({"experts": [], "auth": {"anonymous": True}})
 """Of a policy that is not given: what it says of sidecars is the default."""
@@ -108,7 +108,8 @@ def inject(sources: Sequence[Source], wishes: Wishes) -> Outcome:
     if errors:
         return Outcome(tuple(source.text for source in sources), warnings=warnings, errors=tuple(errors))
     if not any(result.asking for result in results):
-        warnings = (f"no pod template asks for a sidecar with the label {POLICY_LABEL}", *warnings)
+        label = f" with the label {POLICY_LABEL}" if wishes.policy is None else ""
+        warnings = (f"there is no pod template{label}, so nothing gets a sidecar", *warnings)
     injected = tuple(each for result in results for each in result.injected)
     return Outcome(tuple(result.text for result in results), injected, warnings)
 

@@ -10,10 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from flotilla_operator.resources.manifest import Manifest, ObjectRef
 
-from .documents import is_list, is_mapping
+from .documents import Path, is_list, is_mapping
 from .errors import InputError
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)

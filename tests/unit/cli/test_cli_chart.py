@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flotilla_api.policy import RoutingPolicySpec
 from flotilla_cli.chart import make_settings
 from flotilla_cli.errors import InputError
 from flotilla_operator.resources.settings import OperatorSettings
+from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar
 from flotilla_operator.settings import load_settings
 from localcluster.tools import helm_template
 
@@ -20,22 +21,19 @@ DIGEST = "sha256:" + 64 * "0"
 
 
 def operators_settings(values: dict[str, Any]) -> OperatorSettings:
-    """What a release `flotilla` in `flotilla-system` makes of `values`, without what no sidecar is made of."""
+    """What a release `flotilla` in `flotilla-system` makes of `values`."""
     rendered = helm_template(CHART, "flotilla", namespace="flotilla-system", values=values)
     (deployment,) = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] == "Deployment"]
     environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    settings = load_settings(
-        {each["name"]: each.get("value", "x") for each in environment} | {"FLOTILLA_NAMESPACE": "flotilla-system"}
-    )
-    defaults = OperatorSettings("", "", "")
-    return replace(
-        settings.for_children(),
-        engine_image="",
-        webhook_leaves_out=(),
-        router_cpu_request=defaults.router_cpu_request,
-        router_memory_request=defaults.router_memory_request,
-        router_memory_limit=defaults.router_memory_limit,
-    )
+    given = {each["name"]: each.get("value", "from the pod") for each in environment}
+    return load_settings(given | {"FLOTILLA_NAMESPACE": "flotilla-system"}).for_children()
+
+
+def an_agents_pod(settings: OperatorSettings) -> dict[str, Any]:
+    """A small pod with a sidecar that is made from `settings`."""
+    spec = RoutingPolicySpec.model_validate({"experts": [], "auth": {"anonymous": True}})
+    pod = {"metadata": {}, "spec": {"containers": [{"name": "agent"}]}}
+    return inject_sidecar(pod, SidecarInputs("agents", "billing", spec, settings)).pod
 
 
 @pytest.mark.parametrize(
@@ -61,9 +59,9 @@ def operators_settings(values: dict[str, Any]) -> OperatorSettings:
         ),
     ],
 )
-def test_sidecars_are_made_from_the_settings_that_the_operator_has(values: dict[str, Any]) -> None:
+def test_sidecars_are_as_the_operator_makes_them(values: dict[str, Any]) -> None:
     """Whether a pod gets its sidecar from the webhook or from a file makes no difference."""
-    assert make_settings(values) == operators_settings(values)
+    assert an_agents_pod(make_settings(values)) == an_agents_pod(operators_settings(values))
 
 
 def test_the_charts_own_values_are_the_defaults() -> None:

@@ -189,6 +189,11 @@ spec:
             id="an explicit key",
         ),
         pytest.param(
+            AGENT.replace("labels: {", "labels: {}\n  annotations: &x # c\n    {a: b}\n  labels: {"),
+            "Pod agents/agent: a comment stands between an anchor or tag and what it belongs to; write it out",
+            id="an anchor apart",
+        ),
+        pytest.param(
             AGENT.replace("spec:", "x: &x {containers: [{name: agent}]}\nspec: *x\ny:"),
             "Pod agents/agent: spec is written elsewhere",
             id="a spec that is an alias",
@@ -266,7 +271,7 @@ spec: {{template: {{spec: {{containers: [{{name: agent}}]}}}}}}
 
     assert outcome.texts == (text,)
     assert outcome.warnings == (
-        f"no pod template asks for a sidecar with the label {POLICY_LABEL}",
+        f"there is no pod template with the label {POLICY_LABEL}, so nothing gets a sidecar",
         f"f: Deployment default/agent: the label {POLICY_LABEL} is the object's own; its pod template needs it",
     )
 
