@@ -174,6 +174,8 @@ class RoutingSnapshot(_Part):
     """True: no API key is asked for. False: a key is in API_KEYS_DIR."""
     gateway: str | None = None
     """Base URL of the policy's gateway: sidecars send it their calls to external fallbacks, as they hold no credentials."""
+    sidecars: bool = True
+    """False: the policy allows no sidecars, and its gateway passes nothing on for one."""
 
     def to_json(self) -> bytes:
         """Canonical bytes: the same snapshot always gives the same."""

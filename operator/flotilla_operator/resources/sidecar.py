@@ -48,7 +48,7 @@ class SidecarInputs:
     @property
     def enabled(self) -> bool:
         """Whether pods may ask for a sidecar of the policy."""
-        return self.wishes.enabled is not False
+        return allows_sidecars(self.spec)
 
     @property
     def by_webhook(self) -> bool:
@@ -79,6 +79,12 @@ class Injection:
     warnings: tuple[str, ...] = ()
     refused: str = ""
     """Why `pod` is as it was; '' when it has the sidecar."""
+
+
+def allows_sidecars(spec: RoutingPolicySpec) -> bool:
+    """Whether pods may have sidecars of the policy."""
+    sidecar = spec.placement and spec.placement.sidecar
+    return not (sidecar and sidecar.enabled is False)
 
 
 def wanted_policy(pod: Manifest) -> str | None:

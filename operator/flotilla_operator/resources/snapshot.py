@@ -16,6 +16,7 @@ from .manifest import Manifest, ObjectRef
 from .pods import make_endpoints
 from .pricing import served_price, token_price
 from .routes import make_route, make_rules, make_timeouts, max_body_bytes
+from .sidecar import allows_sidecars
 from .specs import (
     ExternalModel,
     InvalidSpecError,
@@ -51,6 +52,7 @@ def make_snapshot(
         maxBodyBytes=max_body_bytes(spec),
         anonymous=spec.auth.apiKeysSecretRef is None,
         gateway=gateway_url(policy, spec),
+        sidecars=allows_sidecars(spec),
     )
 
 
