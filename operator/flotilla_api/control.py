@@ -12,9 +12,9 @@ PUBLISHED_HEADER = "snapshot-published-at"
 """On a snapshot: when it was published, as `format_time` writes it."""
 REVIEW_PATH = "/v1/tokens/{namespace}/{policy}"
 """POST by a gateway of the policy, with `{"token": ...}` that a caller showed to it. 200: the token is of audience
-GATEWAY_AUDIENCE and of a pod that runs a sidecar of the policy; `{"pod": NAME}` says which. 403: it is not, and
-`{"error": {"reason", "message"}}` says why, with the reason TOKEN_REFUSED; with another it is the gateway that may not
-ask."""
+GATEWAY_AUDIENCE and of a pod that is labelled for the policy, which allows sidecars; `{"pod": NAME}` says which. 403: it
+is not, and `{"error": {"reason", "message"}}` says why, with the reason TOKEN_REFUSED; with another it is the gateway that
+may not ask."""
 TOKEN_REFUSED = "TokenRefused"  # noqa: S105 - a reason, not a token
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""

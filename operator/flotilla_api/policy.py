@@ -267,7 +267,9 @@ class Sidecar(Model):
     """The router beside an agent."""
 
     enabled: bool | None = Field(
-        None, description="false: pods with this policy's label start without a sidecar. Default: true."
+        None,
+        description="false: pods with this policy's label start without a sidecar, and those that have one get neither "
+        "snapshots nor external fallbacks any more. Default: true.",
     )
     port: int | None = Field(
         None,

@@ -35,6 +35,8 @@ from .adapters.webhook_trust import WebhookTrust
 from .handlers import make_registry
 from .reconcile.dispatch import references
 from .reconcile.types import Key, Manifest
+from .resources.sidecar import allows_sidecars
+from .resources.specs import InvalidSpecError, parse_policy
 from .runtime import Runtime
 from .settings import Settings, SettingsError, load_settings
 from .telemetry import LOGGER, Telemetry, configure_logging, fields
@@ -194,12 +196,20 @@ class Operator:
 
     def _make_control(self) -> ControlApi:
         return ControlApi(
-            Access(self._client, self._clock),
+            Access(self._client, self._clock, allows_sidecars=self._allows_sidecars),
             self._registry,
             self._certificates,
             Leadership(leading=lambda: self._elector.leading, leader_address=lambda: address_of(self._elector.holder)),
             exists=lambda key: self._store.get(ref_of(key)) is not None,
         )
+
+    def _allows_sidecars(self, key: Key) -> bool:
+        """As the stored policy says; one that does not parse, or is not known here yet, forbids nothing."""
+        policy = self._store.get(ref_of(key))
+        try:
+            return policy is None or allows_sidecars(parse_policy(policy))
+        except InvalidSpecError:
+            return True
 
     def _make_webhook(self) -> Webhook:
         return Webhook(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from flotilla_api.meta import GROUP
 from flotilla_api.names import CONTROL_AUDIENCE, GATEWAY_AUDIENCE, POLICY_LABEL, child_name
 from flotilla_operator.ports import Clock, NotFoundError
-from flotilla_operator.reconcile.types import Manifest
+from flotilla_operator.reconcile.types import Key, Manifest
 from flotilla_operator.resources.sidecar import wanted_policy
 
 from .client import Client
@@ -42,8 +43,9 @@ class Access:
     Every method raises OperatorError while the API server cannot say.
     """
 
-    def __init__(self, client: Client, clock: Clock) -> None:
+    def __init__(self, client: Client, clock: Clock, *, allows_sidecars: Callable[[Key], bool]) -> None:
         self._client = client
+        self._allows_sidecars = allows_sidecars
         self._routers = TokenReviews(client, clock, CONTROL_AUDIENCE)
         self._relayed = TokenReviews(client, clock, GATEWAY_AUDIENCE)
         self._permissions: ExpiringCache[bool] = ExpiringCache(clock.monotonic, CALLERS_MAX)
@@ -56,13 +58,16 @@ class Access:
         caller = await self._authenticate(authorization)
         if isinstance(caller, Denied):
             return caller
-        if caller.namespace == namespace:
-            is_gateway = caller.username == account_name(namespace, child_name("RoutingPolicy", policy))
-            if not is_gateway and await self._labelled_policy(caller) == policy:
-                return Admission(caller, sidecar=True)
-            if await self._may_get(caller, namespace, policy):
-                return Admission(caller, sidecar=False)
-        return _forbidden(caller, namespace, policy)
+        if caller.namespace != namespace:
+            return _forbidden(caller, namespace, policy)
+        key = Key("RoutingPolicy", namespace, policy)
+        is_gateway = caller.username == account_name(namespace, child_name(key.kind, policy))
+        labelled = not is_gateway and await self._labelled_policy(caller) == policy
+        if labelled and self._allows_sidecars(key):
+            return Admission(caller, sidecar=True)
+        if await self._may_get(caller, namespace, policy):
+            return Admission(caller, sidecar=False)
+        return _disabled(key) if labelled else _forbidden(caller, namespace, policy)
 
     async def admit_gateway(self, authorization: str, namespace: str, policy: str) -> Caller | Denied:
         """The caller, when RBAC grants it the snapshot of `policy`; a label is not enough for what gateways may ask."""
@@ -74,13 +79,16 @@ class Access:
         return _forbidden(caller, namespace, policy)
 
     async def review(self, token: str, namespace: str, policy: str) -> Caller | Denied:
-        """The pod that showed `token` to a gateway of `policy`, when its label names that policy; otherwise a 403."""
+        """The pod that showed `token` to a gateway of `policy`, when it is labelled for it; otherwise a 403."""
+        key = Key("RoutingPolicy", namespace, policy)
+        if not self._allows_sidecars(key):
+            return _disabled(key)
         caller = await self._relayed.caller(token)
         if isinstance(caller, Denied):
             return Denied(403, caller.message)
         if caller.namespace == namespace and await self._labelled_policy(caller) == policy:
             return caller
-        return Denied(403, f"pod {caller.pod} in {caller.namespace} runs no sidecar of policy {policy} in {namespace}")
+        return Denied(403, f"pod {caller.pod} in {caller.namespace} is not labelled for policy {policy} in {namespace}")
 
     async def _authenticate(self, authorization: str) -> Caller | Denied:
         scheme, _, token = authorization.partition(" ")
@@ -134,6 +142,10 @@ class Access:
             answer = await self._client.create(ACCESS_REVIEW, "", review, counted=False)
         status: Manifest = answer.get("status") or {}
         return status.get("allowed") is True
+
+
+def _disabled(key: Key) -> Denied:
+    return Denied(403, f"{key} says placement.sidecar.enabled: false, so no label opens anything of it")
 
 
 def _forbidden(caller: Caller, namespace: str, policy: str) -> Denied:

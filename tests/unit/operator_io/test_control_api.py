@@ -80,6 +80,7 @@ class Server:
     leading: bool = True
     leader: str = ""
     exists: bool = True
+    allows_sidecars: bool = True
     woken: list[Key] = field(default_factory=list[Key])
 
 
@@ -106,7 +107,7 @@ class World:
             absence_seconds=0.05,
         )
         control = ControlApi(
-            Access(self.client, self.clock),
+            Access(self.client, self.clock, allows_sidecars=lambda key: server.allows_sidecars or key != KEY),
             registry,
             self.certificates,
             Leadership(leading=lambda: server.leading, leader_address=lambda: server.leader),
@@ -371,6 +372,25 @@ async def test_a_pod_without_the_policys_label_is_refused(pod: dict[str, str] | 
         assert b"flotilla.dev/policy" in body
 
 
+async def test_a_policy_without_sidecars_admits_nobody_by_a_label() -> None:
+    """A pod that makes itself tokens and a label gets neither the snapshot nor a provider; its gateway goes on."""
+    async with a_world() as world:
+        world.api.reviews = {
+            TOKEN_REVIEWS: of_audience,
+            ACCESS_REVIEWS: lambda spec: {"allowed": spec["user"] == ROUTER_USER["username"]},
+        }
+        world.put_pod(policy="router")
+        server = await world.server(allows_sidecars=False)
+        server.registry.publish(KEY, A_SNAPSHOT)
+
+        status, body, _ = await world.call(server, headers={"Authorization": "Bearer agent-1"})
+        assert (status, b"placement.sidecar.enabled: false" in body) == (403, True)
+        status, answer = await world.review(server)
+        assert (status, answer["error"]["reason"]) == (403, "TokenRefused")
+        assert "placement.sidecar.enabled: false" in answer["error"]["message"]
+        assert (await world.call(server))[:2] == (200, SNAPSHOT)
+
+
 async def test_a_label_admits_nobody_to_another_namespace() -> None:
     """A pod of the same name and label elsewhere is another pod."""
     async with a_world() as world:
@@ -426,7 +446,11 @@ async def test_a_pods_label_is_read_once_a_minute_and_then_anew() -> None:
 def of_audience(spec: dict[str, Any]) -> dict[str, Any]:
     """The gateway's token is for the control API, that of the agent's pod for gateways."""
     (audience,) = spec["audiences"]
-    owners = {"token-1": ("flotilla-control", ROUTER_USER), "relayed-1": ("flotilla-gateway", AGENT_USER)}
+    owners = {
+        "token-1": ("flotilla-control", ROUTER_USER),
+        "agent-1": ("flotilla-control", AGENT_USER),
+        "relayed-1": ("flotilla-gateway", AGENT_USER),
+    }
     found, user = owners.get(spec["token"], ("", {}))
     return {"authenticated": found == audience, "audiences": [audience], "user": user}
 
@@ -450,8 +474,8 @@ async def test_a_gateway_learns_whose_token_it_was_shown() -> None:
         pytest.param(b'{"token": "x"}', {"policy": "router"}, "not valid for audience", id="no token of anyone"),
         pytest.param(b'{"token": ""}', {"policy": "router"}, "show a ServiceAccount token", id="no token"),
         pytest.param(b'{"token": "\\ud800"}', {"policy": "router"}, "show a ServiceAccount token", id="no text"),
-        pytest.param(TOKEN_BODY, {"policy": "second"}, "runs no sidecar of policy router", id="another policy"),
-        pytest.param(TOKEN_BODY, {"policy": "router", "uid": "uid-2"}, "runs no sidecar", id="another pod by its name"),
+        pytest.param(TOKEN_BODY, {"policy": "second"}, "is not labelled for policy router", id="another policy"),
+        pytest.param(TOKEN_BODY, {"policy": "router", "uid": "uid-2"}, "is not labelled", id="another pod by its name"),
     ],
 )
 async def test_a_gateway_learns_why_a_token_is_worth_nothing(body: bytes, pod: dict[str, str], message: str) -> None:
