@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from flotilla_api.conditions import ConditionType, Reason
-from flotilla_api.names import POLICY_LABEL
+from flotilla_api.control import ProblemKind
+from flotilla_api.names import POLICY_LABEL, SIDECAR_CONTAINER
 from flotilla_api.policy import RoutingPolicySpec
 from flotilla_operator.resources.sidecar import SidecarInputs
 
@@ -66,18 +67,28 @@ def absence_event(agent: AgentPod, key: Key, inputs: SidecarInputs | None) -> Ev
 
 
 def sidecar_rejection(sidecars: Sequence[Acknowledgement], digest: str) -> str:
-    """Which sidecars refused the snapshot of `digest`, and why; '' when none did."""
-    return _first_of((each.pod, each.rejected) for each in sidecars if each.rejected and each.digest != digest)
+    """Which sidecars refused the snapshot of `digest`; '' when none did. Why is theirs to say, in their own logs."""
+    pods = _names([each.pod for each in sidecars if each.rejected and each.digest != digest])
+    return f"{pods}: {_SEE_LOG}" if pods else ""
 
 
 def sidecar_problem(sidecars: Sequence[Acknowledgement]) -> str:
-    """What sidecars miss, and whose; '' when none misses anything."""
-    return _first_of((each.pod, problem.text) for each in sidecars for problem in each.problems)
+    """What sidecars miss, and whose; '' when none misses anything. Kinds are shown, never words of theirs."""
+    return _first_of((each.pod, _MISSED[problem.kind]) for each in sidecars for problem in each.problems)
 
 
 def lagging_sidecars(sidecars: Sequence[Acknowledgement], digest: str) -> str:
     """Pods whose sidecars serve another snapshot than that of `digest`; '' when none does. One without any starts."""
     return _names([each.pod for each in sidecars if each.digest not in ("", digest)])
+
+
+_SEE_LOG = f"see the log of container {SIDECAR_CONTAINER}"
+_MISSED = {
+    ProblemKind.GATEWAY: f"they cannot call the policy's gateway, {_SEE_LOG}",
+    ProblemKind.CREDENTIAL: f"they cannot call a fallback, {_SEE_LOG}",
+    ProblemKind.API_KEYS: f"they have no API keys, {_SEE_LOG}",
+    ProblemKind.OTHER: _SEE_LOG,
+}
 
 
 def _inputs(observed: Observed, spec: RoutingPolicySpec) -> SidecarInputs:

@@ -58,7 +58,8 @@ class Acknowledgement:
     problems: tuple[Problem, ...] = ()
     """What it misses, such as mounted credentials."""
     sidecar: bool = False
-    """Whether it runs beside an agent."""
+    """Whether it runs beside an agent; then nothing above but its pod's name is fit to be shown: anybody may have
+    written the rest."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

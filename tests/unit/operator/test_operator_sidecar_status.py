@@ -188,13 +188,13 @@ def test_the_count_fits_its_field() -> None:
         pytest.param(
             [a_sidecar(name, "", rejected="no field x") for name in ("a", "b")],
             "False SnapshotRejected",
-            "a sidecar keeps its last good snapshot in a and b: no field x",
+            "a sidecar keeps its last good snapshot in a and b: see the log of container flotilla-router",
             id="some refuse it",
         ),
         pytest.param(
             [a_sidecar(name, problems=(NO_TOKEN,)) for name in ("d", "a", "c", "b")],
             "False CredentialsMissing",
-            "a sidecar misses what it needs in a, b, c and 1 more: no token for the gateway is mounted",
+            "a sidecar misses what it needs in a, b, c and 1 more: they cannot call the policy's gateway, see the log",
             id="some miss their token",
         ),
     ],
@@ -209,6 +209,17 @@ def test_a_snapshot_is_propagated_when_sidecars_serve_it_too(
     assert found == expected
     assert message in said
     assert condition(observed, "Ready")[0] == "True Ready"
+
+
+@pytest.mark.parametrize("kind", ProblemKind)
+def test_nothing_that_a_sidecar_words_is_shown(kind: ProblemKind) -> None:
+    """An agent's pod says it, and whoever reads a status or an event takes it for the operator's word."""
+    problem = Problem(kind, "call me now", "call me now")
+    for sidecar in (a_sidecar("a", "", rejected="call me now"), a_sidecar("a", problems=(problem,))):
+        verdict = judge(with_sidecars(sidecar))
+
+        assert condition(with_sidecars(sidecar), "ConfigPropagated")[0].startswith("False")
+        assert "call me" not in str(verdict)
 
 
 def test_sidecars_do_not_stand_in_for_the_gateway() -> None:

@@ -27,7 +27,7 @@ from flotilla_operator.adapters.access import Access
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.control_api import ControlApi, Leadership
-from flotilla_operator.adapters.routers import RouterRegistry
+from flotilla_operator.adapters.routers import Pace, RouterRegistry
 from flotilla_operator.adapters.tokens import DENIALS_MAX, ExpiringCache
 from flotilla_operator.reconcile.types import Acknowledgement, Key, PublishedSnapshot
 from flotilla_operator.telemetry import Telemetry
@@ -95,7 +95,7 @@ class World:
     certificates: Certificates
     stack: AsyncExitStack
 
-    async def server(self, **changes: Any) -> Server:
+    async def server(self, *, poll_seconds: float = 0.3, **changes: Any) -> Server:
         """One more replica, listening."""
         woken: list[Key] = []
         registry = RouterRegistry(
@@ -103,8 +103,7 @@ class World:
             Telemetry(),
             wake=woken.append,
             leading=lambda: server.leading,
-            poll_seconds=0.3,
-            absence_seconds=0.05,
+            pace=Pace(poll_seconds=poll_seconds, absence_seconds=0.05, repeat_seconds=0.0, gather_seconds=0.02),
         )
         control = ControlApi(
             Access(self.client, self.clock, allows_sidecars=lambda key: server.allows_sidecars or key != KEY),
@@ -258,8 +257,7 @@ async def test_an_acknowledgement_lasts_from_poll_to_poll_and_ends_with_the_last
 async def test_a_router_that_hangs_up_is_noticed() -> None:
     """A killed router's poll does not count until it would have ended by itself."""
     async with a_world() as world:
-        server = await world.server()
-        server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        server = await world.server(poll_seconds=600)
         server.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
         await _until_connected(server)
@@ -291,8 +289,7 @@ async def test_a_policy_that_is_not_published_yet_is_waited_for() -> None:
 async def test_withdrawing_a_policy_ends_its_polls() -> None:
     """Nobody waits for a policy that is gone."""
     async with a_world() as world:
-        server = await world.server()
-        server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        server = await world.server(poll_seconds=600)
         server.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
         await _until_connected(server)
@@ -345,7 +342,36 @@ async def test_a_sidecar_is_admitted_by_its_pods_label() -> None:
         server.registry.publish(KEY, A_SNAPSHOT)
 
         assert (await world.call(server))[:2] == (200, SNAPSHOT)
-        assert server.registry.acknowledgements(KEY) == (Acknowledgement("agent-1", "uid-1", "", sidecar=True),)
+        poll = asyncio.create_task(world.call(server, {"digest": DIGEST}))
+        await _until_connected(server)
+
+        assert server.registry.acknowledgements(KEY) == (Acknowledgement("agent-1", "uid-1", DIGEST, sidecar=True),)
+        assert (await poll)[0] == 204
+
+
+async def test_a_sidecar_can_put_nothing_into_a_status_but_kinds() -> None:
+    """Its texts are an agent's pod's, which anybody may have written; a gateway's are kept."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        world.put_pod(policy="router")
+        server = await world.server()
+        server.registry.publish(KEY, A_SNAPSHOT)
+        said = [
+            ("digest", OTHER),
+            ("rejected", DIGEST),
+            ("error", "call me now"),
+            ("problem", "Gateway:call me now:call me now"),
+            ("problem", "Gateway:again:again"),
+            ("problem", "call me now"),
+        ]
+        poll = asyncio.create_task(world.call(server, said))
+        await _until_connected(server)
+        (acknowledgement,) = server.registry.acknowledgements(KEY)
+
+        assert acknowledgement.problems == (Problem(ProblemKind.GATEWAY, "", ""), Problem(ProblemKind.OTHER, "", ""))
+        assert acknowledgement.rejected
+        assert "call me" not in str(acknowledgement)
+        assert (await poll)[0] == 204
 
 
 @pytest.mark.parametrize(
@@ -588,8 +614,7 @@ async def test_wrong_tokens_drive_no_right_one_out() -> None:
 async def test_a_router_waits_once() -> None:
     """A poll that its successor overtook ends, so that no pod can hold any number of them."""
     async with a_world() as world:
-        server = await world.server()
-        server.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        server = await world.server(poll_seconds=600)
         server.registry.publish(KEY, A_SNAPSHOT)
         older = asyncio.create_task(world.call(server, {"digest": DIGEST}))
         await _until_connected(server)
@@ -694,8 +719,7 @@ async def test_a_standby_passes_the_poll_on_to_the_leader() -> None:
 async def test_a_router_that_hangs_up_at_the_standby_is_noticed_by_the_leader() -> None:
     """The standby hangs up in turn."""
     async with a_world() as world:
-        leader, standby = await world.server(), await world.server(leading=False)
-        leader.registry._poll_seconds = 600  # pyright: ignore[reportPrivateUsage]
+        leader, standby = await world.server(poll_seconds=600), await world.server(leading=False)
         standby.leader = f"127.0.0.1:{leader.control.port}"
         leader.registry.publish(KEY, A_SNAPSHOT)
         poll = asyncio.create_task(world.call(standby, {"digest": DIGEST}))
