@@ -20,7 +20,6 @@ import uvloop
 from flotilla_api.control import Problem, ProblemKind
 
 from .access import Access
-from .connection import Patience
 from .control import SnapshotSource
 from .control_client import ControlClient, TokenReviewer
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials
@@ -32,6 +31,7 @@ from .registry import Registry, SnapshotError
 from .relay import Relay
 from .reviews import Reviews
 from .server import Listener
+from .serving import Patience
 from .settings import RouterSettings, SettingsError
 from .telemetry import Telemetry
 from .upstream import Upstreams

@@ -23,7 +23,7 @@ _BEARER_LINE = b"www-authenticate: Bearer\r\n"
 
 
 class Waiting:
-    """A request whose body is there before the verdict on its token. Implements connection.Running."""
+    """A request whose body is there before the verdict on its token. Implements serving.Running."""
 
     def __init__(self, review: asyncio.Future[Verdict], serve: Callable[[], None]) -> None:
         """serve: serves the request, if its client is still there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Protocol, cast
 
@@ -27,34 +28,20 @@ from .incoming import (
     too_large,
 )
 from .replies import JSON_LINES, status_line
+from .serving import (
+    LINGER_SECONDS,
+    MOST_QUEUED,
+    MOST_QUEUED_BYTES,
+    OVERHEAD_PER_BYTE,
+    SLOWEST_BYTES,
+    Patience,
+    Running,
+)
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from .verdicts import Verdict
 
-LINGER_SECONDS = 2.0
-"""How long what a client still sends is read and dropped after an early answer, so that the answer is not lost."""
-MOST_QUEUED, MOST_QUEUED_BYTES = 16, 64 * 1024
-"""Pipelined requests, and bytes of their bodies, that wait while more is read."""
-SLOWEST_BYTES = 64 * 1024
-"""Least that a client reads of a long answer in `Patience.keep_alive`, to get the rest."""
-OVERHEAD_PER_BYTE = 9
-"""Bytes on the wire that a byte of a body may take; a chunk of one byte takes six."""
 _SMALL = 16 * 1024
 _FAILED = Problem(status=500, message="the router failed on this request", code="internal_error", type="server_error")
-
-
-class Running(Protocol):
-    """A request that is being answered."""
-
-    def client_gone(self) -> None:
-        """Nobody waits for the answer any more."""
-        ...
-
-    def pause(self) -> None:
-        """The client reads too slowly."""
-        ...
-
-    def resume(self) -> None:
-        """The client reads on."""
-        ...
 
 
 class Service(Protocol):
@@ -70,8 +57,12 @@ class Service(Protocol):
         """Largest body."""
         ...
 
-    def admit(self, incoming: Incoming) -> Problem | None:
-        """Whether the body should be read, by the headers."""
+    def admit(self, incoming: Incoming, connection: ClientConnection) -> Problem | None:
+        """Whether the body should be read, by the headers; where a review goes on, as far as it is known."""
+        ...
+
+    def judge(self, incoming: Incoming) -> Problem | None:
+        """Why a request may not pass after all, by the review's verdict."""
         ...
 
     def serve(self, incoming: Incoming, connection: ClientConnection) -> None:
@@ -81,16 +72,6 @@ class Service(Protocol):
     def refused(self, problem: Problem, incoming: Incoming) -> bytes:
         """A request is refused; the header lines that name it in the answer."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds that a client is waited for."""
-
-    first_byte: float
-    head: float
-    body: float
-    keep_alive: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +171,8 @@ class ClientConnection(asyncio.Protocol):
         else:
             if self._overhead > MAX_HEADER_BYTES:
                 self._refuse(TOO_LARGE_HEAD if self._in_head else TOO_MUCH_FRAMING)
+            elif self._incoming is not None and self._incoming.undecided and not self._transport.is_closing():
+                self._transport.pause_reading()  # what one read has brought is all that is held for a stranger
 
     def _pass_over(self, parser: HttpRequestParser, rest: bytes) -> None:
         """An offer to speak another protocol may be ignored (RFC 9110, 7.8): what follows is parsed as HTTP/1.1.
@@ -265,14 +248,27 @@ class ClientConnection(asyncio.Protocol):
         incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and incoming.method != b"CONNECT"
         headers = incoming.headers
         incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-        problem = self._host.service.admit(incoming)
+        problem = self._host.service.admit(incoming, self)
         if problem is None:
+            if incoming.review is not None and incoming.undecided:
+                incoming.review.add_done_callback(partial(self._decided, incoming))
             if incoming.has_body and self._current is None:
                 self._wait()
         elif incoming.has_body:
             self._refuse(problem)
         else:
             self._submit(incoming, problem)
+
+    def _decided(self, incoming: Incoming, _review: asyncio.Future[Verdict]) -> None:
+        """It is known who sends a request; if its body is still arriving, read it or refuse it at once."""
+        if incoming is not self._incoming or self._transport.is_closing():
+            return
+        self._read_on()
+        problem = self._host.service.judge(incoming)
+        if problem is not None:
+            self._refuse(problem)
+        elif self._current is None:
+            self._wait()
 
     def on_body(self, body: bytes) -> None:
         """More of the body."""
@@ -389,7 +385,8 @@ class ClientConnection(asyncio.Protocol):
             self.due = self._loop.time() + patience.head
         else:
             self.due = self._loop.time() + patience.body
-            if not incoming.http_1_0 and incoming.headers.get(b"expect", b"").lower() == b"100-continue":
+            expects = incoming.headers.get(b"expect", b"").lower() == b"100-continue"
+            if expects and not incoming.http_1_0 and not incoming.undecided:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _failed(self, error: Exception) -> None:
@@ -432,6 +429,11 @@ class ClientConnection(asyncio.Protocol):
         queue = self._queue or ()
         return len(queue) >= MOST_QUEUED or sum([len(each.data) for each, _ in queue]) >= MOST_QUEUED_BYTES
 
+    def _read_on(self) -> None:
+        """Read more, unless enough waits for its turn or the request that arrives is a stranger's."""
+        if not self._enough_queued() and (self._incoming is None or not self._incoming.undecided):
+            self._transport.resume_reading()
+
     def _serve(self, incoming: Incoming, problem: Problem | None) -> None:
         self._current = incoming
         self.due = inf
@@ -464,8 +466,7 @@ class ClientConnection(asyncio.Protocol):
         if self._current is not None or not self._queue or self._write_paused:
             return
         incoming, problem = self._queue.popleft()
-        if not self._enough_queued():
-            self._transport.resume_reading()
+        self._read_on()
         self._serve(incoming, problem)
 
     def _closing(self) -> bytes:

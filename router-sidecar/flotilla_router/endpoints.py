@@ -87,8 +87,8 @@ class Surface:
         live = self._router.registry.live
         return live.snapshot.maxBodyBytes if live is not None else _SMALL_BODY_BYTES
 
-    def admit(self, incoming: Incoming) -> Problem | None:
-        """Whether the body should be read, by the headers."""
+    def admit(self, incoming: Incoming, connection: ClientConnection) -> Problem | None:  # noqa: ARG002
+        """Whether the body should be read, by the headers; where a review goes on, as far as it is known."""
         endpoint = self._find(incoming.url)
         if endpoint is None:
             path = quote(_path(incoming.url).decode("latin-1"))
@@ -106,15 +106,18 @@ class Surface:
             return problem
         return self._check_body(incoming) if incoming.method == b"POST" else None
 
+    def judge(self, incoming: Incoming) -> Problem | None:
+        """Why a request may not pass after all, by the review's verdict."""
+        return None if incoming.review is None else judge(incoming.review.result(), incoming)
+
     def serve(self, incoming: Incoming, connection: ClientConnection) -> None:
         """Answer an admitted request."""
         endpoint = self._find(incoming.url)
         assert endpoint is not None
-        review = incoming.review
-        if review is not None and not review.done():
-            connection.exchange = Waiting(review, connection.serve_again)
+        if incoming.review is not None and incoming.undecided:
+            connection.exchange = Waiting(incoming.review, connection.serve_again)
             return
-        if review is not None and (problem := judge(review.result(), incoming)) is not None:
+        if (problem := self.judge(incoming)) is not None:
             connection.refuse(problem)
             return
         if incoming.method == b"OPTIONS":

@@ -59,6 +59,11 @@ class Incoming:
             self._id = _make_id(self.headers.get(b"x-request-id", b""))
         return self._id
 
+    @property
+    def undecided(self) -> bool:
+        """Whether it is not yet known who sends it."""
+        return self.review is not None and not self.review.done()
+
     def add(self, part: bytes) -> None:
         """More of the body; the first part is kept as it is, since there often is no other."""
         if not self.data:

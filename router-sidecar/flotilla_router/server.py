@@ -8,7 +8,8 @@ import ssl
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from .connection import ClientConnection, Host, Patience, Service
+from .connection import ClientConnection, Host, Service
+from .serving import Patience
 
 SWEEP_SECONDS = 1.0
 

@@ -24,6 +24,7 @@ from rig import (
     router,
 )
 
+from flotilla_router.connection import ClientConnection
 from flotilla_router.endpoints import Surface
 from flotilla_router.incoming import Incoming, Problem
 
@@ -43,10 +44,10 @@ def fail_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests for /v1/fail meet a defect as soon as their headers are there."""
     admit = Surface.admit
 
-    def fails(self: Surface, incoming: Incoming) -> Problem | None:
+    def fails(self: Surface, incoming: Incoming, connection: ClientConnection) -> Problem | None:
         if incoming.url == b"/v1/fail":
             raise ValueError("a defect")
-        return admit(self, incoming)
+        return admit(self, incoming, connection)
 
     monkeypatch.setattr(Surface, "admit", fails)
 

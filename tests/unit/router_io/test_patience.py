@@ -29,8 +29,10 @@ from rig import (
     until,
 )
 
-from flotilla_router.connection import MOST_QUEUED, SLOWEST_BYTES, ClientConnection, Host, Patience
-from flotilla_router.incoming import Incoming, Problem
+from flotilla_router.connection import ClientConnection, Host
+from flotilla_router.incoming import TOO_MANY_CONNECTIONS, Incoming, Problem
+from flotilla_router.serving import MOST_QUEUED, SLOWEST_BYTES, Patience
+from flotilla_router.verdicts import Admitted, Refused, Verdict
 
 ANSWER = chat_answer("4")
 LONG_ANSWER = chat_answer("4" * 16_000_000)
@@ -113,7 +115,10 @@ class Held:
     def __init__(self) -> None:
         self.served: list[bytes] = []
 
-    def admit(self, incoming: Incoming) -> Problem | None:
+    def admit(self, incoming: Incoming, connection: ClientConnection) -> Problem | None:
+        return None
+
+    def judge(self, incoming: Incoming) -> Problem | None:
         return None
 
     def serve(self, incoming: Incoming, connection: ClientConnection) -> None:
@@ -194,6 +199,83 @@ async def test_a_pipelined_body_has_a_bodys_time_and_is_asked_for() -> None:
 
     assert now + 50 < connection.due < inf
     assert wire.written.endswith(b"ok" + b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+class Undecided(Held):
+    """Knows nobody before the verdict is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reviews: list[asyncio.Future[Verdict]] = []
+
+    def admit(self, incoming: Incoming, connection: ClientConnection) -> Problem | None:
+        review = incoming.review = asyncio.get_running_loop().create_future()
+        self.reviews.append(review)
+        return None
+
+    def judge(self, incoming: Incoming) -> Problem | None:
+        assert incoming.review is not None
+        return None if isinstance(incoming.review.result(), Admitted) else TOO_MANY_CONNECTIONS
+
+
+HALF = post(b"x" * 9)[:-1]
+
+
+async def test_nothing_more_is_read_before_it_is_known_who_sends_it() -> None:
+    """What one read has brought is all that a stranger can make the router hold."""
+    service = Undecided()
+    connection, wire = connected(service)
+    connection.data_received(HALF)
+    before = wire.reading
+    service.reviews[0].set_result(Admitted("agent-1"))
+    await until(lambda: wire.reading)
+    connection.data_received(b"x")
+
+    assert (before, wire.written, service.served) == (False, b"", [b"/v1/chat/completions"])
+
+
+async def test_who_is_refused_while_a_body_arrives_is_told_at_once() -> None:
+    """As by any other refusal at the head: the connection ends, and what still comes is dropped."""
+    service = Undecided()
+    connection, wire = connected(service)
+    connection.data_received(HALF)
+    service.reviews[0].set_result(Refused("gone"))
+    await until(lambda: wire.written)
+    connection.data_received(b"x")
+
+    assert wire.written.startswith(b"HTTP/1.1 503")
+    assert b"connection: close" in wire.written
+    assert (service.served, connection.busy, wire.reading) == ([], False, True)
+
+
+@pytest.mark.parametrize("verdict", [Admitted("agent-1"), Refused("gone")])
+async def test_a_body_behind_another_request_waits_for_its_verdict_too(verdict: Verdict) -> None:
+    """Whatever happens to the request before it, it is not read on; then it is answered in its turn."""
+    service = Undecided()
+    connection, wire = connected(service)
+    connection.data_received(A_GET + HALF)
+    connection.respond(200, b"", b"ok")
+    before = (wire.reading, wire.written.count(b"HTTP/1.1"))
+    service.reviews[1].set_result(verdict)
+    await until(lambda: wire.reading)
+    connection.data_received(b"x")
+
+    assert before == (False, 1)
+    assert (len(service.served), wire.written.count(b"HTTP/1.1 503")) == (
+        (2, 0) if verdict == Admitted("agent-1") else (1, 1)
+    )
+
+
+async def test_a_verdict_on_a_client_that_has_left_changes_nothing() -> None:
+    """There is nobody to be answered."""
+    service = Undecided()
+    connection, wire = connected(service)
+    connection.data_received(HALF)
+    wire.closing = True
+    service.reviews[0].set_result(Admitted("agent-1"))
+    await asyncio.sleep(0)
+
+    assert (wire.reading, wire.written, service.served) == (False, b"", [])
 
 
 async def test_a_client_of_http_1_0_is_not_asked_for_its_body() -> None:

@@ -172,8 +172,8 @@ async def test_a_control_api_that_is_down_stops_no_sidecar_that_is_known(tmp_pat
     assert (before.status, after) == (200, [200, 503])
 
 
-async def test_the_body_is_read_while_the_token_is_reviewed(tmp_path: Path) -> None:
-    """The request begins when the verdict is there, and the loop serves others meanwhile."""
+async def test_the_loop_serves_others_while_a_token_is_reviewed(tmp_path: Path) -> None:
+    """The rest of the body is taken when the verdict is there, and the request begins then."""
     reviews = known()
     reviews.answers.clear()
     async with (
@@ -194,6 +194,42 @@ async def test_the_body_is_read_while_the_token_is_reviewed(tmp_path: Path) -> N
 
     assert (other.status, asked, answer.status, again.status) == (200, [], 200, 200)
     assert len(reviews.received) == 1
+
+
+@pytest.mark.parametrize(("token", "status"), [(AGENT, 100), (a_token("stranger"), 401)])
+async def test_nobody_is_asked_for_a_body_before_it_is_known_who_sends_it(
+    tmp_path: Path, token: str, status: int
+) -> None:
+    """Permission to send it comes with the verdict, or the refusal does."""
+    reviews = known()
+    reviews.answers.clear()
+    head = post(b"x" * 9, headers=[*relay_lines(token), "expect: 100-continue"])[:-9]
+    async with gateway(tmp_path, a_snapshot(*a_policy()), reviews) as (rig, _), client(rig.port) as raw:
+        first = asyncio.ensure_future(raw.head())
+        await raw.send(head)
+        await until(lambda: reviews.received)
+        await ask(rig.port, get("/healthz"))
+        too_early = first.done()
+        reviews.answers.set()
+        answered, _ = await first
+
+    assert (too_early, answered) == (False, status)
+
+
+async def test_a_body_whose_sender_is_refused_is_not_taken(tmp_path: Path) -> None:
+    """The answer comes at once, however much was announced, and the connection ends."""
+    reviews = known()
+    reviews.answers.clear()
+    request = post(b"x" * 900_000, headers=relay_lines(a_token("stranger")))
+    async with gateway(tmp_path, a_snapshot(*a_policy()), reviews) as (rig, _), client(rig.port) as raw:
+        await raw.send(request[:-1])
+        await until(lambda: reviews.received)
+        reviews.answers.set()
+        answer = await raw.reply()
+        await until(lambda: rig.metric("flotilla_router_connections{") == 0)
+
+    assert (answer.status, answer.json["error"]["code"]) == (401, "invalid_relay_token")
+    assert answer.headers["connection"] == "close"
 
 
 async def test_pipelined_relays_are_answered_in_turn(tmp_path: Path) -> None:
