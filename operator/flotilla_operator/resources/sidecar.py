@@ -21,6 +21,8 @@ BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 API_KEY = "flotilla"
 """The SDK insists on a key; the sidecar, which only its own pod reaches, asks for none."""
+ROLE_VARIABLE = "FLOTILLA_ROLE"
+ROLE = "Sidecar"
 ADMIN_PORT_NAME = "flotilla-admin"
 DRAIN_SECONDS = 5
 """A sidecar is told to end only after the agent has ended: nobody is left to wait for."""
@@ -94,8 +96,10 @@ def wanted_policy(pod: Manifest) -> str | None:
 
 
 def is_injected(pod: Manifest) -> bool:
-    """Whether a pod has the sidecar."""
-    return _find(pod.get("spec", {}).get("initContainers"), names.SIDECAR_CONTAINER) is not None
+    """Whether a pod has the sidecar: a container that stays and is our router, and not only one of its name."""
+    found = _find(pod.get("spec", {}).get("initContainers"), names.SIDECAR_CONTAINER) or {}
+    role = _find(found.get("env"), ROLE_VARIABLE) or {}
+    return found.get("restartPolicy") == "Always" and role.get("value") == ROLE
 
 
 def inject_sidecar(pod: Manifest, inputs: SidecarInputs) -> Injection:
@@ -183,7 +187,7 @@ def _mounts(inputs: SidecarInputs) -> list[tuple[str, str]]:
 def _environment(inputs: SidecarInputs) -> list[Manifest]:
     pod_ip = {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}
     values = {
-        "FLOTILLA_ROLE": "Sidecar",
+        ROLE_VARIABLE: ROLE,
         "FLOTILLA_POLICY": inputs.policy,
         "FLOTILLA_NAMESPACE": inputs.namespace,
         "FLOTILLA_CONTROL_URL": inputs.settings.control_url,
@@ -217,10 +221,23 @@ def _obstacle(pod: Manifest, inputs: SidecarInputs) -> str:
     system: Manifest = spec.get("os") or {}
     if system.get("name") == "windows":
         return "it runs on Windows, and the router's image is for Linux"
-    if _find(spec["containers"], names.SIDECAR_CONTAINER):
-        return f"it has a container of its own called {names.SIDECAR_CONTAINER}: rename that"
+    if name := _taken_name(pod, inputs):
+        return f"it has {name} of its own: rename that"
     if inputs.port == inputs.admin_port:
         return f"the sidecar would listen at port {inputs.port} twice: set placement.sidecar.adminPort of the policy"
+    return ""
+
+
+def _taken_name(pod: Manifest, inputs: SidecarInputs) -> str:
+    """A container or volume that is not ours and has the name of one; '' when there is none."""
+    spec: Manifest = pod["spec"]
+    injected = is_injected(pod)
+    containers = spec["containers"] if injected else [*spec["containers"], *(spec.get("initContainers") or ())]
+    if _find(containers, names.SIDECAR_CONTAINER):
+        return f"a container called {names.SIDECAR_CONTAINER}"
+    for ours in () if injected else make_volumes(inputs):
+        if _find(spec.get("volumes"), ours["name"]) not in (None, ours):
+            return f"a volume called {ours['name']}"
     return ""
 
 
@@ -233,11 +250,16 @@ def _with_variables(container: Manifest, variables: Mapping[str, str]) -> Manife
 
 
 def _warnings(container: Manifest, variables: Mapping[str, str]) -> Iterator[str]:
-    """One for every variable that the container sets to something else."""
+    """One for every variable that the container sets to something else, and one for those that it may take from
+    elsewhere: Kubernetes puts `env`, where the sidecar's are, before `envFrom`."""
     for name, value in variables.items():
         own = _find(container.get("env"), name)
         if own is not None and own.get("value") != value:
             yield f"container {container['name']} sets {name} itself, which stays: {_CONSEQUENCES[name]}"
+    added = [name for name in variables if _find(container.get("env"), name) is None]
+    if container.get("envFrom") and added:
+        what = f"the sidecar's {' and '.join(added)} go before what its envFrom holds"
+        yield f"container {container['name']}: {what}; to keep yours, set them in env"
 
 
 _CONSEQUENCES = {

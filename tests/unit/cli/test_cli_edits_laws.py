@@ -28,7 +28,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 WORDS = st.sampled_from(["agent", "on", "1", "", "two words", "a: b", "#", "é", "first\nsecond\n", "x\n\n y"])
-NAMES = st.sampled_from(["agent", "tools", "OPENAI_BASE_URL", "OPENAI_API_KEY", "flotilla-tokens", "registry"])
+NAMES = st.sampled_from(["agent", "tools", "OPENAI_BASE_URL", "OPENAI_API_KEY", "flotilla-gateway-ca", "registry"])
 
 
 def lists_of(items: Any) -> st.SearchStrategy[Any]:

@@ -159,6 +159,16 @@ spec:
             id="refused",
         ),
         pytest.param(
+            AGENT + "  initContainers: [{name: flotilla-router}]\n",
+            "Pod agents/agent cannot have a sidecar: it has a container called flotilla-router of its own: rename that",
+            id="a container of its own under the sidecar's name",
+        ),
+        pytest.param(
+            AGENT + "  volumes: [{name: flotilla-tokens, emptyDir: {}}]\n",
+            "Pod agents/agent cannot have a sidecar: it has a volume called flotilla-tokens of its own: rename that",
+            id="a volume of its own under a name of the sidecar's",
+        ),
+        pytest.param(
             AGENT.replace("- name: agent", "- image: agent"),
             "Pod agents/agent: spec.containers.0.name: Field required",
             id="a container without a name",

@@ -26,6 +26,8 @@ Manifest = dict[str, Any]
 SETTINGS = OperatorSettings(
     engine_image="vllm", router_image="router:1", control_url="https://flotilla-control.flotilla-system.svc:9443"
 )
+OWN_INIT: Manifest = {"name": "flotilla-router", "image": "theirs"}
+OWN_VOLUME: Manifest = {"name": "flotilla-tokens", "emptyDir": {}}
 LABELS = {names.POLICY_LABEL: "billing"}
 
 
@@ -85,6 +87,46 @@ def test_values_that_are_there_win_with_a_warning() -> None:
         "container agent sets OPENAI_BASE_URL itself, which stays: calls that go there do not pass the sidecar",
         "container agent sets OPENAI_API_KEY itself, which stays: the sidecar needs no key and sends none on",
     )
+
+
+def test_volumes_that_are_ours_already_are_no_obstacle() -> None:
+    """Somebody may have written them out; and those of a name that this policy's sidecar does not need are theirs."""
+    own: Manifest = {"name": "flotilla-gateway-ca", "emptyDir": {}}
+
+    found = injected(an_agent(volumes=[own, *make_volumes(inputs())]))
+
+    assert found.pod["spec"]["volumes"] == [own, *make_volumes(inputs())]
+
+
+FROM_ELSEWHERE: Manifest = {"name": "agent", "image": "a", "envFrom": [{"secretRef": {"name": "openai"}}]}
+
+
+@pytest.mark.parametrize(
+    ("own", "lost"),
+    [
+        pytest.param([], "OPENAI_BASE_URL and OPENAI_API_KEY", id="both"),
+        pytest.param([{"name": "OPENAI_BASE_URL", "value": "http://127.0.0.1:18080/v1"}], "OPENAI_API_KEY", id="one"),
+    ],
+)
+def test_values_from_elsewhere_lose_with_a_warning(own: list[Manifest], lost: str) -> None:
+    """In Kubernetes `env` goes before `envFrom`; what is in there nobody can see here."""
+    agent = an_agent(containers=[{**FROM_ELSEWHERE, "env": own}])
+    found = injected(agent)
+
+    assert found.warnings == (
+        f"container agent: the sidecar's {lost} go before what its envFrom holds; to keep yours, set them in env",
+    )
+    assert variables(found.pod["spec"]["containers"][0])["OPENAI_API_KEY"] == "flotilla"
+    assert injected(found.pod).warnings == (), "it is told once"
+
+
+def test_a_container_that_sets_both_itself_is_not_warned_of_what_it_takes_from_elsewhere() -> None:
+    """Nothing of the sidecar's is put before it."""
+    own = [{"name": name, "value": "own"} for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY")]
+
+    found = injected(an_agent(containers=[{**FROM_ELSEWHERE, "env": own}]))
+
+    assert not [warning for warning in found.warnings if "envFrom" in warning]
 
 
 def test_the_policy_wins_over_the_chart() -> None:
@@ -159,6 +201,17 @@ def test_an_entry_without_a_name_is_left_alone() -> None:
         pytest.param({"hostNetwork": True}, {}, "host's network", id="its loopback is the node's"),
         pytest.param({"os": {"name": "windows"}}, {}, "Windows", id="no image for it"),
         pytest.param({"containers": [{"name": "flotilla-router"}]}, {}, "rename", id="the name is taken"),
+        pytest.param({"initContainers": [OWN_INIT]}, {}, "rename", id="an init container of its own has the name"),
+        pytest.param(
+            {"initContainers": [{**OWN_INIT, "restartPolicy": "Always"}]}, {}, "rename", id="so has its own sidecar"
+        ),
+        pytest.param(
+            {"initContainers": [{**OWN_INIT, "env": [{"name": "FLOTILLA_ROLE", "value": "Sidecar"}]}]},
+            {},
+            "rename",
+            id="ours, but it would end before the agent starts",
+        ),
+        pytest.param({"volumes": [OWN_VOLUME]}, {}, "flotilla-tokens", id="a volume of its own has a name of ours"),
         pytest.param({}, {"port": 19090}, "twice", id="one port for two listeners"),
     ],
 )
