@@ -134,9 +134,7 @@ class RouterProcess:
             loop=loop, upstreams=self._upstreams, reach=reach, telemetry=self.telemetry, draw=random.random
         )
         control = ControlClient(self._upstreams)
-        self._reviews = (
-            Reviews(loop, TokenReviewer(control, settings.control_url, settings)) if settings.control_url else None
-        )
+        self._reviews = _make_reviews(loop, control, settings)
         access = Access(settings.role, settings.policy, self._keys, self._reviews)
         self.router = Router(self.registry, self.dispatcher, access)
         self.source = SnapshotSource(self.store, control, settings.snapshot_dir, settings.control_token_dir)
@@ -220,6 +218,12 @@ class RouterProcess:
         error = self._certificate.refresh()
         if error is not None:
             self.telemetry.say("certificate refused", error=error)
+
+
+def _make_reviews(loop: asyncio.AbstractEventLoop, control: ControlClient, settings: RouterSettings) -> Reviews | None:
+    if settings.control_url is None:
+        return None
+    return Reviews(loop, TokenReviewer(control, settings.control_url, settings), namespace=settings.namespace)
 
 
 def _make_outside(settings: RouterSettings) -> Outside:

@@ -64,10 +64,10 @@ class Access:
         message = "Incorrect API key provided." if key else "No API key provided: send it as a bearer token."
         return Problem(status=401, message=message, code="invalid_api_key", headers=_BEARER_LINE)
 
-    def admit_relay(self, incoming: Incoming, *, here: bool) -> Problem | None:
+    def admit_relay(self, incoming: Incoming, peer: str, *, here: bool) -> Problem | None:
         """Why a sidecar may not pass, as far as it is known; the review goes on in `incoming.review`.
 
-        here: whether sidecars ask for anything at this path.
+        peer: the address that it asks from. here: whether sidecars ask for anything at this path.
         """
         if self._role == "Sidecar":
             return _refused("a sidecar passes on requests of its own pod only")
@@ -78,7 +78,7 @@ class Access:
         if self._reviews is None:
             return _unavailable("this gateway has no control API (FLOTILLA_CONTROL_URL) to ask about the token")
         token = bearer_token(incoming.headers.get(b"authorization", b""))
-        review = incoming.review = self._reviews.of(token)
+        review = incoming.review = self._reviews.of(token, peer)
         return judge(review.result(), incoming) if review.done() else None
 
 

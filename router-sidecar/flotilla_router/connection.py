@@ -21,22 +21,13 @@ from .incoming import (
     TOO_MUCH_FRAMING,
     Incoming,
     Problem,
-    by_name,
     framing_only,
     head_size,
     make_problem,
     too_large,
 )
 from .replies import JSON_LINES, status_line
-from .serving import (
-    LINGER_SECONDS,
-    MOST_QUEUED,
-    MOST_QUEUED_BYTES,
-    OVERHEAD_PER_BYTE,
-    SLOWEST_BYTES,
-    Patience,
-    Running,
-)
+from .serving import LINGER_SECONDS, MOST_QUEUED, MOST_QUEUED_BYTES, OVERHEAD_PER_BYTE, SLOWEST_BYTES, Patience, Running
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from .verdicts import Verdict
 
@@ -242,12 +233,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._in_head = False
         self._overhead = 0
-        incoming.headers = by_name(given)
+        incoming.take_headers(given)
         incoming.method = parser.get_method()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
         incoming.keep_alive = not incoming.http_1_0 and parser.should_keep_alive() and incoming.method != b"CONNECT"
-        headers = incoming.headers
-        incoming.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         problem = self._host.service.admit(incoming, self)
         if problem is None:
             if incoming.review is not None and incoming.undecided:
@@ -359,6 +348,12 @@ class ClientConnection(asyncio.Protocol):
             self.due = self._loop.time() + self._host.patience.keep_alive
 
     @property
+    def peer(self) -> str:
+        """The client's address; empty: it is not known."""
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if name else ""
+
+    @property
     def busy(self) -> bool:
         """Whether a request is arriving or under way, or an answer is not yet sent."""
         if self._current is not None or self._incoming is not None or self._queue:
@@ -385,8 +380,7 @@ class ClientConnection(asyncio.Protocol):
             self.due = self._loop.time() + patience.head
         else:
             self.due = self._loop.time() + patience.body
-            expects = incoming.headers.get(b"expect", b"").lower() == b"100-continue"
-            if expects and not incoming.http_1_0 and not incoming.undecided:
+            if incoming.awaits_permission:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _failed(self, error: Exception) -> None:

@@ -87,7 +87,7 @@ class Surface:
         live = self._router.registry.live
         return live.snapshot.maxBodyBytes if live is not None else _SMALL_BODY_BYTES
 
-    def admit(self, incoming: Incoming, connection: ClientConnection) -> Problem | None:  # noqa: ARG002
+    def admit(self, incoming: Incoming, connection: ClientConnection) -> Problem | None:
         """Whether the body should be read, by the headers; where a review goes on, as far as it is known."""
         endpoint = self._find(incoming.url)
         if endpoint is None:
@@ -102,7 +102,7 @@ class Surface:
             method = incoming.method.decode("latin-1")
             message = f"{method} is not allowed here"
             return Problem(status=405, message=message, code="method_not_allowed", headers=endpoint.allow)
-        if endpoint.needs_key and (problem := self._router.authenticate(incoming, endpoint)) is not None:
+        if endpoint.needs_key and (problem := self._router.authenticate(incoming, endpoint, connection)) is not None:
             return problem
         return self._check_body(incoming) if incoming.method == b"POST" else None
 
@@ -189,14 +189,14 @@ class Router:
             },
         )
 
-    def authenticate(self, incoming: Incoming, endpoint: Endpoint) -> Problem | None:
+    def authenticate(self, incoming: Incoming, endpoint: Endpoint, connection: ClientConnection) -> Problem | None:
         """Why the request may not pass, by who sends it."""
         live = self.registry.live
         if live is None:
             message = "no snapshot of the policy has been loaded yet"
             return Problem(status=503, message=message, code="not_ready", type="server_error")
         if RELAY_HEADER in incoming.headers:
-            return self.access.admit_relay(incoming, here=endpoint.relays)
+            return self.access.admit_relay(incoming, connection.peer, here=endpoint.relays)
         if live.snapshot.anonymous and not endpoint.key_even_if_anonymous:
             return None
         return self.access.admit(incoming)

@@ -64,6 +64,17 @@ class Incoming:
         """Whether it is not yet known who sends it."""
         return self.review is not None and not self.review.done()
 
+    @property
+    def awaits_permission(self) -> bool:
+        """Whether the client wants to be asked for its body, and now may be."""
+        expects = self.headers.get(b"expect", b"").lower() == b"100-continue"
+        return expects and not self.http_1_0 and not self.undecided
+
+    def take_headers(self, given: list[tuple[bytes, bytes]]) -> None:
+        """The head is whole."""
+        headers = self.headers = by_name(given)
+        self.has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
     def add(self, part: bytes) -> None:
         """More of the body; the first part is kept as it is, since there often is no other."""
         if not self.data:

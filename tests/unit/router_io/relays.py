@@ -13,14 +13,16 @@ from typing import Any
 from rig import NAMESPACE, POLICY, ModelServer, Peer, Received, Rig, model_server, response, router
 
 from flotilla_api.control import TOKEN_REFUSED
+from flotilla_api.names import GATEWAY_AUDIENCE
 from flotilla_api.snapshot import RoutingSnapshot
 
 REVIEWS = f"/v1/tokens/{NAMESPACE}/{POLICY}"
 
 
-def a_token(name: str, *, expires: float = 4e9) -> str:
+def a_token(name: str, *, expires: float = 4e9, audience: str = GATEWAY_AUDIENCE, namespace: str = NAMESPACE) -> str:
     """A ServiceAccount token, as far as a router reads it."""
-    claims = json.dumps({"exp": expires, "sub": name}).encode()
+    pod = {"namespace": namespace, "pod": {"name": name}}
+    claims = json.dumps({"aud": [audience], "exp": expires, "kubernetes.io": pod}).encode()
     return f"eyJ9.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.c2ln"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from relays import REVIEWS, TokenReviews, a_token, gateway, relay_lines
 from rig import (
+    NAMESPACE,
     a_snapshot,
     ask,
     chat,
@@ -25,7 +26,7 @@ from rig import (
 
 from flotilla_api.snapshot import Target
 from flotilla_router.control import ControlError
-from flotilla_router.reviews import MOST_REVIEWS, REVIEW_SECONDS, Reviews
+from flotilla_router.reviews import MOST_OF_ONE_PEER, MOST_REVIEWS, REVIEW_SECONDS, Reviews
 from flotilla_router.verdicts import Admitted, Refused, Unavailable, Verdict
 
 ANSWER = chat_answer("4")
@@ -341,27 +342,49 @@ class Operator:
         await asyncio.sleep(0)
 
     def reviews(self) -> Reviews:
-        return Reviews(asyncio.get_running_loop(), self, now=lambda: self.now, wall=lambda: self.now)
+        return Reviews(
+            asyncio.get_running_loop(), self, namespace=NAMESPACE, now=lambda: self.now, wall=lambda: self.now
+        )
 
 
 def a_token_until(seconds: float) -> bytes:
     return a_token("agent-1", expires=seconds).encode()
 
 
-async def test_a_known_sidecar_never_waits() -> None:
-    """After a minute its request goes on at once, while one question runs however many requests there are."""
+PEER = "10.0.0.1"
+
+
+async def test_a_known_sidecar_that_asks_every_now_and_then_never_waits() -> None:
+    """Its request goes on at once, while one question runs however many requests there are."""
     operator = Operator()
     reviews = operator.reviews()
     token = a_token_until(3600)
-    await reviews.of(token)
-    operator.now = 61
+    await reviews.of(token, PEER)
+    operator.now = 50
     operator.answers.clear()
-    found = [reviews.of(token) for _ in range(10)]
+    found = [reviews.of(token, PEER) for _ in range(10)]
 
     assert [each.done() and each.result() for each in found] == [Admitted("agent-1")] * 10
     await until(lambda: len(operator.asked) == 2)
     operator.answers.set()
     await operator.settled()
+    assert len(operator.asked) == 2
+
+
+@pytest.mark.parametrize("now", [60, 119, 3599])
+async def test_a_known_sidecar_that_was_silent_for_a_minute_is_asked_about_before_it_passes(now: float) -> None:
+    """It may have lost its label since: one question, for whose answer every request waits."""
+    operator = Operator()
+    reviews = operator.reviews()
+    token = a_token_until(3600)
+    await reviews.of(token, PEER)
+    operator.now = now
+    operator.says = Refused("its pod is gone")
+    found = [reviews.of(token, PEER) for _ in range(3)]
+    waiting = [not each.done() for each in found]
+
+    assert waiting == [True] * 3
+    assert [await each for each in found] == [Refused("its pod is gone")] * 3
     assert len(operator.asked) == 2
 
 
@@ -373,18 +396,21 @@ async def test_a_known_sidecar_stays_until_its_token_expires(error: Exception) -
     operator = Operator()
     reviews = operator.reviews()
     token = a_token_until(300)
-    seen: list[Verdict] = [await reviews.of(token)]
+    seen: list[Verdict] = [await reviews.of(token, PEER)]
     operator.says = error
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-    for now in (61, 200, 299):
+    for now in (50, 61, 200, 299):
         operator.now = now
-        seen.append(reviews.of(token).result())
+        seen.append(await reviews.of(token, PEER))
         await operator.settled()
+    operator.answers.clear()
+    operator.now = 299.5
+    at_once = reviews.of(token, PEER).done()
     operator.now = 300
-    last = await reviews.of(token)
+    last = await reviews.of(token, PEER)
 
-    assert seen == [Admitted("agent-1")] * 4
-    assert isinstance(last, Unavailable)
+    assert seen == [Admitted("agent-1")] * 5
+    assert (at_once, last) == (True, Refused("it has expired"))
 
 
 async def test_a_sidecar_whose_pod_is_gone_is_refused_from_the_next_review_on() -> None:
@@ -392,42 +418,80 @@ async def test_a_sidecar_whose_pod_is_gone_is_refused_from_the_next_review_on() 
     operator = Operator()
     reviews = operator.reviews()
     token = a_token_until(3600)
-    await reviews.of(token)
+    await reviews.of(token, PEER)
     operator.says = Refused("gone")
-    operator.now = 61
-    at_once = await reviews.of(token)
+    operator.now = 50
+    at_once = await reviews.of(token, PEER)
     await operator.settled()
-    afterwards = await reviews.of(token)
+    afterwards = await reviews.of(token, PEER)
     operator.says = Admitted("agent-1")
-    operator.now = 67
-    later = await reviews.of(token)
+    operator.now = 56
+    later = await reviews.of(token, PEER)
 
     assert [at_once, afterwards, later] == [Admitted("agent-1"), Refused("gone"), Admitted("agent-1")]
 
 
+def strangers(reviews: Reviews, peers: int, each: int) -> list[asyncio.Future[Verdict]]:
+    """What so many tokens are told that nobody knows, from so many addresses."""
+    return [
+        reviews.of(a_token(f"forged-{peer}-{number}").encode(), f"10.0.1.{peer}")
+        for peer in range(peers)
+        for number in range(each)
+    ]
+
+
 async def test_a_flood_of_unknown_tokens_is_bounded() -> None:
-    """So many questions run at once and no more; known sidecars go on."""
+    """So many questions run at once and no more; known sidecars go on, and are asked about all the same."""
     operator = Operator()
     reviews = operator.reviews()
     token = a_token_until(3600)
-    await reviews.of(token)
-    operator.now = 61
+    await reviews.of(token, PEER)
     operator.answers.clear()
-    found = [reviews.of(a_token(f"agent-{number}").encode()) for number in range(MOST_REVIEWS + 5)]
+    found = strangers(reviews, MOST_REVIEWS // MOST_OF_ONE_PEER + 1, MOST_OF_ONE_PEER)
+    operator.now = 50
+    friend = reviews.of(token, PEER).result()
 
     assert [each.done() for each in found].count(False) == MOST_REVIEWS
     assert isinstance(found[-1].result(), Unavailable)
-    assert reviews.of(token).result() == Admitted("agent-1")
+    await until(lambda: operator.asked.count(token.decode()) == 2)
+    assert friend == Admitted("agent-1")
     reviews.close()
     await operator.settled()
     assert {type(await each) for each in found} == {Unavailable}
 
 
-async def test_what_is_no_token_of_a_pod_is_asked_about_by_nobody() -> None:
+async def test_one_caller_takes_no_place_of_others() -> None:
+    """Whatever it shows: a new sidecar's token is asked about; and answered questions make room again."""
+    operator = Operator()
+    reviews = operator.reviews()
+    operator.answers.clear()
+    flood = strangers(reviews, 1, MOST_REVIEWS)
+    new = reviews.of(a_token("agent-9").encode(), PEER)
+    refused = [type(each.result()) for each in flood if each.done()]
+    operator.answers.set()
+    verdict = await new
+    await operator.settled()
+    again = await reviews.of(a_token("forged").encode(), "10.0.1.0")
+
+    assert refused == [Unavailable] * (MOST_REVIEWS - MOST_OF_ONE_PEER)
+    assert verdict == again == Admitted("agent-1")
+
+
+async def test_what_is_no_token_of_a_sidecar_is_asked_about_by_nobody() -> None:
     """Anybody can reach a gateway: what it refuses by itself costs the operator nothing."""
     operator = Operator()
     reviews = operator.reviews()
-    verdicts = [await reviews.of(token) for token in (b"", b"sk-1", b"a.b.c", b"\xff.\xff.\xff")]
+    operator.now = 100
+    shown = (
+        b"",
+        b"sk-1",
+        b"a.b.c",
+        b"\xff.\xff.\xff",
+        a_token_until(100),
+        a_token("agent-1", audience="flotilla-control").encode(),
+        a_token("agent-1", namespace="other").encode(),
+    )
+    verdicts = [await reviews.of(token, PEER) for token in shown]
 
     assert {type(verdict) for verdict in verdicts} == {Refused}
     assert operator.asked == []
