@@ -1,8 +1,9 @@
 """The admission webhook that adds the sidecar to agents' pods: `POST /v1/inject`, AdmissionReview v1, over TLS.
 
-Callers are not authenticated, and need not be: whoever calls sends a pod and gets back a patch for it, made of that
-pod, the chart's values and what `placement.sidecar` of a policy says. No credential is among them, nothing is written
-anywhere, whether `dryRun` or not, and a call costs at most one read of a RoutingPolicy, of which few run at a time.
+Callers are not authenticated: whoever calls sends a pod and gets back a patch for it, made of that pod, the chart's
+values and what `placement.sidecar` and `tls` of a policy say. No credential is among them, and nothing is written
+anywhere, whether `dryRun` or not. What callers can cost together is bounded: bytes are counted as they arrive, one body
+is decoded at a time, nothing decoded is kept while a policy is read, and few of those reads run at a time.
 
 A pod is never refused and never waits for long: a pod that gets no sidecar is admitted as it is, with a warning.
 """
@@ -15,10 +16,9 @@ import json
 import logging
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flotilla_operator.ports import NotFoundError, OperatorError
 from flotilla_operator.reconcile.types import Key, Manifest
@@ -31,22 +31,33 @@ from flotilla_operator.telemetry import LOGGER, Telemetry, fields
 from .certificates import Certificates
 from .client import Client
 from .kinds import KINDS, ref_of
+from .reviews import InvalidReviewError, parse_review
 from .store import Store
+from .tokens import ExpiringCache
 
 INJECT_PATH = "/v1/inject"
 ANSWER_SECONDS = 1.2
 """Within this every review is answered; the API server waits for 2 s, and creating a pod waits with it."""
-BODY_MAX_BYTES = 4 * 1024 * 1024
-"""The API server takes objects of 3 MiB; the rest is for the review around one."""
-REVIEWS_AT_A_TIME = 64
+BODY_MAX_BYTES = 1536 * 1024
+"""etcd holds no larger object."""
+HELD_MAX_BYTES = 3 * 1024 * 1024
+"""Of all reviews together, as far as they have arrived: hundreds of usual ones, or two of the largest. Decoding that
+much takes the loop some 70 ms. What does not fit is refused at once."""
 READS_AT_A_TIME = 4
 """So that a flood of pods that name no policy leaves connections for reconciling."""
+ABSENT_SECONDS = 2.0
+"""For how long a policy that a live read did not find is not read again; the store hears of a new one before that."""
+ABSENT_MAX = 1024
+LOG_SECONDS = 10.0
+"""Between two lines of one policy with one result; the counter has them all."""
+LOGS_MAX = 4096
 IDLE_SECONDS = 120.0
 """Longer than the API server keeps an idle connection (90 s): it closes first, and never sends a review into a
 connection that is just being closed, which it would not send again."""
 SETTLE_SECONDS = 3.0
 """For how long a replica that ends still answers: until its address is gone from the Service."""
 DRAIN_SECONDS = 2.0
+NAME_MAX_CHARACTERS = 253
 WARNING_MAX_CHARACTERS = 256
 """The API server may cut longer ones."""
 
@@ -57,65 +68,6 @@ Result = Literal["injected", "unchanged", "not_found", "disabled", "refused", "u
 logger = logging.getLogger(LOGGER)
 
 
-class _Part(BaseModel):
-    """What is read of a review; everything else of it is let through."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Named(_Part):
-    name: str = ""
-
-
-class _Container(_Part):
-    name: str
-    env: list[_Named] | None = None
-
-
-class _Metadata(_Part):
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-
-
-class _PodSpec(_Part):
-    containers: Annotated[list[_Container], Field(min_length=1)]
-    initContainers: list[_Container] | None = None  # noqa: N815 - Kubernetes' name
-    volumes: list[_Named] | None = None
-    imagePullSecrets: list[_Named] | None = None  # noqa: N815 - as above
-    os: _Named | None = None
-
-
-class _Pod(_Part):
-    metadata: _Metadata
-    spec: _PodSpec
-
-
-class _GroupVersionKind(_Part):
-    group: str = ""
-    kind: str
-
-
-class _Request(_Part):
-    uid: Annotated[str, Field(min_length=1)]
-    kind: _GroupVersionKind
-    operation: str
-    sub_resource: Annotated[str, Field(alias="subResource")] = ""
-    namespace: str = ""
-    manifest: Annotated[dict[str, Any] | None, Field(alias="object")] = None
-
-    @property
-    def creates_a_pod(self) -> bool:
-        """Nothing else can be given a sidecar: containers of a pod cannot be added later."""
-        kind = (self.kind.group, self.kind.kind)
-        return (*kind, self.operation, self.sub_resource) == ("", "Pod", "CREATE", "")
-
-
-class _Review(_Part):
-    apiVersion: Literal["admission.k8s.io/v1"]  # noqa: N815 - Kubernetes' name
-    kind: Literal["AdmissionReview"]
-    request: _Request
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What becomes of a pod."""
@@ -123,6 +75,14 @@ class Outcome:
     result: Result
     warnings: tuple[str, ...] = ()
     patch: tuple[Operation, ...] = ()
+
+
+class _TurnedAwayError(Exception):
+    """A review is not answered."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Webhook:
@@ -144,8 +104,10 @@ class Webhook:
         self._settings = settings
         self._telemetry = telemetry
         self._answer_seconds = answer_seconds
-        self._reviews = asyncio.Semaphore(REVIEWS_AT_A_TIME)
         self._reads = asyncio.Semaphore(READS_AT_A_TIME)
+        self._held_bytes = 0
+        self._absent: ExpiringCache[bool] = ExpiringCache(_now, ABSENT_MAX)
+        self._logged: ExpiringCache[bool] = ExpiringCache(_now, LOGS_MAX)
         self._runner: web.AppRunner | None = None
         self._settling = False
         self.port = 0
@@ -156,13 +118,19 @@ class Webhook:
         """Whether it serves."""
         return self.port > 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Of reviews that are being read or decided."""
+        return self._held_bytes
+
     async def start(self, host: str, port: int) -> None:
         """It listens on `host`:`port` (0: any free one). The certificates must have been loaded."""
-        app = web.Application(client_max_size=BODY_MAX_BYTES)
+        app = web.Application()
         app.router.add_post(INJECT_PATH, self._inject)
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            auto_decompress=False,  # the API server compresses none, and a few bytes may stand for gigabytes
             handler_cancellation=True,
             keepalive_timeout=IDLE_SECONDS,
             shutdown_timeout=DRAIN_SECONDS,
@@ -184,47 +152,83 @@ class Webhook:
             await self._runner.cleanup()
 
     async def _inject(self, request: web.Request) -> web.Response:
-        deadline = asyncio.get_running_loop().time() + self._answer_seconds
+        start, body = _now(), bytearray()
         try:
-            async with asyncio.timeout_at(deadline), self._reviews:
-                review = _Review.model_validate_json(await request.read()).request
-                pod = _pod_of(review)
-        except TimeoutError:
-            return self._answered(web.Response(status=503, text="the review was not read in time"))
-        except ValidationError as error:
-            return self._answered(web.Response(status=400, text=f"not a review of a pod: {_sentence(error)}"))
-        outcome = await self._decide_always(review.namespace, pod, deadline) if pod else Outcome("unchanged")
+            await self._read(request, body, start + self._answer_seconds / 2)
+            response = await self._review(body, start + self._answer_seconds)
+        except _TurnedAwayError as error:
+            response = web.Response(status=error.status, text=str(error))
+            response.force_close()
+        except InvalidReviewError as error:
+            response = web.Response(status=400, text=f"not a review of a pod: {error}")
+        finally:
+            self._held_bytes -= len(body)
+        return self._answered(response)
+
+    async def _read(self, request: web.Request, body: bytearray, deadline: float) -> None:
+        """`body` has all of the request's; what has arrived counts as held, so one that trickles in takes no place.
+
+        Raises:
+            _TurnedAwayError: it is too large, or too much is held already, or it did not come in time.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                async for chunk in request.content.iter_any():
+                    if len(body) + len(chunk) > BODY_MAX_BYTES:
+                        raise _TurnedAwayError(413, "larger than any pod")
+                    if self._held_bytes + len(chunk) > HELD_MAX_BYTES:
+                        raise _TurnedAwayError(503, "too many reviews at a time")
+                    self._held_bytes += len(chunk)
+                    body += chunk
+        except TimeoutError as error:
+            raise _TurnedAwayError(503, "the review was not read in time") from error
+
+    async def _review(self, body: bytearray, deadline: float) -> web.Response:
+        """The answer to a review.
+
+        Raises:
+            InvalidReviewError: it is none.
+        """
+        review = parse_review(body)
+        uid, namespace, pod = review.uid, review.namespace, review.pod
+        policy = wanted_policy(pod) if pod else None
+        if pod is None or policy is None:
+            outcome = Outcome("unchanged")
+        else:
+            key, who = Key("RoutingPolicy", namespace, policy), _name_of(pod)
+            del review, pod
+            outcome = await self._decide_always(key, body, deadline)
+            self._log(key, who, outcome)
         self._telemetry.injections.labels(outcome.result).inc()
-        if pod and outcome.result != "unchanged":
-            _log(review.namespace, pod, outcome)
-        return self._answered(_response(review.uid, outcome))
+        return _response(uid, outcome)
 
     def _answered(self, response: web.Response) -> web.Response:
         if self._settling:
             response.force_close()
         return response
 
-    async def _decide_always(self, namespace: str, pod: Manifest, deadline: float) -> Outcome:
+    async def _decide_always(self, key: Key, body: bytearray, deadline: float) -> Outcome:
         """A mistake of ours never keeps a pod from being created."""
         try:
-            return await self._decide(namespace, pod, deadline)
+            return await self._decide(key, body, deadline)
         except Exception:
-            logger.exception("review failed", extra=fields(namespace=namespace, policy=wanted_policy(pod)))
+            if self._may_log("mistake"):
+                logger.exception("review failed", extra=fields(policy=str(key)))
             return _without("the operator failed to make one; its log says why", "failed")
 
-    async def _decide(self, namespace: str, pod: Manifest, deadline: float) -> Outcome:
-        policy = wanted_policy(pod)
-        if policy is None:
-            return Outcome("unchanged")
-        key = Key("RoutingPolicy", namespace, policy)
+    async def _decide(self, key: Key, body: bytearray, deadline: float) -> Outcome:
         try:
             async with asyncio.timeout_at(deadline):
                 manifest = await self._policy(key)
         except (OperatorError, TimeoutError) as error:
-            logger.warning("policy not read", extra=fields(policy=str(key), reason=str(error) or type(error).__name__))
+            if self._may_log("policy"):
+                reason = str(error) or type(error).__name__
+                logger.warning("policy not read", extra=fields(policy=str(key), reason=reason))
             return _without(f"{key} could not be read; the operator's log says why", "unavailable")
         if manifest is None:
             return _without(f"{key} does not exist; create it, then this pod anew", "not_found")
+        pod = parse_review(body).pod
+        assert pod is not None  # it was one before the policy was read
         return self._decide_by(manifest, pod)
 
     def _decide_by(self, manifest: Manifest, pod: Manifest) -> Outcome:
@@ -249,23 +253,24 @@ class Webhook:
             return stored
         if not (_NAME.fullmatch(key.namespace) and _NAME.fullmatch(key.name)):
             return None
+        if self._absent.get(key):
+            return None
         try:
             async with self._reads:
                 return await self._client.get(KINDS[key.kind].path(key.namespace, key.name))
         except NotFoundError:
+            self._absent.put(key, True, ABSENT_SECONDS)
             return None
 
+    def _log(self, key: Key, pod: str, outcome: Outcome) -> None:
+        """A line, unless one like it was written a moment ago; names of policies that were not found count as one."""
+        known = outcome.result not in ("not_found", "unavailable")
+        if outcome.result != "unchanged" and self._may_log((key if known else None, outcome.result)):
+            result = fields(namespace=key.namespace, pod=pod, policy=key.name, result=outcome.result)
+            logger.info("pod reviewed", extra=result)
 
-def _pod_of(request: _Request) -> Manifest | None:
-    """The pod that is to be created; None: it is something else.
-
-    Raises:
-        ValidationError: it is no pod that the API server would take.
-    """
-    if not request.creates_a_pod:
-        return None
-    _Pod.model_validate(request.manifest)
-    return request.manifest
+    def _may_log(self, what: object) -> bool:
+        return not self._logged.get(what) and self._logged.put(what, True, LOG_SECONDS)
 
 
 def _without(why: str, result: Result = "refused") -> Outcome:
@@ -282,13 +287,11 @@ def _response(uid: str, outcome: Outcome) -> web.Response:
     return web.json_response({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer})
 
 
-def _log(namespace: str, pod: Manifest, outcome: Outcome) -> None:
-    metadata = cast("dict[str, str]", pod["metadata"])
-    name = metadata.get("name") or metadata.get("generateName", "")
-    result = fields(namespace=namespace, pod=name, policy=wanted_policy(pod), result=outcome.result)
-    logger.info("pod reviewed", extra=result)
+def _name_of(pod: Manifest) -> str:
+    """As far as it has one: that of a controller's pod is made after the review."""
+    metadata: Manifest = pod["metadata"]
+    return str(metadata.get("name") or metadata.get("generateName", ""))[:NAME_MAX_CHARACTERS]
 
 
-def _sentence(error: ValidationError) -> str:
-    found: list[Any] = list(error.errors(include_url=False, include_context=False, include_input=False))
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:5])
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 from collections.abc import AsyncGenerator
@@ -23,8 +24,9 @@ from flotilla_operator.adapters import webhook as module
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.kinds import KINDS
+from flotilla_operator.adapters.reviews import OBJECTS_MAX
 from flotilla_operator.adapters.store import Store
-from flotilla_operator.adapters.webhook import BODY_MAX_BYTES, INJECT_PATH, REVIEWS_AT_A_TIME, Webhook
+from flotilla_operator.adapters.webhook import BODY_MAX_BYTES, HELD_MAX_BYTES, INJECT_PATH, Webhook
 from flotilla_operator.reconcile.dispatch import references
 from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar
 from flotilla_operator.resources.specs import parse_policy
@@ -283,7 +285,7 @@ async def test_a_flood_of_reads_leaves_the_others_alone() -> None:
     """Pods of a policy that the store knows are injected while reads for absent ones hang."""
     async with a_world() as world:
         hold = world.api.holds[("GET", KINDS["RoutingPolicy"].path(NAMESPACE, "absent"))] = asyncio.Event()
-        flood = [asyncio.create_task(world.review(an_agent("absent"))) for _ in range(2 * REVIEWS_AT_A_TIME)]
+        flood = [asyncio.create_task(world.review(an_agent("absent"))) for _ in range(128)]
         async with asyncio.timeout(10):
             while len(world.api.held) < module.READS_AT_A_TIME:  # noqa: ASYNC110 - the fake has nothing to wait for
                 await asyncio.sleep(0.001)
@@ -329,6 +331,86 @@ async def test_what_is_no_review_of_a_pod_is_a_bad_request(body: bytes) -> None:
 
         assert (status, text[:22]) == (400, b"not a review of a pod:")
         assert "patch" in await world.review(an_agent())
+
+
+async def test_a_flood_holds_no_more_than_a_few_bodies() -> None:
+    """Sixty-four callers send as much as they may: what is held of it is bounded, and pods are injected afterwards."""
+    async with a_world() as world:
+        flood = b'{"object":[' + b"[]," * (BODY_MAX_BYTES // 3 - 10) + b"0]}"
+        answers = await asyncio.gather(*(refused(world, flood) for _ in range(64)))
+
+        assert {status for status, _ in answers} <= {0, 400, 503}
+        assert world.webhook.held_bytes == 0
+        assert "patch" in await world.review(an_agent())
+
+
+async def refused(world: World, body: bytes) -> tuple[int, bytes]:
+    """Status and body; 0: the connection was closed before all was sent."""
+    try:
+        return await world.post(body)
+    except aiohttp.ClientError:
+        return 0, b""
+
+
+async def test_what_arrived_of_unfinished_reviews_is_bounded() -> None:
+    """Those that come on top are refused at once, while the others are still waited for."""
+    async with a_world() as world, asyncio.TaskGroup() as senders:
+
+        async def unfinished() -> AsyncGenerator[bytes]:
+            yield b" " * (BODY_MAX_BYTES - 1000)
+            await asyncio.Event().wait()
+
+        url = f"https://127.0.0.1:{world.webhook.port}{INJECT_PATH}"
+        slow = [senders.create_task(world.http.post(url, data=unfinished()).__aenter__()) for _ in range(2)]
+        async with asyncio.timeout(20):
+            while world.webhook.held_bytes < 2 * (BODY_MAX_BYTES - 1000):  # noqa: ASYNC110 - bytes that arrive
+                await asyncio.sleep(0.001)
+        status, text = await world.post(b" " * 2001)
+        fits = await world.review(an_agent())
+        for task in slow:
+            task.cancel()
+
+        assert (status, text) == (503, b"too many reviews at a time")
+        assert HELD_MAX_BYTES - 2000 == 2 * (BODY_MAX_BYTES - 1000)
+        assert "patch" in fits
+
+
+async def test_more_objects_than_any_pod_has_are_not_decoded() -> None:
+    """Empty ones take a hundred times the memory that they take in the body."""
+    async with a_world() as world:
+        status, text = await world.post(b"[" + b"{}," * OBJECTS_MAX + b"{}]")
+
+        assert (status, text[:42]) == (400, b"not a review of a pod: more than 20000 obj")
+
+
+async def test_a_compressed_body_is_not_unpacked() -> None:
+    """A few of its bytes may stand for gigabytes."""
+    async with a_world() as world:
+        url = f"https://127.0.0.1:{world.webhook.port}{INJECT_PATH}"
+        packed = gzip.compress(json.dumps(a_review(an_agent())).encode())
+        async with world.http.post(url, data=packed, headers={"Content-Encoding": "gzip"}) as response:
+            assert response.status == 400
+
+
+async def test_a_policy_that_is_absent_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A moment later nothing is asked or logged again, whatever the number of pods, until the store has heard of it."""
+    monkeypatch.setattr(module, "ABSENT_SECONDS", 600.0)
+    monkeypatch.setattr(module, "LOG_SECONDS", 600.0)
+    caplog.set_level("INFO")
+    async with a_world() as world:
+        world.store.remove(world.api.objects.pop(POLICY_PATH))
+        for _ in range(3):
+            await world.review(an_agent())
+        asked = list(world.api.requests)
+        world.know(a_policy())
+        found = await world.review(an_agent())
+
+        assert asked == [READ]
+        assert world.count("not_found") == 3
+        assert "patch" in found
+    assert [each.message for each in caplog.records].count("pod reviewed") == 2
 
 
 async def test_a_body_is_bounded() -> None:
