@@ -30,7 +30,7 @@ class ProblemKind(StrEnum):
     CREDENTIAL = "Credential"
     """What a call to a fallback needs is not mounted or cannot be used: that fallback gets no request."""
     GATEWAY = "Gateway"
-    """A sidecar misses what a call to its gateway needs: no external fallback gets a request."""
+    """A sidecar misses what a call to its gateway needs: no external fallback gets a request, or none gets through."""
     OTHER = "Other"
     """Of a router of another release."""
 

@@ -64,10 +64,11 @@ class Access:
         message = "Incorrect API key provided." if key else "No API key provided: send it as a bearer token."
         return Problem(status=401, message=message, code="invalid_api_key", headers=_BEARER_LINE)
 
-    def admit_relay(self, incoming: Incoming, peer: str, *, here: bool) -> Problem | None:
+    def admit_relay(self, incoming: Incoming, peer: str, *, here: bool, allowed: bool) -> Problem | None:
         """Why a sidecar may not pass, as far as it is known; the review goes on in `incoming.review`.
 
-        peer: the address that it asks from. here: whether sidecars ask for anything at this path.
+        peer: the address that it asks from. here: whether sidecars ask for anything at this path. allowed: whether the
+        policy has any.
         """
         if self._role == "Sidecar":
             return _refused("a sidecar passes on requests of its own pod only")
@@ -75,6 +76,9 @@ class Access:
             return _refused("a sidecar may ask for completions only")
         if incoming.headers[RELAY_HEADER] != self._policy:
             return _refused("this is the gateway of another policy")
+        if not allowed:
+            message = "the policy allows no sidecars: make the pod anew, without one"
+            return Problem(status=403, message=message, code="sidecars_disabled")
         if self._reviews is None:
             return _unavailable("this gateway has no control API (FLOTILLA_CONTROL_URL) to ask about the token")
         token = bearer_token(incoming.headers.get(b"authorization", b""))

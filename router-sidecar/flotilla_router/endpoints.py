@@ -196,7 +196,8 @@ class Router:
             message = "no snapshot of the policy has been loaded yet"
             return Problem(status=503, message=message, code="not_ready", type="server_error")
         if RELAY_HEADER in incoming.headers:
-            return self.access.admit_relay(incoming, connection.peer, here=endpoint.relays)
+            allowed = live.snapshot.sidecars
+            return self.access.admit_relay(incoming, connection.peer, here=endpoint.relays, allowed=allowed)
         if live.snapshot.anonymous and not endpoint.key_even_if_anonymous:
             return None
         return self.access.admit(incoming)

@@ -47,10 +47,11 @@ class Relay:
         self._found = self._make()
 
     def problems(self) -> list[Problem]:
-        """One where an external target is wanted and the gateway cannot be called."""
-        if not self._wanted or not isinstance(self._found, Missing):
+        """One where an external target is wanted and the gateway cannot be called, or will not be known."""
+        if not self._wanted:
             return []
-        return [Problem(ProblemKind.GATEWAY, "", self._found.problem)]
+        text = self._found.problem if isinstance(self._found, Missing) else self._missing_mount()
+        return [Problem(ProblemKind.GATEWAY, "", text)] if text else []
 
     def of(self, name: str, external: ExternalTarget, api: Api) -> Reached | Missing:  # noqa: ARG002 - all go one way
         """How to reach any Fallback now."""
@@ -59,6 +60,15 @@ class Relay:
     def can_reach(self, name: str, external: ExternalTarget) -> bool:  # noqa: ARG002
         """Whether the gateway can be called."""
         return not isinstance(self._found, Missing)
+
+    def _missing_mount(self) -> str:
+        """What a pod says that was made when the gateway had no certificate: a volume cannot be added to it.
+
+        Calls are tried all the same, by the system's roots: the certificate may be one of a public authority.
+        """
+        if self._origin is None or self._origin.tls is None or self._ca.parent.is_dir():
+            return ""
+        return "the gateway has a certificate since after this pod was made: make the pod anew, so that it is trusted"
 
     def _make(self) -> dict[Api, Reached] | Missing:
         if self._gateway is None:

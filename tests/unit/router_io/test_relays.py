@@ -81,6 +81,23 @@ async def test_who_is_no_sidecar_is_refused(
     assert rig.metric(f'flotilla_router_refused_total{{code="{code}"') == 1
 
 
+async def test_a_policy_that_allows_no_sidecars_serves_none(tmp_path: Path) -> None:
+    """From the edit on, also those that run already and are known; nobody is asked about them."""
+    reviews = known()
+    async with (
+        model_server(replies(ANSWER)) as provider,
+        gateway(tmp_path, a_snapshot(*a_policy(provider.address)), reviews) as (rig, _),
+    ):
+        before = await ask(rig.port, post(BIG, headers=relay_lines()))
+        rig.load(a_snapshot(*a_policy(provider.address), sidecars=False, generation=2))
+        after = [await ask(rig.port, post(BIG, headers=relay_lines(token))) for token in (AGENT, a_token("agent-2"))]
+        own = await ask(rig.port, post(chat()))
+
+    assert (before.status, own.status) == (200, 200)
+    assert [(each.status, each.json["error"]["code"]) for each in after] == [(403, "sidecars_disabled")] * 2
+    assert len(reviews.received) == 1
+
+
 async def test_why_a_token_is_refused_is_said(tmp_path: Path) -> None:
     """To whoever holds it, who can then put it right."""
     async with gateway(tmp_path, a_snapshot(*a_policy()), known()) as (rig, _):

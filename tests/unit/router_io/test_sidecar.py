@@ -206,6 +206,32 @@ async def test_a_gateway_with_a_certificate_is_known_by_its_authority(tmp_path: 
     assert answers == [200, 502]
 
 
+async def test_a_gateway_that_gets_a_certificate_is_not_known_by_the_pods_that_are_there(tmp_path: Path) -> None:
+    """They have no authority mounted and can get none: what to do is told, and the system's roots are tried."""
+    authority = Authority.make()
+    async with (
+        model_server(replies(chat_answer("4")), tls=authority.server_context(tmp_path / "tls")) as gateway,
+        sidecar(tmp_path, a_snapshot(big()), "http://gateway.invalid/v1") as rig,
+    ):
+        before = rig.process.store.problems()
+        rig.load(a_snapshot(big(), gateway=f"https://localhost:{gateway.address.split(':')[1]}/v1", generation=2))
+        (problem,) = rig.process.store.problems()
+        answer = await ask(rig.port, post(chat()))
+        line = await rig.request_line()
+
+    assert before == []
+    assert (problem.kind, problem.target) == ("Gateway", "")
+    assert "make the pod anew" in problem.text
+    assert (answer.status, [attempt["result"] for attempt in line["attempts"]]) == (502, ["UpstreamError"])
+
+
+async def test_a_gateway_whose_secret_holds_no_authority_is_known_by_the_systems_roots(tmp_path: Path) -> None:
+    """The pod was made for a gateway with a certificate: nothing is missing."""
+    (tmp_path / "sidecar" / "gateway-ca").mkdir(parents=True)
+    async with sidecar(tmp_path, a_snapshot(big()), "https://gateway.invalid/v1") as rig:
+        assert rig.process.store.problems() == []
+
+
 @pytest.mark.parametrize(
     ("script", "cause"),
     [
