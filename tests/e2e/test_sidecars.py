@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from e2e.fixtures import new_space
-from e2e.gateway import Gateway, Router, sample_sum, text_of
+from e2e.gateway import Gateway, Router, text_of
 from e2e.objects import (
     BIG_COST,
     PROVIDER_KEYS,
@@ -23,7 +24,7 @@ from e2e.objects import (
     an_external_fallback,
 )
 from e2e.sidecars import AGENT, Sidecar, an_agent, container_of, has_sidecar, sidecar_of, start_agent, status_of
-from e2e.steps import Space, operator_expositions, provider_of
+from e2e.steps import Space, provider_of
 from flotilla_api import metrics
 from flotilla_api.names import SIDECAR_CONTAINER
 from stack import provider
@@ -33,7 +34,7 @@ from stack.flotilla import Stack, quickstart_provider_key
 POLICY = "assist"
 FLEET = 5
 EDITS = 8
-"""Tries to see an edit arrive in under a second everywhere: this machine may be busy with something else."""
+"""More than half of them arrive everywhere in under a second: the machine may be busy with something else."""
 
 
 @pytest.fixture(scope="module")
@@ -240,32 +241,27 @@ def test_the_sidecar_outlives_the_agent(fleet: Space) -> None:
     assert ends[0]["finishedAt"] <= ends[1]["finishedAt"]
 
 
-def test_a_policy_edit_reaches_every_sidecar_in_under_a_second(stack: Stack, fleet: Space) -> None:
-    """By the operator's own measure, from the snapshot to each router's acknowledgement; and it holds for requests."""
+def test_a_policy_edit_reaches_every_sidecar_in_under_a_second(fleet: Space) -> None:
+    """From the API server's answer to the edit until the last sidecar uses it; and it holds for requests."""
     sidecars = [start_agent(fleet, f"agent-{number}", POLICY) for number in range(FLEET)]
-    quick = False
+    seconds: list[float] = []
 
     for number in range(EDITS):
-        expert = ("unsure", "sure")[number % 2]
-        before = _acknowledged(stack)
-        fleet.apply(_policy(expert))
+        fleet.apply(_policy(("unsure", "sure")[number % 2]))
+        answered = time.time()
+        generation = fleet.get("RoutingPolicy", POLICY)["metadata"]["generation"]
+        fleet.wait_for(lambda wanted=generation: all(_used_at(each, wanted) for each in sidecars), "the edit to arrive")
+        seconds.append(max(_used_at(each, generation) for each in sidecars) - answered)
         fleet.wait_condition("RoutingPolicy", POLICY, "ConfigPropagated", "True", "Acknowledged")
-        fleet.wait_for(lambda before=before: _acknowledged(stack)[0] - before[0] > FLEET, "all acknowledgements")
-        counted, within = (now - then for now, then in zip(_acknowledged(stack), before, strict=True))
-        quick = quick or counted == within
-        if quick and expert == "sure":
-            break
 
-    assert quick
+    assert sum(each < 1 for each in seconds) > EDITS / 2, seconds
     assert {each.ask("who now?").headers["x-flotilla-model"] for each in sidecars} == {"sure"}
 
 
-def _acknowledged(stack: Stack) -> tuple[float, float]:
-    """Acknowledgements of snapshots by routers: all of them, and those that came within a second."""
-    texts = operator_expositions(stack)
-    name = metrics.OPERATOR_ROUTER_ACK_SECONDS
-    every = sum(sample_sum(text, f"{name}_count", {}) for text in texts)
-    return every, sum(sample_sum(text, f"{name}_bucket", {"le": "1.0"}) for text in texts)
+def _used_at(sidecar: Sidecar, generation: int) -> float:
+    """When a sidecar first used a snapshot of this generation, in Unix seconds; 0: it does not yet."""
+    used = [line for line in sidecar.log_lines() if line["event"] == "snapshot applied"]
+    return min((line["time"] for line in used if line["generation"] >= generation), default=0.0)
 
 
 def test_a_pod_that_names_no_policy_runs_without_a_sidecar_and_is_told(space: Space) -> None:
