@@ -25,7 +25,7 @@ class ConditionType(StrEnum):
     CONFIG_PROPAGATED = "ConfigPropagated"
     """Every ready router serves the current snapshot."""
     SIDECARS_INJECTED = "SidecarsInjected"
-    """Every running pod that asks for the policy's sidecar has it."""
+    """Every running pod that asks for the policy's sidecar has it, and that sidecar calls the control API."""
     READY = "Ready"
     """Live endpoints at this generation answer."""
 
@@ -133,6 +133,8 @@ class Reason(StrEnum):
     """Pods that ask for a sidecar run without one, because the webhook did not answer when they were created."""
     SIDECAR_REFUSED = "SidecarRefused"
     """A pod that asks for a sidecar cannot have one; the message says why."""
+    SIDECAR_NOT_CONNECTED = "SidecarNotConnected"
+    """Pods run with a sidecar that does not call the control API; its log says why."""
     SIDECAR_DISABLED = "SidecarDisabled"
     """The policy says placement.sidecar.enabled: false."""
     POLICY_NOT_FOUND = "PolicyNotFound"

@@ -170,6 +170,7 @@ class Operator:
             namespaces=lambda: self._feed.namespaces,
             leading=lambda: self._elector.leading,
             wake=self._wake,
+            connected=self._registry.connected,
             instance=self._settings.pod_name,
         )
         return Agents(self._client, self._store, self._clock, outside)

@@ -69,7 +69,7 @@ class FakeApiServer:
         if failure:
             return web.json_response(failure, status=failure["code"])
         if request.method == "GET":
-            return self._get(request.path)
+            return self._get(request.path, request.query.get("fieldSelector", ""))
         patch = self._merge if request.content_type == STRATEGIC_MERGE else self._patch
         answers = {"POST": self._post, "PUT": self._put, "PATCH": patch}
         if request.method not in answers:
@@ -94,7 +94,7 @@ class FakeApiServer:
         await self.ended.wait()
         return response
 
-    def _get(self, path: str) -> web.Response:
+    def _get(self, path: str, fields: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
         if path in _GROUPS:
@@ -102,7 +102,8 @@ class FakeApiServer:
         if path in ("/api", "/apis"):
             return web.json_response(_discovery(path))
         if path.rpartition("/")[2] in _COLLECTIONS:
-            items = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
+            held = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
+            items = [item for item in held if _has_phase(item, fields)]
             return web.json_response({"metadata": {"resourceVersion": str(next(self._versions))}, "items": items})
         return _status(404, "NotFound")
 
@@ -157,6 +158,13 @@ class FakeApiServer:
         if body["metadata"].get("resourceVersion") not in (None, live["metadata"]["resourceVersion"]):
             return _status(409, "Conflict")
         return web.json_response(self.put(path, _merged(live, body)))
+
+
+def _has_phase(item: Json, fields: str) -> bool:
+    """Whether a pod, running unless it says otherwise, is of a field selector's phases; of nothing else is asked."""
+    phase = item.get("status", {}).get("phase", "Running")
+    wanted = [term.rpartition("=")[::2] for term in fields.split(",") if term.startswith("status.phase")]
+    return all((phase == value) is not name.endswith("!") for name, value in wanted)
 
 
 def _merged(live: Any, patch: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flotilla_api import names
@@ -31,9 +31,12 @@ PODS_PER_SECOND = 100
 """How many are looked at in each second on average, so that thousands cost no more than a per cent or two of a core."""
 READ_AT_A_LOOK = 50
 """Pods without a sidecar that are read whole in one look, and as many get an event: there may be thousands."""
+SILENT_SECONDS = 60.0
+"""For how long a sidecar may not call: it starts within this, and finds a new leader, whose first look is the start."""
 PULSE_SECONDS = 1.0
 LABEL_SELECTOR = f"{names.POLICY_LABEL},!{names.KIND_LABEL}"
 FIELD_SELECTOR = "status.phase!=Succeeded,status.phase!=Failed"
+RUNNING_SELECTOR = "status.phase=Running"
 _NAME_MAX_CHARACTERS = 220
 """Of a pod's name in an event's, which may have 253 characters."""
 
@@ -50,6 +53,8 @@ class Outside:
     leading: Callable[[], bool]
     """Without the Lease nothing is looked at, and no event is written."""
     wake: Callable[[Key], None]
+    connected: Callable[[Key], frozenset[str]]
+    """The uids of the pods whose routers are connected to the policy's control API."""
     instance: str
     """Name of this replica, shown in events."""
 
@@ -69,6 +74,8 @@ class Agents:
         """By uid of a pod without a sidecar: the sidecar that it was judged by, and why it is refused that."""
         self._told: dict[str, str] = {}
         """By uid of a pod without a sidecar: the reason of the event that it got."""
+        self._heard: dict[str, float] = {}
+        """By uid of a pod with a sidecar: when (monotonic) that was last connected, or the pod first seen."""
         self._due = 0.0
         self._to_read = self._to_tell = 0
 
@@ -86,7 +93,7 @@ class Agents:
             await self._clock.sleep(PULSE_SECONDS)
 
     def _forget(self) -> None:
-        for known in (self._listed, self._agents, self._judged, self._told):
+        for known in (self._listed, self._agents, self._judged, self._told, self._heard):
             known.clear()
         self._due = 0.0
 
@@ -101,6 +108,7 @@ class Agents:
         without = {agent.uid for agent in agents if not agent.injected}
         self._judged = {uid: known for uid, known in self._judged.items() if uid in without}
         self._told = {uid: known for uid, known in self._told.items() if uid in without}
+        self._heard = {agent.uid: self._heard[agent.uid] for agent in agents if agent.uid in self._heard}
         self._due = self._clock.monotonic() + max(LOOK_SECONDS, len(agents) / PODS_PER_SECOND)
 
     async def _look_at(self, namespace: str) -> None:
@@ -113,9 +121,35 @@ class Agents:
             if policy and not metadata.get("deletionTimestamp"):
                 asking[Key("RoutingPolicy", metadata["namespace"], policy)].append(_agent(metadata, policy))
         found = {key: await self._judge(key, sorted(asking[key])) for key in sorted(asking)}
-        self._learn(namespace, found)
+        if silent := {uid for key, agents in found.items() for uid in self._silent(key, agents)}:
+            silent &= await self._running(namespace)
+        marked = {
+            key: tuple(replace(agent, silent=agent.uid in silent) for agent in agents) for key, agents in found.items()
+        }
+        self._learn(namespace, marked)
         for key, agents in found.items():
             await self._tell(key, [agent for agent in agents if not agent.injected])
+
+    def _silent(self, key: Key, agents: Sequence[AgentPod]) -> Iterator[str]:
+        """The uids of those with a sidecar that has not called for a while, and may."""
+        inputs = self._inputs(key)
+        if not isinstance(inputs, SidecarInputs) or not inputs.enabled:
+            return
+        now, connected = self._clock.monotonic(), self._outside.connected(key)
+        for agent in agents:
+            if not agent.injected:
+                continue
+            if agent.uid in connected:
+                self._heard[agent.uid] = now
+            if now - self._heard.setdefault(agent.uid, now) > SILENT_SECONDS:
+                yield agent.uid
+
+    async def _running(self, namespace: str) -> set[str]:
+        """The uids of the pods whose sidecars let the agents start; that others wait is seen in the pods."""
+        listed = await self._client.list_metadata(
+            AGENT_POD, namespace, label_selector=LABEL_SELECTOR, field_selector=RUNNING_SELECTOR
+        )
+        return {metadata["uid"] for metadata in listed}
 
     def _learn(self, namespace: str, found: Mapping[Key, tuple[AgentPod, ...]]) -> None:
         """What is known of `namespace` is what was found, and policies for which that is news are woken."""

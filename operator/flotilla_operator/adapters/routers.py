@@ -175,6 +175,11 @@ class RouterRegistry:
         found = [*_said_by(policy, sidecars=False), *policy.sidecars] if policy else []
         return tuple(sorted(found, key=lambda acknowledgement: (acknowledgement.pod, acknowledgement.pod_uid)))
 
+    def connected(self, key: Key) -> frozenset[str]:
+        """The uids of the pods whose routers are connected now."""
+        policy = self._policies.get(key)
+        return frozenset(policy.routers if policy else ())
+
     def published(self, key: Key) -> bool:
         """Whether there is a snapshot for the policy."""
         policy = self._policies.get(key)

@@ -28,21 +28,27 @@ def sidecars_injected(observed: Observed, spec: RoutingPolicySpec) -> Check | No
     | some          | some, and none may have one    | False SidecarDisabled                             |
     | some          | some that could have one       | False SidecarMissing; it tells of refused ones too |
     | some          | only such as cannot have one   | False SidecarRefused                              |
+
+    Where all have theirs, and some of those do not call the control API: False SidecarNotConnected.
     """
     kind = ConditionType.SIDECARS_INJECTED
     if observed.agents is None:
         return previous_check(observed.owner, kind)
     if not observed.agents:
         return passed(kind, Reason.NO_AGENTS, "no pod asks for a sidecar")
+    inputs = _inputs(observed, spec)
     without = [agent for agent in observed.agents if not agent.injected]
+    silent = [agent.name for agent in observed.agents if agent.silent and inputs.enabled]
+    if not without and silent:
+        return failed(kind, Reason.SIDECAR_NOT_CONNECTED, _not_connected(silent))
     if not without:
         return passed(kind, Reason.INJECTED, "every pod that asks for a sidecar has it")
-    inputs = _inputs(observed, spec)
     if not inputs.enabled:
         return failed(kind, Reason.SIDECAR_DISABLED, _disabled(without))
     missing = [agent for agent in without if not agent.refused]
+    not_connected = [_not_connected(silent)] if silent else []
     reason = Reason.SIDECAR_MISSING if missing else Reason.SIDECAR_REFUSED
-    return failed(kind, reason, "; ".join((*_missing(missing, inputs), *_refused(without))))
+    return failed(kind, reason, "; ".join((*_missing(missing, inputs), *_refused(without), *not_connected)))
 
 
 def sidecar_count(observed: Observed) -> str | None:
@@ -118,6 +124,10 @@ def _missing(agents: Sequence[AgentPod], inputs: SidecarInputs) -> list[str]:
     if inputs.by_webhook:
         return [f"{what}: delete {them}, so that {are} made anew"]
     return [f"{what}, and no webhook adds one in this namespace: put it into the manifests with flotilla inject"]
+
+
+def _not_connected(pods: Sequence[str]) -> str:
+    return f"the sidecar does not call the control API in {_names(pods)}: {_SEE_LOG}; may it reach the operator?"
 
 
 def _refused(agents: Sequence[AgentPod]) -> list[str]:

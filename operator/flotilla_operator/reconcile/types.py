@@ -72,6 +72,8 @@ class AgentPod:
     """Whether it has that sidecar."""
     refused: str = ""
     """Why it cannot have one; '': it could, or nobody looked."""
+    silent: bool = False
+    """Whether it runs with that sidecar, which has not called the control API for a while."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ ROUTERS = (a_ready_pod(a_policy(), "r1"),)
 NO_TOKEN = Problem(ProblemKind.GATEWAY, "", "no token for the gateway is mounted")
 
 
-def an_agent(name: str, *, injected: bool = True, refused: str = "") -> AgentPod:
-    return AgentPod(name, f"uid-{name}", injected, refused)
+def an_agent(name: str, *, injected: bool = True, refused: str = "", silent: bool = False) -> AgentPod:
+    return AgentPod(name, f"uid-{name}", injected, refused, silent)
 
 
 def some_agents(count: int, *, injected: bool = True, refused: str = "") -> tuple[AgentPod, ...]:
@@ -121,6 +121,30 @@ def condition(observed: Observed, kind: str) -> tuple[str, str]:
             id="none may ask",
         ),
         pytest.param(some_agents(1), DISABLED, "True Injected", "every pod", "1/1", id="none may ask any more"),
+        pytest.param(
+            (*some_agents(1), an_agent("cut-off", silent=True)),
+            {},
+            "False SidecarNotConnected",
+            "the sidecar does not call the control API in cut-off: see the log of container flotilla-router",
+            "2/2",
+            id="one does not call",
+        ),
+        pytest.param(
+            (an_agent("a", injected=False), an_agent("b", silent=True)),
+            {},
+            "False SidecarMissing",
+            "so that it is made anew; the sidecar does not call the control API in b",
+            "1/2",
+            id="one has none and one does not call",
+        ),
+        pytest.param(
+            (an_agent("a", silent=True),),
+            DISABLED,
+            "True Injected",
+            "every pod",
+            "1/1",
+            id="who is shut out cannot call",
+        ),
     ],
 )
 def test_pods_without_their_sidecar_show(

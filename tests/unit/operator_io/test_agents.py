@@ -13,7 +13,15 @@ from fakes.apiserver import FakeApiServer, running_api_server
 from fakes.clock import VirtualClock
 from flotilla_api.names import INJECTED_ANNOTATION, KIND_LABEL, POLICY_LABEL
 from flotilla_operator.adapters import agents as module
-from flotilla_operator.adapters.agents import PULSE_SECONDS, READ_AT_A_LOOK, Agents, Outside, event_name
+from flotilla_operator.adapters.agents import (
+    LOOK_SECONDS,
+    PULSE_SECONDS,
+    READ_AT_A_LOOK,
+    SILENT_SECONDS,
+    Agents,
+    Outside,
+    event_name,
+)
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.store import Store
 from flotilla_operator.reconcile.dispatch import references
@@ -37,6 +45,8 @@ class World:
     agents: Agents
     leading: bool = True
     woken: list[Key] = field(default_factory=list[Key])
+    connected: set[str] = field(default_factory=set[str])
+    """Pods whose sidecars call."""
     running: asyncio.Task[None] | None = None
 
     def put_pod(self, name: str, *, injected: bool = False, policy: str = "billing", **spec: Any) -> None:
@@ -101,6 +111,7 @@ async def a_world() -> AsyncGenerator[World]:
                 namespaces=lambda: [NAMESPACE],
                 leading=lambda: world.leading,
                 wake=woken.append,
+                connected=lambda _: frozenset(f"uid-of-{PODS}/{name}" for name in world.connected),
                 instance="operator-0",
             )
             world = World(api, client, clock, store, Agents(client, store, clock, outside), woken=woken)
@@ -292,3 +303,67 @@ def test_an_events_name_is_one_whatever_the_pods() -> None:
 
     assert len(long) <= 253
     assert ".." not in dotted
+
+
+def _silent(world: World) -> set[str]:
+    """The pods whose sidecars do not call."""
+    return {agent.name for agent in world.agents.of(KEY) or () if agent.silent}
+
+
+async def test_a_sidecar_that_does_not_call_for_a_minute_is_known() -> None:
+    """Counted from when its pod was first seen, or from its last call; one that calls again is no longer named."""
+    async with a_world() as world:
+        world.put_pod("cut-off", injected=True)
+        world.put_pod("calls", injected=True)
+        world.put_pod("has-none")
+        world.connected = {"calls"}
+        await world.look()
+        await world.wait(SILENT_SECONDS)
+        within = _silent(world)
+        world.woken.clear()
+        await world.look()
+        after, woken = _silent(world), list(world.woken)
+        world.connected = {"cut-off"}
+        await world.look()
+
+        assert (within, after, woken) == (set(), {"cut-off"}, [KEY])
+        assert _silent(world) == set()
+        await world.wait(SILENT_SECONDS + LOOK_SECONDS)
+        assert _silent(world) == {"calls"}
+
+
+async def test_a_pod_that_has_not_started_is_not_waited_for() -> None:
+    """Its sidecar may not run yet; that it waits is seen in the pod."""
+    async with a_world() as world:
+        world.put_pod("starting", injected=True)
+        world.api.objects[f"{PODS}/starting"]["status"] = {"phase": "Pending"}
+        await world.look()
+        await world.wait(2 * SILENT_SECONDS)
+
+        assert _silent(world) == set()
+
+
+async def test_who_leads_anew_gives_sidecars_their_minute() -> None:
+    """They have to find it first."""
+    async with a_world() as world:
+        world.put_pod("agent", injected=True)
+        await world.look()
+        await world.wait(2 * SILENT_SECONDS)
+        before = _silent(world)
+        world.leading = False
+        await world.wait(PULSE_SECONDS)
+        world.leading = True
+        await world.wait(SILENT_SECONDS)
+
+        assert (before, _silent(world)) == ({"agent"}, set())
+
+
+async def test_sidecars_of_a_policy_that_allows_none_are_not_expected_to_call() -> None:
+    """The control API refuses them."""
+    async with a_world() as world:
+        world.put_policy(placement={"sidecar": {"enabled": False}})
+        world.put_pod("agent", injected=True)
+        await world.look()
+        await world.wait(2 * SILENT_SECONDS)
+
+        assert _silent(world) == set()
