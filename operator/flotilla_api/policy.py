@@ -256,11 +256,23 @@ class Amounts(Model):
     memory: Quantity | None = Field(None, description="Bytes, such as 64Mi.")
 
 
+def _within_limit(amount: str) -> Cel:
+    both = f"has(self.requests) && has(self.limits) && has(self.requests.{amount}) && has(self.limits.{amount})"
+    within = f"quantity(self.requests.{amount}).compareTo(quantity(self.limits.{amount})) <= 0"
+    return Cel(f"!({both}) || {within}", f"requests.{amount} must not be more than limits.{amount}")
+
+
 class SidecarResources(Model):
     """What a sidecar asks for and what it may use."""
 
-    requests: Amounts | None = Field(None, description="What a node sets aside. Default: the chart's.")
-    limits: Amounts | None = Field(None, description="What it may use. Default: the chart's.")
+    requests: Amounts | None = Field(
+        None, description="What a node sets aside. Default: the chart's, and at most what limits say."
+    )
+    limits: Amounts | None = Field(
+        None, description="What it may use. Default: the chart's, and at least what requests say."
+    )
+
+    cel: ClassVar[tuple[Cel, ...]] = (_within_limit("cpu"), _within_limit("memory"))
 
 
 class Sidecar(Model):

@@ -270,6 +270,26 @@ RULES: dict[str, Examples] = {
     "port and adminPort must differ": Examples(
         ({"port": 18080, "adminPort": 19090}, {"port": 2000}, {"adminPort": 2000}), ({"port": 2000, "adminPort": 2000},)
     ),
+    "requests.cpu must not be more than limits.cpu": Examples(
+        (
+            {"requests": {"cpu": "500m"}, "limits": {"cpu": "1"}},
+            {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}},
+            {"requests": {"cpu": "1"}},
+            {"limits": {"cpu": "500m"}},
+            {"requests": {"cpu": "1"}, "limits": {"memory": "1"}},
+        ),
+        ({"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}},),
+    ),
+    "requests.memory must not be more than limits.memory": Examples(
+        (
+            {"requests": {"memory": "900Mi"}, "limits": {"memory": "1Gi"}},
+            {"requests": {"memory": "1Gi"}, "limits": {"memory": "1Gi"}},
+            {"requests": {"memory": "1Gi"}},
+            {"limits": {"memory": "900Mi"}},
+            {"requests": {"memory": "1Gi"}, "limits": {"cpu": "1"}},
+        ),
+        ({"requests": {"memory": "1Gi"}, "limits": {"memory": "900Mi"}},),
+    ),
     "set at least one condition": Examples(({"tools": {"min": 1}}, {"models": ["x0"]}), ({},)),
     "set min, max or both": Examples(({"min": 0}, {"max": 0}, {"min": 1, "max": 1}), ({},)),
     "min must not be above max": Examples(({"min": 1, "max": 1},), ({"min": 2, "max": 1},)),

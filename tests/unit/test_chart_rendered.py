@@ -147,6 +147,9 @@ def test_versions_are_those_of_the_distribution() -> None:
         pytest.param(
             {"router": {"resources": {"limits": {"memory": "lots"}}}}, "does not match pattern", id="quantity"
         ),
+        pytest.param(
+            {"sidecar": {"resources": {"requests": {"memory": "1Gi"}}}}, "must not be more than", id="above its limit"
+        ),
         pytest.param({"sidecar": {"port": 80}}, "minimum: got 80, want 1,024", id="a port for root alone"),
         pytest.param({"sidecar": {"port": 4000, "adminPort": 4000}}, "must differ", id="one port for two listeners"),
     ],

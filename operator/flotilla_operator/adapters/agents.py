@@ -16,7 +16,7 @@ from flotilla_api import names
 from flotilla_operator.ports import Clock, NotFoundError, OperatorError, OutdatedError, RefusedError
 from flotilla_operator.reconcile.sidecar_status import absence_event
 from flotilla_operator.reconcile.types import AgentPod, Event, Key, Manifest, OperatorSettings
-from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar, wanted_policy
+from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar, sidecar_policy, wanted_policy
 from flotilla_operator.resources.specs import InvalidSpecError, parse_policy
 from flotilla_operator.telemetry import LOGGER, fields
 
@@ -30,7 +30,8 @@ LOOK_SECONDS = 10.0
 PODS_PER_SECOND = 100
 """How many are looked at in each second on average, so that thousands cost no more than a per cent or two of a core."""
 READ_AT_A_LOOK = 50
-"""Pods without a sidecar that are read whole in one look, and as many get an event: there may be thousands."""
+"""Pods that are read whole in one look, those that say they have no sidecar first, and as many get an event: there may
+be thousands."""
 SILENT_SECONDS = 60.0
 """For how long a sidecar may not call: it starts within this, and finds a new leader, whose first look is the start."""
 PULSE_SECONDS = 1.0
@@ -72,6 +73,9 @@ class Agents:
         self._agents: dict[Key, tuple[AgentPod, ...]] = {}
         self._judged: dict[str, tuple[SidecarInputs, str]] = {}
         """By uid of a pod without a sidecar: the sidecar that it was judged by, and why it is refused that."""
+        self._sidecars: dict[str, str | None] = {}
+        """By uid of a pod whose annotation says that it has a sidecar: the policy of that sidecar. A pod's containers
+        never change, so each pod is read once."""
         self._told: dict[str, str] = {}
         """By uid of a pod without a sidecar: the reason of the event that it got."""
         self._heard: dict[str, float] = {}
@@ -93,7 +97,7 @@ class Agents:
             await self._clock.sleep(PULSE_SECONDS)
 
     def _forget(self) -> None:
-        for known in (self._listed, self._agents, self._judged, self._told, self._heard):
+        for known in (self._listed, self._agents, self._judged, self._sidecars, self._told, self._heard):
             known.clear()
         self._due = 0.0
 
@@ -104,7 +108,10 @@ class Agents:
                 await self._look_at(namespace)
             except OperatorError as error:
                 logger.warning("agents' pods not seen", extra=fields(namespace=namespace, reason=str(error)))
+        await self._verify()
         agents = [agent for found in self._agents.values() for agent in found]
+        running = {agent.uid for agent in agents}
+        self._sidecars = {uid: policy for uid, policy in self._sidecars.items() if uid in running}
         without = {agent.uid for agent in agents if not agent.injected}
         self._judged = {uid: known for uid, known in self._judged.items() if uid in without}
         self._told = {uid: known for uid, known in self._told.items() if uid in without}
@@ -119,7 +126,7 @@ class Agents:
         for metadata in listed:
             policy = wanted_policy({"metadata": metadata})
             if policy and not metadata.get("deletionTimestamp"):
-                asking[Key("RoutingPolicy", metadata["namespace"], policy)].append(_agent(metadata, policy))
+                asking[Key("RoutingPolicy", metadata["namespace"], policy)].append(self._agent(metadata, policy))
         found = {key: await self._judge(key, sorted(asking[key])) for key in sorted(asking)}
         if silent := {uid for key, agents in found.items() for uid in self._silent(key, agents)}:
             silent &= await self._running(namespace)
@@ -150,6 +157,26 @@ class Agents:
             AGENT_POD, namespace, label_selector=LABEL_SELECTOR, field_selector=RUNNING_SELECTOR
         )
         return {metadata["uid"] for metadata in listed}
+
+    def _agent(self, metadata: Manifest, policy: str) -> AgentPod:
+        """What is believed of a pod: its annotation, as long as its containers have not been read."""
+        annotations: dict[str, str] = metadata.get("annotations") or {}
+        sidecar = self._sidecars.get(metadata["uid"], annotations.get(names.INJECTED_ANNOTATION))
+        return AgentPod(metadata["name"], metadata["uid"], sidecar == policy)
+
+    async def _verify(self) -> None:
+        """Some more of the pods that say they have a sidecar have been read; the next look goes by what they have."""
+        said = [(key, agent) for key, found in sorted(self._agents.items()) for agent in found if agent.injected]
+        for key, agent in [each for each in said if each[1].uid not in self._sidecars][: self._to_read]:
+            try:
+                pod = await self._client.get(AGENT_POD.path(key.namespace, agent.name))
+            except NotFoundError:
+                continue
+            except OperatorError as error:
+                logger.warning("agents' pods not read", extra=fields(namespace=key.namespace, reason=str(error)))
+                return
+            if pod["metadata"]["uid"] == agent.uid:
+                self._sidecars[agent.uid] = sidecar_policy(pod)
 
     def _learn(self, namespace: str, found: Mapping[Key, tuple[AgentPod, ...]]) -> None:
         """What is known of `namespace` is what was found, and policies for which that is news are woken."""
@@ -231,9 +258,3 @@ def event_name(agent: AgentPod, event: Event) -> str:
     """The name of the only event of its reason about the pod."""
     digest = hashlib.sha256(f"{agent.uid}/{event.reason}".encode()).hexdigest()[:16]
     return f"{agent.name[:_NAME_MAX_CHARACTERS].rstrip('-.')}.{digest}"
-
-
-def _agent(metadata: Manifest, policy: str) -> AgentPod:
-    annotations: dict[str, str] = metadata.get("annotations") or {}
-    injected = annotations.get(names.INJECTED_ANNOTATION) == policy
-    return AgentPod(metadata["name"], metadata["uid"], injected)

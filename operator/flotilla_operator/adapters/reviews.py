@@ -27,8 +27,14 @@ class _Named(_Part):
     name: str = ""
 
 
+class _Port(_Part):
+    containerPort: int = 0  # noqa: N815 - Kubernetes' name
+    protocol: str = "TCP"
+
+
 class _Container(_Part):
     name: str
+    ports: list[_Port] | None = None
     env: list[_Named] | None = None
 
 

@@ -5,7 +5,8 @@ values and what `placement.sidecar` and `tls` of a policy say. No credential is 
 anywhere, whether `dryRun` or not. What callers can cost together is bounded: bytes are counted as they arrive, one body
 is decoded at a time, nothing decoded is kept while a policy is read, and few of those reads run at a time.
 
-A pod is never refused and never waits for long: a pod that gets no sidecar is admitted as it is, with a warning.
+The webhook refuses no pod and holds none up for long: a pod that gets no sidecar is admitted as it is, with a warning.
+What a quota says of a pod that got one is another matter: see `docs/sidecars.md`.
 """
 
 from __future__ import annotations
@@ -196,8 +197,12 @@ class Webhook:
             outcome = Outcome("unchanged")
         else:
             key, who = Key("RoutingPolicy", namespace, policy), _name_of(pod)
-            del review, pod
-            outcome = await self._decide_always(key, body, deadline)
+            manifest = self._store.get(ref_of(key))
+            if manifest is None:
+                del review, pod  # what is decoded is not kept meanwhile
+                manifest = await self._find(key, deadline)
+                pod = parse_review(body).pod
+            outcome = manifest if isinstance(manifest, Outcome) else self._decide_always(key, manifest, pod)
             self._log(key, who, outcome)
         self._telemetry.injections.labels(outcome.result).inc()
         return _response(uid, outcome)
@@ -207,29 +212,26 @@ class Webhook:
             response.force_close()
         return response
 
-    async def _decide_always(self, key: Key, body: bytearray, deadline: float) -> Outcome:
-        """A mistake of ours never keeps a pod from being created."""
-        try:
-            return await self._decide(key, body, deadline)
-        except Exception:
-            if self._may_log("mistake"):
-                logger.exception("review failed", extra=fields(policy=str(key)))
-            return _without("the operator failed to make one; its log says why", "failed")
-
-    async def _decide(self, key: Key, body: bytearray, deadline: float) -> Outcome:
+    async def _find(self, key: Key, deadline: float) -> Manifest | Outcome:
+        """A policy that the store has not heard of, or what becomes of the pod without it."""
         try:
             async with asyncio.timeout_at(deadline):
-                manifest = await self._policy(key)
+                manifest = await self._read_policy(key)
         except (OperatorError, TimeoutError) as error:
             if self._may_log("policy"):
                 reason = str(error) or type(error).__name__
                 logger.warning("policy not read", extra=fields(policy=str(key), reason=reason))
             return _without(f"{key} could not be read; the operator's log says why", "unavailable")
-        if manifest is None:
-            return _without(f"{key} does not exist; create it, then this pod anew", "not_found")
-        pod = parse_review(body).pod
-        assert pod is not None  # it was one before the policy was read
-        return self._decide_by(manifest, pod)
+        return manifest or _without(f"{key} does not exist; create it, then this pod anew", "not_found")
+
+    def _decide_always(self, key: Key, policy: Manifest, pod: Manifest | None) -> Outcome:
+        """A mistake of ours never keeps a pod from being created."""
+        try:
+            return self._decide_by(policy, pod) if pod else Outcome("unchanged")
+        except Exception:
+            if self._may_log("mistake"):
+                logger.exception("review failed", extra=fields(policy=str(key)))
+            return _without("the operator failed to make one; its log says why", "failed")
 
     def _decide_by(self, manifest: Manifest, pod: Manifest) -> Outcome:
         metadata = manifest["metadata"]
@@ -247,10 +249,8 @@ class Webhook:
         patch = tuple(make_additive_patch(pod, injection.pod))
         return Outcome("injected" if patch else "unchanged", injection.warnings, patch)
 
-    async def _policy(self, key: Key) -> Manifest | None:
-        """From the store; where it lacks the policy, which may be a moment old, by a live read."""
-        if stored := self._store.get(ref_of(key)):
-            return stored
+    async def _read_policy(self, key: Key) -> Manifest | None:
+        """The policy by a live read: the store may be a moment behind."""
         if not (_NAME.fullmatch(key.namespace) and _NAME.fullmatch(key.name)):
             return None
         if self._absent.get(key):

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flotilla_api import names
-from flotilla_api.policy import RoutingPolicySpec, Sidecar
+from flotilla_api.policy import Amounts, RoutingPolicySpec, Sidecar
 
 from .manifest import Manifest
+from .quantity import parse_quantity
 from .settings import OperatorSettings
 from .workload import ROUTER_USER, container_security
 
@@ -21,6 +22,7 @@ BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 API_KEY = "flotilla"
 """The SDK insists on a key; the sidecar, which only its own pod reaches, asks for none."""
+POLICY_VARIABLE = "FLOTILLA_POLICY"
 ROLE_VARIABLE = "FLOTILLA_ROLE"
 ROLE = "Sidecar"
 ADMIN_PORT_NAME = "flotilla-admin"
@@ -35,6 +37,7 @@ API_TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - 
 """Where the agent finds its ServiceAccount's token for the Kubernetes API, which is no business of the sidecar's."""
 CONTROL_TOKEN_PATH = "control/token"  # noqa: S105 - a path
 GATEWAY_TOKEN_PATH = "gateway/token"  # noqa: S105 - a path
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 _TOKEN_SECONDS = 3600
 
 
@@ -96,10 +99,16 @@ def wanted_policy(pod: Manifest) -> str | None:
 
 
 def is_injected(pod: Manifest) -> bool:
-    """Whether a pod has the sidecar: a container that stays and is our router, and not only one of its name."""
+    """Whether a pod has a sidecar, whosever."""
+    return sidecar_policy(pod) is not None
+
+
+def sidecar_policy(pod: Manifest) -> str | None:
+    """The policy of a pod's sidecar; None: it has none, that is no container that stays and is our router."""
     found = _find(pod.get("spec", {}).get("initContainers"), names.SIDECAR_CONTAINER) or {}
-    role = _find(found.get("env"), ROLE_VARIABLE) or {}
-    return found.get("restartPolicy") == "Always" and role.get("value") == ROLE
+    values = {each.get("name"): each.get("value") for each in found.get("env") or ()}
+    ours = found.get("restartPolicy") == "Always" and values.get(ROLE_VARIABLE) == ROLE
+    return str(values.get(POLICY_VARIABLE, "")) if ours else None
 
 
 def inject_sidecar(pod: Manifest, inputs: SidecarInputs) -> Injection:
@@ -188,7 +197,7 @@ def _environment(inputs: SidecarInputs) -> list[Manifest]:
     pod_ip = {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}
     values = {
         ROLE_VARIABLE: ROLE,
-        "FLOTILLA_POLICY": inputs.policy,
+        POLICY_VARIABLE: inputs.policy,
         "FLOTILLA_NAMESPACE": inputs.namespace,
         "FLOTILLA_CONTROL_URL": inputs.settings.control_url,
         "FLOTILLA_DATA_HOST": LOOPBACK,
@@ -202,30 +211,76 @@ def _environment(inputs: SidecarInputs) -> list[Manifest]:
 
 
 def _resources(inputs: SidecarInputs) -> Manifest:
-    """The chart's amounts, each unless the policy says another."""
+    """The chart's amounts, each unless the policy says another; where it says one of two, the other follows."""
     settings, wishes = inputs.settings, inputs.wishes.resources
-    requests: dict[str, str] = {"cpu": settings.sidecar_cpu_request, "memory": settings.sidecar_memory_request}
-    limits: dict[str, str] = {"memory": settings.sidecar_memory_limit}
-    if wishes and wishes.requests:
-        requests |= wishes.requests.model_dump(exclude_none=True)
-    if wishes and wishes.limits:
-        limits |= wishes.limits.model_dump(exclude_none=True)
+    wished_requests, wished_limits = _amounts(wishes and wishes.requests), _amounts(wishes and wishes.limits)
+    requests = {"cpu": settings.sidecar_cpu_request, "memory": settings.sidecar_memory_request} | wished_requests
+    limits = {"memory": settings.sidecar_memory_limit} | wished_limits
+    for amount in requests.keys() & limits.keys():
+        if not _exceeds(requests[amount], limits[amount]):
+            continue
+        if amount not in wished_limits:
+            limits[amount] = requests[amount]
+        elif amount not in wished_requests:
+            requests[amount] = limits[amount]
     return {"requests": requests, "limits": limits}
+
+
+def _amounts(wished: Amounts | None) -> dict[str, str]:
+    return wished.model_dump(exclude_none=True) if wished else {}
+
+
+def _exceeds(request: str, limit: str) -> bool:
+    parsed = parse_quantity(request), parse_quantity(limit)
+    return parsed[0] is not None and parsed[1] is not None and parsed[0] > parsed[1]
 
 
 def _obstacle(pod: Manifest, inputs: SidecarInputs) -> str:
     """Why the pod cannot have a sidecar; '' when it can."""
+    present = sidecar_policy(pod)
+    if present not in (None, inputs.policy):
+        return f"it has the sidecar of policy {present}: inject the original again"
+    if name := _taken_name(pod, inputs):
+        return f"it has {name} of its own: rename that"
+    if unfit := _unfit_amount(_resources(inputs)):
+        return f"placement.sidecar.resources of the policy asks for more {unfit} than it allows"
+    if inputs.port == inputs.admin_port:
+        return f"the sidecar would listen at port {inputs.port} twice: set placement.sidecar.adminPort of the policy"
+    return _unfit_kind(pod) or _taken_port(pod, inputs)
+
+
+def _unfit_kind(pod: Manifest) -> str:
+    """Why no pod of this kind can have a sidecar; '' when it can."""
     spec: Manifest = pod["spec"]
     if spec.get("hostNetwork"):
         return "it uses the host's network, where the sidecar would be open to the whole node"
     system: Manifest = spec.get("os") or {}
     if system.get("name") == "windows":
         return "it runs on Windows, and the router's image is for Linux"
-    if name := _taken_name(pod, inputs):
-        return f"it has {name} of its own: rename that"
-    if inputs.port == inputs.admin_port:
-        return f"the sidecar would listen at port {inputs.port} twice: set placement.sidecar.adminPort of the policy"
+    if MIRROR_ANNOTATION in (pod.get("metadata", {}).get("annotations") or {}):
+        return "it is a static pod, which the kubelet runs from a file, and such a pod may have no token"
+    if spec.get("resources"):
+        return "its spec.resources bound the pod as a whole, and the sidecar with it: set those of its containers"
     return ""
+
+
+def _taken_port(pod: Manifest, inputs: SidecarInputs) -> str:
+    """Why the sidecar could not listen: containers of a pod share its addresses; '' when nothing is said against it."""
+    fields = {inputs.port: "port", inputs.admin_port: "adminPort"}
+    spec: Manifest = pod["spec"]
+    for container in () if is_injected(pod) else (*(spec.get("initContainers") or ()), *spec["containers"]):
+        for declared in container.get("ports") or ():
+            number = declared.get("containerPort")
+            if number in fields and declared.get("protocol", "TCP") == "TCP":
+                where = f"container {container['name']} declares port {number}, where the sidecar would listen"
+                return f"{where}: set placement.sidecar.{fields[number]} of the policy"
+    return ""
+
+
+def _unfit_amount(resources: Manifest) -> str:
+    """The API server takes no pod that asks for more than it may use; '' when every amount fits."""
+    requests, limits = resources["requests"], resources["limits"]
+    return next((each for each in sorted(requests.keys() & limits) if _exceeds(requests[each], limits[each])), "")
 
 
 def _taken_name(pod: Manifest, inputs: SidecarInputs) -> str:

@@ -147,6 +147,28 @@ def test_the_policy_wins_over_the_chart() -> None:
     assert (variables(sidecar)["FLOTILLA_DATA_PORT"], sidecar["ports"][0]["containerPort"]) == ("4000", 4001)
 
 
+@pytest.mark.parametrize(
+    ("wishes", "requests", "limits"),
+    [
+        pytest.param({"requests": {"memory": "1Gi"}}, {"memory": "1Gi"}, {"memory": "1Gi"}, id="more than the limit"),
+        pytest.param({"requests": {"memory": "65Mi"}}, {"memory": "65Mi"}, {"memory": "256Mi"}, id="within the limit"),
+        pytest.param({"limits": {"memory": "32Mi"}}, {"memory": "32Mi"}, {"memory": "32Mi"}, id="less than asked for"),
+        pytest.param({"limits": {"cpu": "10m"}}, {"cpu": "10m"}, {"cpu": "10m"}, id="cpu, which has no limit else"),
+        pytest.param({"requests": {"cpu": "2"}}, {"cpu": "2"}, {}, id="cpu without a limit"),
+    ],
+)
+def test_where_the_policy_says_one_of_two_amounts_the_other_follows(
+    wishes: Manifest, requests: Manifest, limits: Manifest
+) -> None:
+    """The API server refuses a pod that asks for more than it may use."""
+    sidecar = sidecar_of(injected(an_agent(), placement={"sidecar": {"resources": wishes}}))
+
+    assert sidecar["resources"] == {
+        "requests": {"cpu": "50m", "memory": "64Mi"} | requests,
+        "limits": {"memory": "256Mi"} | limits,
+    }
+
+
 def test_the_sidecar_listens_for_the_agent_on_loopback_alone() -> None:
     """The kubelet and Prometheus dial the pod's address, and find nothing there but health and metrics."""
     environment = variables(sidecar_of(injected(an_agent())))
@@ -213,6 +235,25 @@ def test_an_entry_without_a_name_is_left_alone() -> None:
         ),
         pytest.param({"volumes": [OWN_VOLUME]}, {}, "flotilla-tokens", id="a volume of its own has a name of ours"),
         pytest.param({}, {"port": 19090}, "twice", id="one port for two listeners"),
+        pytest.param({"resources": {"limits": {"cpu": "1"}}}, {}, "spec.resources", id="bounded as a whole"),
+        pytest.param(
+            {"containers": [{"name": "web", "ports": [{"containerPort": 18080}]}]},
+            {},
+            "container web declares port 18080, where the sidecar would listen: set placement.sidecar.port",
+            id="the port for the agent is taken",
+        ),
+        pytest.param(
+            {"initContainers": [{"name": "proxy", "ports": [{"containerPort": 4001, "protocol": "TCP"}]}]},
+            {"adminPort": 4001},
+            "container proxy declares port 4001, where the sidecar would listen: set placement.sidecar.adminPort",
+            id="the admin port is taken",
+        ),
+        pytest.param(
+            {},
+            {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}},
+            "more memory than it allows",
+            id="amounts of a policy that is older than the rule against them",
+        ),
     ],
 )
 def test_a_pod_that_cannot_have_a_sidecar_stays_as_it_is(spec: Manifest, placement: Manifest, why: str) -> None:
@@ -223,6 +264,30 @@ def test_a_pod_that_cannot_have_a_sidecar_stays_as_it_is(spec: Manifest, placeme
 
     assert found.pod is agent
     assert why in found.refused
+
+
+def test_a_port_of_another_protocol_is_free() -> None:
+    """The sidecar listens for TCP."""
+    injected(an_agent(containers=[{"name": "web", "ports": [{"containerPort": 18080, "protocol": "UDP"}]}]))
+
+
+def test_a_static_pod_is_left_alone() -> None:
+    """The API server lets no mirror of one mount a token."""
+    agent = an_agent()
+    agent["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "d34d"}
+
+    assert "static pod" in inject_sidecar(agent, inputs()).refused
+
+
+def test_another_policys_sidecar_is_not_taken_for_this_ones() -> None:
+    """A template was injected, and then its label was changed, with or without the annotation."""
+    of_another = injected(an_agent()).pod
+    spec = parse_policy(a_policy())
+
+    found = inject_sidecar(of_another, SidecarInputs("agents", "second", spec, SETTINGS))
+
+    assert found.pod is of_another
+    assert found.refused == "it has the sidecar of policy billing: inject the original again"
 
 
 @pytest.mark.parametrize(

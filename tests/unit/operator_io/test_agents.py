@@ -26,6 +26,8 @@ from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.store import Store
 from flotilla_operator.reconcile.dispatch import references
 from flotilla_operator.reconcile.types import AgentPod, Event, Key, Manifest
+from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar
+from flotilla_operator.resources.specs import parse_policy
 from flotilla_operator.telemetry import Telemetry
 
 KEY = Key("RoutingPolicy", NAMESPACE, "billing")
@@ -52,8 +54,11 @@ class World:
     def put_pod(self, name: str, *, injected: bool = False, policy: str = "billing", **spec: Any) -> None:
         """A pod asks for a sidecar."""
         metadata: Manifest = {"name": name, "namespace": NAMESPACE, "labels": {POLICY_LABEL: policy}}
-        metadata |= {"annotations": {INJECTED_ANNOTATION: policy}} if injected else {}
-        self.api.put(f"{PODS}/{name}", {"metadata": metadata, "spec": {"containers": [{"name": "agent"}], **spec}})
+        pod = {"metadata": metadata, "spec": {"containers": [{"name": "agent"}], **spec}}
+        if injected:
+            inputs = SidecarInputs(NAMESPACE, policy, parse_policy(a_policy()), SETTINGS)
+            pod = inject_sidecar(pod, inputs).pod
+        self.api.put(f"{PODS}/{name}", pod)
 
     def put_policy(self, **spec: Any) -> None:
         """The store knows the policy."""
@@ -139,6 +144,32 @@ async def test_who_asks_and_who_has_a_sidecar_is_known() -> None:
         assert before is None, "before the first list nothing is known"
         assert world.injected() == {"with": True, "without": False, "relabelled": False}
         assert world.agents.of(Key("RoutingPolicy", NAMESPACE, "other")) == ()
+
+
+async def test_what_the_annotation_says_is_checked_once() -> None:
+    """A template carries it that was never given a sidecar, or the sidecar is another policy's."""
+    async with a_world() as world:
+        world.put_pod("with", injected=True)
+        world.put_pod("without")
+        world.api.objects[f"{PODS}/without"]["metadata"]["annotations"] = {INJECTED_ANNOTATION: "billing"}
+        world.put_pod("another", injected=True, policy="second")
+        metadata = world.api.objects[f"{PODS}/another"]["metadata"]
+        metadata["labels"][POLICY_LABEL] = metadata["annotations"][INJECTED_ANNOTATION] = "billing"
+        await world.look()
+        await world.look()
+        found = world.agents.of(KEY)
+        before = len(world.api.requests)
+        await world.look()
+        reads = [path for verb, path in world.api.requests[before:] if verb == "GET" and path != PODS]
+
+        assert found is not None
+        assert {agent.name: (agent.injected, agent.refused) for agent in found} == {
+            "with": (True, ""),
+            "without": (False, ""),
+            "another": (False, "it has the sidecar of policy second: inject the original again"),
+        }
+        assert world.told() == [("another", "SidecarRefused"), ("without", "SidecarMissing")]
+        assert not reads
 
 
 async def test_a_policy_is_woken_when_its_agents_change_and_at_rest_never() -> None:
