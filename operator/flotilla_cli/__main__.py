@@ -1,41 +1,29 @@
-"""The program: its commands, and what its exit codes mean."""
+"""The program: what its exit codes mean."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-import typer
-
-from . import inject
-from .errors import InputError
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("inject")(inject.command)
-
-
-@app.callback()
-def flotilla() -> None:
-    """SLM-first fleets of language models on Kubernetes."""
+_EXTRA = {"click", "rich", "typer", "yaml"}
+"""What the operator's and the router's images do without."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 refused or bad input, 2 wrong usage.
+    """Run a command and exit: 0 done, 1 refused or bad input, 2 wrong usage or an incomplete installation.
 
     Raises:
         SystemExit: always.
     """
     try:
-        app(args=arguments)
-    except InputError as error:
-        inject.say("error", str(error))
-        sys.exit(1)
+        from .commands import run  # noqa: PLC0415 - what it imports may not be installed
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        sys.stderr.write(f"error: {missing} is missing: pip install 'flotilla-operator[cli]'\n")
+        sys.exit(2)
+    run(arguments)
 
 
 if __name__ == "__main__":

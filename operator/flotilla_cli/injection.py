@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -211,12 +211,22 @@ def _judge(template: Found, policy: str, policies: Policies, wishes: Wishes) -> 
     inputs = SidecarInputs(owner.namespace, policy, given or _UNKNOWN_POLICY, wishes.settings)
     if not inputs.enabled:
         return _Verdict(warnings=(f"{owner}: policy {policy} has placement.sidecar.enabled: false, so no sidecar",))
+    secrets, left_out = wishes.settings.router_image_pull_secrets, ()
+    if secrets and not template.value["spec"].get("imagePullSecrets"):
+        inputs = replace(inputs, settings=replace(inputs.settings, router_image_pull_secrets=()))
+        left_out = (f"{owner}: {_LEFT_OUT.format(', '.join(secrets))}",)
     found = inject_sidecar(_labelled(template.value, policy), inputs)
     if found.refused:
         return _Verdict(error=f"{owner} cannot have a sidecar: {found.refused}")
     unknown = () if given else (_unknown(ObjectRef("RoutingPolicy", owner.namespace, policy)),)
     change = None if found.pod == template.value else _Change(template, found.pod, policy)
-    return _Verdict(change, (*unknown, *(f"{owner}: {warning}" for warning in found.warnings)))
+    return _Verdict(change, (*unknown, *left_out, *(f"{owner}: {warning}" for warning in found.warnings)))
+
+
+_LEFT_OUT = (
+    "router.pullSecrets ({}) are left out: a pod that names any gets none of its ServiceAccount's; "
+    "add them to the pod's ServiceAccount"
+)
 
 
 def _labelled(pod: Manifest, policy: str) -> Manifest:

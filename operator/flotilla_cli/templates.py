@@ -63,7 +63,13 @@ class _Named(BaseModel):
     name: str
 
 
+class _Port(BaseModel):
+    containerPort: int | None = None
+    protocol: str = "TCP"
+
+
 class _Container(_Named):
+    ports: list[_Port] | None = None
     env: list[_Named] | None = None
 
 

@@ -242,6 +242,17 @@ def test_the_installed_program_reads_a_pipe(command: list[str]) -> None:
     assert b"\x1b" not in ended.stderr
 
 
+@pytest.mark.parametrize("missing", ["typer", "rich", "yaml"])
+def test_without_its_extra_it_says_what_to_install(missing: str) -> None:
+    """The operator's image has the package without what a command line needs."""
+    program = f"import sys; sys.modules[{missing!r}] = None; from flotilla_cli.__main__ import main; main(['inject'])"
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: {missing} is missing: pip install 'flotilla-operator[cli]'\n"
+
+
 def test_messages_are_in_colour_on_a_terminal() -> None:
     """And there alone."""
     terminal, end = os.openpty()

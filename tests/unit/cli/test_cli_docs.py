@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from flotilla_cli.__main__ import app
+from flotilla_cli.commands import app
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "cli.md"

@@ -93,7 +93,7 @@ def test_the_command_line_needs_only_its_own_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {extra: {each.split(">")[0].replace("-", "_") for each in needs} for extra, needs in extras.items()}
     others = set[str]().union(*names.values()) - names["cli"]
-    program = "import sys, flotilla_cli.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = "import sys, flotilla_cli.commands; print(*{name.partition('.')[0] for name in sys.modules})"
 
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
 

@@ -79,11 +79,12 @@ def pod_of(value: Manifest, kind: str) -> Manifest:
 
 
 def expected(value: Manifest, kind: str) -> Manifest:
-    """What the pure function makes of it."""
+    """What the pure function makes of it; Secrets for images are added only to those that a pod names."""
     spec = parse_policy({"spec": {"experts": [], "auth": {"anonymous": True}}})
     result = copy.deepcopy(value)
     pod = pod_of(result, kind)
-    found = inject_sidecar(copy.deepcopy(pod), SidecarInputs("default", "billing", spec, WISHES.settings))
+    settings = WISHES.settings if pod["spec"].get("imagePullSecrets") else make_settings({})
+    found = inject_sidecar(copy.deepcopy(pod), SidecarInputs("default", "billing", spec, settings))
     pod.update(found.pod)
     return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from flotilla_api.names import KIND_LABEL, POLICY_LABEL, SIDECAR_CONTAINER
 from flotilla_cli.chart import make_settings
@@ -295,3 +296,16 @@ def test_an_injected_workload_is_left_alone() -> None:
     assert later.texts == (text,)
     assert later.injected == ()
     assert later.warnings == (UNKNOWN,)
+
+
+def test_secrets_for_images_join_only_those_that_a_template_names() -> None:
+    """Kubernetes gives a pod its ServiceAccount's only where it names none of its own."""
+    wishes = Wishes(make_settings({"router": {"pullSecrets": ["ours"]}}), "agents")
+
+    none = inject([Source("f", AGENT)], wishes)
+    some = inject([Source("f", AGENT + "  imagePullSecrets: [{name: own}]\n")], wishes)
+
+    assert "imagePullSecrets" not in none.texts[0]
+    assert any("add them to the pod's ServiceAccount" in warning for warning in none.warnings)
+    assert [each["name"] for each in yaml.safe_load(some.texts[0])["spec"]["imagePullSecrets"]] == ["ours", "own"]
+    assert not any("ServiceAccount" in warning for warning in some.warnings)

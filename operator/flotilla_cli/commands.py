@@ -1,0 +1,38 @@
+"""The program's commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from . import inject
+from .errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("inject")(inject.command)
+
+
+@app.callback()
+def flotilla() -> None:
+    """SLM-first fleets of language models on Kubernetes."""
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Run a command and exit: 0 done, 1 refused or bad input, 2 wrong usage.
+
+    Raises:
+        SystemExit: always.
+    """
+    try:
+        app(args=arguments)
+    except InputError as error:
+        inject.say("error", str(error))
+        sys.exit(1)
