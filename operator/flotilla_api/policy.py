@@ -257,9 +257,11 @@ class Amounts(Model):
 
 
 def _within_limit(amount: str) -> Cel:
-    both = f"has(self.requests) && has(self.limits) && has(self.requests.{amount}) && has(self.limits.{amount})"
-    within = f"quantity(self.requests.{amount}).compareTo(quantity(self.limits.{amount})) <= 0"
-    return Cel(f"!({both}) || {within}", f"requests.{amount} must not be more than limits.{amount}")
+    request, limit = f"self.requests.{amount}", f"self.limits.{amount}"
+    both = f"has(self.requests) && has(self.limits) && has({request}) && has({limit})"
+    well_formed = f"isQuantity({request}) && isQuantity({limit})"  # the fields' own rule says so where they are not
+    within = f"quantity({request}).compareTo(quantity({limit})) <= 0"
+    return Cel(f"!({both} && {well_formed}) || {within}", f"requests.{amount} must not be more than limits.{amount}")
 
 
 class SidecarResources(Model):

@@ -122,7 +122,12 @@ POLICY: Manifest = {
         },
     },
 }
-POLICY_ANONYMOUS: Manifest = {"models": ["any"], "experts": [{"name": "invoice"}], "auth": {"anonymous": True}}
+POLICY_ANONYMOUS: Manifest = {
+    "models": ["any"],
+    "experts": [{"name": "invoice"}],
+    "auth": {"anonymous": True},
+    "placement": {"sidecar": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}},
+}
 POLICY_WIDE: Manifest = {
     "models": [f"x{index}" for index in range(32)],
     "experts": [],
@@ -130,6 +135,7 @@ POLICY_WIDE: Manifest = {
     "pinnable": ["fb0"],
     "rules": [{"name": "all", "when": {"models": ["x0"]}}],
     "auth": {"anonymous": True},
+    "placement": {"sidecar": {"resources": {"limits": {"cpu": "1", "memory": "256Mi"}}}},
 }
 POLICY_LONG: Manifest = {
     "models": ["a" * 128],
