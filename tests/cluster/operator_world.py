@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import ssl
@@ -22,6 +23,8 @@ from localcluster.cluster import LocalCluster
 CRDS = Path(__file__).parents[2] / "crds"
 GROUP = "/apis/flotilla.dev/v1alpha1"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/flotilla-operator"
+EPHEMERAL_PORTS = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+"""The first port that the kernel gives to outgoing connections."""
 TAKEOVER_SECONDS = 60.0
 """Generous: a loaded machine is slow. That it takes no longer than it may is shown in virtual time."""
 
@@ -127,10 +130,15 @@ class World:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of loopback that nobody listens on, and that no outgoing connection gets before it is listened on."""
+    for port in random.SystemRandom().sample(range(10_000, EPHEMERAL_PORTS), 100):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port of loopback is free")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
