@@ -102,7 +102,7 @@ def _operator_figures(console: Console) -> dict[str, float]:
 
 def _sidecar_figures(console: Console) -> dict[str, float]:
     with shown_progress() as stage, tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
-        one = sidecars.measure_one(stage("sidecar: JSON requests", sidecars.one_rounds()), Path(folder))
+        one = sidecars.measure_one(stage("sidecar: JSON requests", sidecars.LOADS), Path(folder))
         many = sidecars.measure_many(stage)
     figures = sidecars.figures_of(one, many)
     table = Table(title=f"Sidecars; {BUILD}; medians of {router.ROUNDS} rounds (least-most)")

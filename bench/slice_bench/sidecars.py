@@ -37,6 +37,8 @@ from slice_bench.proxies import COMPILED, ours, ours_beside
 from slice_bench.router import ROUNDS, WHOLE, Cost, take_turns, upstream
 from stack.flotilla import ROOT, SYSTEM_NAMESPACE, running_stack
 
+LOADS = ROUNDS * 2
+"""How many loads `measure_one` tells of: the gateway and the sidecar take turns."""
 SIDECARS = 200
 EDITS = 10
 REST_SECONDS = 20
@@ -85,11 +87,6 @@ def measure_one(progress: Progress, scratch: Path) -> BesideFigures:
         idle = resident_bytes(sidecar.pid)
         costs = take_turns(WHOLE, [gateway, sidecar], progress)
         return BesideFigures(costs, idle, resident_bytes(sidecar.pid))
-
-
-def one_rounds() -> int:
-    """How many loads `measure_one` tells of."""
-    return ROUNDS * 2
 
 
 def measure_many(stage: Stage) -> ControlFigures:

@@ -150,11 +150,10 @@ def visible_models(table: RoutingTable) -> list[str]:
 
 def choose(table: RoutingTable, features: Features, ready: Callable[[Target], bool], draw: float) -> Decision | Refusal:
     """Decide for one request. ready: whether a target can be called now. draw: uniform in [0, 1)."""
-    header = features.boundary_header
-    if header is not None and header not in _BOUNDARIES:
-        return _refuse_boundary(header)
     plan = _match(table, features)
-    boundary = _strictest(plan.boundary, "LocalOnly" if header == "LocalOnly" else "Any")
+    boundary = _tightened(plan.boundary, features.boundary_header)
+    if isinstance(boundary, Refusal):
+        return boundary
     pin = table.pins.get(features.model)
     if pin is not None:
         return _choose_pinned(table, pin, _Filters(features, ready, boundary))
@@ -169,20 +168,21 @@ def choose_relayed(table: RoutingTable, features: Features, ready: Callable[[Tar
 
     The sidecar has applied rules, strategy and escalation, and sends the boundary that followed from them.
     """
-    header = features.boundary_header
-    if header is not None and header not in _BOUNDARIES:
-        return _refuse_boundary(header)
+    boundary = _tightened(table.default.boundary, features.boundary_header)
+    if isinstance(boundary, Refusal):
+        return boundary
     target = table.relayed.get(features.model)
     if target is None:
         return _no_model(f"The policy has no external Fallback `{quote(features.model)}` to relay to.")
-    boundary = _strictest(table.default.boundary, "LocalOnly" if header == "LocalOnly" else "Any")
     return _choose_pinned(table, target, _Filters(features, ready, boundary), reason="Relayed")
 
 
-_BOUNDARIES = ("Any", "LocalOnly")
-
-
-def _refuse_boundary(header: str) -> Refusal:
+def _tightened(boundary: Boundary, header: str | None) -> Boundary | Refusal:
+    """The boundary, which the client's header may only tighten."""
+    if header is None or header == "Any":
+        return boundary
+    if header == "LocalOnly":
+        return "LocalOnly"
     message = f'x-flotilla-boundary is "{quote(header)}"; it must be LocalOnly or Any.'
     return Refusal(400, message, "invalid_request_error", "invalid_boundary")
 
