@@ -1,0 +1,1 @@
+"""Pure scaling: how many replicas an expert should have, and who gets them where there are too few GPUs."""

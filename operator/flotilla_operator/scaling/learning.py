@@ -1,0 +1,122 @@
+"""What is learned from ticks: a request's slot-seconds, an expert's demand, and since when something holds. PURE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .signals import Known, Signal, fresh, value_of
+from .types import Observation, State, Target, Tuning
+
+
+def learn(observation: Observation, target: Target, state: State, now: float, tuning: Tuning) -> State:
+    """`state` after one more tick; called again within half a tick, it only looks after times."""
+    if state.ticked_at is not None and now - state.ticked_at < tuning.tick_seconds / 2:
+        return state
+    learned = replace(
+        state,
+        ticked_at=now,
+        slot_seconds=learn_slot_seconds(observation, state.slot_seconds, tuning),
+        zero_since=_zero_since(observation, state, now),
+        missed_ticks=state.missed_ticks + 1 if missed_objectives(observation, target) else 0,
+    )
+    demand = estimate_demand(observation, target, learned, tuning)
+    kept = _recent(state.demand, now - tuning.history_seconds)
+    return replace(learned, demand=kept if demand is None else (*kept, (now, demand)))
+
+
+def learn_slot_seconds(observation: Observation, known: float | None, tuning: Tuning) -> float | None:
+    """An average of slot-seconds a request, by ticks with enough of them; saturated ticks count too."""
+    finished, busy = fresh(observation.finished), fresh(observation.slot_seconds)
+    if not (isinstance(finished, Known) and isinstance(busy, Known)):
+        return known
+    if finished.value * tuning.tick_seconds < tuning.learning_requests:
+        return known
+    seen = busy.value / finished.value
+    return seen if known is None else known + tuning.learning_weight * (seen - known)
+
+
+def replica_capacity(observation: Observation, target: Target, state: State, tuning: Tuning) -> float:
+    """Requests a second that one replica is planned to take; always positive.
+
+    utilization x min(slots, KV tokens / tokens a request) / slot-seconds a request.
+    """
+    seconds = state.slot_seconds or target.prior_slot_seconds
+    slots = float(target.slots)
+    tokens, cache = value_of(observation.tokens_per_request), value_of(observation.kv_tokens)
+    if tokens > 0 and cache > 0:
+        slots = min(slots, max(cache / tokens, 1.0))
+    return tuning.utilization * slots / seconds
+
+
+def estimate_demand(observation: Observation, target: Target, state: State, tuning: Tuning) -> float | None:
+    """Requests a second; None: unknown.
+
+    Arrivals, and in a tick with losses at least what the ready replicas take plus the losses: then they take less than
+    is thought. Late requests are losses only where something is full. Escalations for quality used a slot, so they
+    never count.
+    """
+    arrivals = fresh(observation.arrivals)
+    if not isinstance(arrivals, Known):
+        return None
+    losses = value_of(observation.capacity_losses)
+    if is_saturated(observation, target, tuning):
+        losses += value_of(observation.late)
+    if not tuning.censoring or losses <= 0 or observation.replicas.ready == 0:
+        return arrivals.value
+    return max(
+        arrivals.value, observation.replicas.ready * replica_capacity(observation, target, state, tuning) + losses
+    )
+
+
+def is_saturated(observation: Observation, target: Target, tuning: Tuning) -> bool:
+    """Whether more replicas would let requests start sooner: something waits, or slots or the KV cache are full."""
+    slots = observation.replicas.ready * target.slots
+    return (
+        value_of(observation.waiting) > 0
+        or value_of(observation.kv_usage) > tuning.kv_usage_saturated
+        or value_of(observation.preemptions) > 0
+        or _above(observation.queue_p95, target.objectives.queue_p95)
+        or (slots > 0 and value_of(observation.running) >= tuning.slots_saturated * slots)
+    )
+
+
+def missed_objectives(observation: Observation, target: Target) -> tuple[str, ...]:
+    """The names of the latency objectives that are missed now."""
+    wanted = target.objectives
+    pairs = (
+        ("ttftP95", observation.ttft_p95, wanted.ttft_p95),
+        ("queueP95", observation.queue_p95, wanted.queue_p95),
+        ("tpotP95", observation.tpot_p95, wanted.tpot_p95),
+    )
+    return tuple(name for name, signal, bound in pairs if _above(signal, bound))
+
+
+def stalled_pods(observation: Observation, target: Target, tuning: Tuning) -> int:
+    """Pods that should have started long ago."""
+    limit = tuning.stalled_factor * _usual_cold_start(observation.replicas.cold_starts, target, tuning)
+    return sum(age > limit for age in observation.replicas.pending_ages)
+
+
+def _usual_cold_start(seen: tuple[float, ...], target: Target, tuning: Tuning) -> float:
+    """The 95th percentile; with few samples the larger of the prior and the longest."""
+    if len(seen) < tuning.cold_start_samples:
+        return max((target.prior_cold_start_seconds, *seen))
+    return sorted(seen)[min(len(seen) - 1, int(0.95 * len(seen)))]
+
+
+def _zero_since(observation: Observation, state: State, now: float) -> float | None:
+    arrivals = fresh(observation.arrivals)
+    idle = isinstance(arrivals, Known) and arrivals.value == 0 and value_of(observation.running) == 0
+    if not idle or value_of(observation.waiting) > 0:
+        return None
+    return now if state.zero_since is None else state.zero_since
+
+
+def _recent(demand: tuple[tuple[float, float], ...], since: float) -> tuple[tuple[float, float], ...]:
+    first = next((index for index, (at, _) in enumerate(demand) if at > since), len(demand))
+    return demand[first:]
+
+
+def _above(signal: Signal, bound: float | None) -> bool:
+    found = fresh(signal)
+    return bound is not None and isinstance(found, Known) and found.value > bound
