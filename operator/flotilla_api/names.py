@@ -28,6 +28,8 @@ POD_HASH_ANNOTATION = f"{GROUP}/pod-hash"
 """On an engine's pods: hash of the template that they were made from."""
 
 FIELD_MANAGER = "flotilla"
+SCALER_MANAGER = "flotilla-scaler"
+"""Owns `replicas` of Deployments that are scaled: it applies their /scale, and nothing else."""
 
 ENGINE_CONTAINER = "engine"
 FETCH_CONTAINER = "fetch"
