@@ -14,7 +14,7 @@ OperatorError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from .reconcile.types import (
     Step,
     StepFailure,
 )
+from .scaling.fleet import FleetSignals, History, NamespacedName
 
 
 class OperatorError(Exception):
@@ -117,6 +118,18 @@ class Routers(Protocol):
 
     def acknowledgements(self, key: Key) -> tuple[Acknowledgement, ...]:
         """What each connected router serves."""
+        ...
+
+
+class MetricsSource(Protocol):
+    """What routers and engines count. Neither method raises: what cannot be measured is `Unknown` and says why."""
+
+    async def read(self, now: float) -> FleetSignals:
+        """What is measured of every Expert; `now` is this machine's clock, in seconds since the epoch."""
+        ...
+
+    async def history(self, now: float, seconds: float, step: float) -> Mapping[NamespacedName, History]:
+        """The last `seconds` in steps of `step` seconds, of every Expert of which any of it is known."""
         ...
 
 
