@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from .meta import USD, Cel, Model, SecretName, checked, keys_at_most
 
@@ -21,6 +21,23 @@ LabelValue = Annotated[
     ),
 ]
 Labels = dict[str, LabelValue]
+
+
+_CAPACITY_RULE = Cel(
+    "type(self) == int ? self >= 0 && self <= 1000000 : self in ['Nodes', 'Unbounded']",
+    "must be Nodes, Unbounded or a whole number of accelerators from 0 to 1000000",
+)
+Capacity = Annotated[
+    int | Literal["Nodes", "Unbounded"],
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 9,
+            "x-kubernetes-validations": [{"rule": _CAPACITY_RULE.rule, "message": _CAPACITY_RULE.message}],
+        }
+    ),
+]
+"""How many accelerators a pool has."""
 
 
 class Toleration(Model):
@@ -74,6 +91,10 @@ class AcceleratorProfileSpec(Model):
     hourlyUSD: USD | None = Field(
         None,
         description="Dollars for one accelerator and hour, as a quoted decimal; prices an expert that names no token prices. Default: unknown.",
+    )
+    capacity: Capacity | None = Field(
+        None,
+        description="How many accelerators scaled Experts may count on: Nodes is what the pool's nodes have now, Unbounded a pool that grows with its pods, also from no node; or a number. Default: Nodes.",
     )
     nodeSelector: Labels | None = checked(
         keys_at_most(MAX_LABEL_KEY),

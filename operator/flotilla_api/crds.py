@@ -66,6 +66,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Profile", ".spec.accelerator.profile", priority=1),
             Column("Endpoint", ".status.endpoint", priority=1),
             Column("Cost/h", ".status.costPerHourUSD", priority=1),
+            Column("Recommended", ".status.scaling.recommended", "integer", priority=1),
         ),
         scale={
             "specReplicasPath": ".spec.replicas",

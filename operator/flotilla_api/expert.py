@@ -25,6 +25,7 @@ from .meta import (
     checked,
     keys_at_most,
 )
+from .scaling import Scaling
 
 ServingApi = Literal["chat", "completions"]
 
@@ -372,4 +373,11 @@ class ExpertSpec(ServedModel):
     cost: TokenCost | None = Field(
         None,
         description="Token prices. Default: the profile's hourlyUSD x count x seconds of the attempt / 3600 / maxNumSeqs.",
+    )
+    scaling: Scaling | None = Field(
+        None, description="How the number of replicas follows demand; instead of replicas. Default: replicas says it."
+    )
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("!has(self.replicas) || !has(self.scaling)", "set replicas or scaling, not both"),
     )

@@ -66,13 +66,19 @@ _WEIGHTS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)([MBT])$")
 _WEIGHTS_FACTOR = {"M": 10**6, "B": 10**9, "T": 10**12}
 
 # At most two digits more than 24h needs in each unit: CEL's duration() fails on what Go cannot count in nanoseconds.
-_CEL_DURATION = "self.matches('^([0-9]{1,8}ms|[0-9]{1,5}s|[0-9]{1,4}m|[0-9]{1,2}h)$')"
+_CEL_DURATION_PATTERN = "^([0-9]{1,8}ms|[0-9]{1,5}s|[0-9]{1,4}m|[0-9]{1,2}h)$"
+
+
+def cel_is_duration(field: str) -> str:
+    """A CEL expression: it is a whole number with a unit, at most 24h."""
+    return f"{field}.matches('{_CEL_DURATION_PATTERN}') && duration({field}) <= duration('24h')"
+
 
 Duration = Annotated[
     str,
     checked(
         Cel(
-            f"{_CEL_DURATION} && duration(self) <= duration('24h')",
+            cel_is_duration("self"),
             "must be a whole number with a unit, at most 24h, such as 500ms, 15s, 5m or 2h",
         ),
         max_length=10,
@@ -84,7 +90,7 @@ PositiveDuration = Annotated[
     str,
     checked(
         Cel(
-            f"{_CEL_DURATION} && duration(self) > duration('0s') && duration(self) <= duration('24h')",
+            cel_is_duration("self") + " && duration(self) > duration('0s')",
             "must be a whole number with a unit, above zero and at most 24h, such as 500ms, 15s, 5m or 2h",
         ),
         max_length=10,

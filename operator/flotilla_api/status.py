@@ -48,10 +48,48 @@ class ServedStatus(Status):
     )
 
 
+class DecisionInput(Model):
+    """A value that a decision was made from."""
+
+    name: str = Field(description="What was measured.", max_length=64)
+    value: str | None = Field(None, description="A decimal; absent where it was unknown.", max_length=32)
+    ageSeconds: int | None = Field(None, description="How old it was, where it was measured.")
+
+
+class ScalingDecision(Model):
+    """One change of the number of replicas, and why."""
+
+    at: str = Field(description="When.", max_length=32)
+    from_: int = Field(alias="from", description="Replicas before.")
+    to: int = Field(description="Replicas after.")
+    rule: str = Field(description="What bound it, one documented word.", max_length=64)
+    message: str = Field(description="The numbers that bound it.", max_length=512)
+    counterfactual: str | None = Field(
+        None, description="What the next replica would have to save, in dollars.", max_length=512
+    )
+    inputs: list[DecisionInput] | None = Field(None, description="What it was made from.", max_length=32)
+
+
+class ScalingStatus(Model):
+    """What the scaler thinks of an Expert."""
+
+    recommended: int | None = Field(None, description="How many replicas are right now.")
+    rule: str | None = Field(None, description="What bound that, one documented word.", max_length=64)
+    message: str | None = Field(None, description="The numbers that bound it, when it last changed.", max_length=512)
+    shadowUSDPerHour: str | None = Field(
+        None, description="Dollars an hour that one accelerator more in the pool would save.", max_length=32
+    )
+    asleep: int | None = Field(None, description="Replicas that sleep.")
+    decisions: list[ScalingDecision] | None = Field(None, description="The last changes, newest first.", max_length=8)
+
+
 class ExpertStatus(ServedStatus):
     """Status of an Expert."""
 
     selector: str | None = Field(None, description="Label selector of its pods, for /scale.", max_length=256)
+    scaling: ScalingStatus | None = Field(
+        None, description="What the scaler thinks; absent where spec.replicas says the number."
+    )
 
 
 class FallbackStatus(ServedStatus):

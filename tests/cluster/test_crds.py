@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from crdcases.objects import Manifest, make_object, objects
+from crdcases.objects import SCALED, Manifest, make_object, objects
 from crdcases.rules import RULES
 from crdcases.schema import Constraint, constraints
 from crdcases.values import Case, accepted_cases, refused_cases
@@ -151,8 +151,8 @@ def test_category_lists_all_kinds(control_plane: LocalCluster, api: httpx.Client
 
 COLUMNS = {
     "Expert": (
-        "NAME MODEL READY REPLICAS REASON AGE PROFILE ENDPOINT COST/H",
-        "stored hf://Qwen/Qwen2.5-1.5B-Instruct True 1 Ready l4 invoice-expert.agents.svc:8000 0.80",
+        "NAME MODEL READY REPLICAS REASON AGE PROFILE ENDPOINT COST/H RECOMMENDED",
+        "stored hf://Qwen/Qwen2.5-1.5B-Instruct True 1 Ready l4 invoice-expert.agents.svc:8000 0.80 2",
     ),
     "Fallback": (
         "NAME MODEL READY REPLICAS REASON AGE ENDPOINT COST/H",
@@ -192,6 +192,23 @@ def test_scale_sets_the_replicas_of_an_expert(control_plane: LocalCluster, api: 
 
     assert api.get(f"{_url(kind)}/{name}").json()["spec"]["replicas"] == 3
     assert api.get(f"{_url(kind)}/{name}/scale").json()["spec"]["replicas"] == 3
+    api.delete(f"{_url(kind)}/{name}").raise_for_status()
+
+
+def test_scale_does_not_touch_an_expert_that_is_scaled(control_plane: LocalCluster, api: httpx.Client) -> None:
+    """`kubectl scale` and an autoscaler on the Expert are told why: two would say the number."""
+    kind = KINDS_BY_NAME["Expert"]
+    name = "autoscaled"
+    api.post(_url(kind), json=make_object(kind, SCALED, name)).raise_for_status()
+
+    answer = api.patch(
+        f"{_url(kind)}/{name}/scale",
+        headers={"Content-Type": "application/merge-patch+json"},
+        json={"spec": {"replicas": 3}},
+    )
+
+    assert "set replicas or scaling, not both" in answer.text
+    assert "replicas" not in api.get(f"{_url(kind)}/{name}").json()["spec"]
     api.delete(f"{_url(kind)}/{name}").raise_for_status()
 
 

@@ -54,6 +54,31 @@ SERVED: Manifest = {
     },
 }
 SERVED_FROM_CLAIM: Manifest = {"model": {"uri": "pvc://models/qwen/1.5b"}, "accelerator": {"profile": "l4"}}
+SCALING: Manifest = {
+    "min": 0,
+    "max": 4,
+    "mode": "Apply",
+    "objectives": {"ttftP95": "500ms", "queueP95": "200ms", "tpotP95": "40ms", "escalationRatio": "0.05"},
+    "sloFloor": False,
+    "schedules": [{"cron": "0 7 * * 1-5", "timeZone": "Europe/Berlin", "duration": "12h", "min": 1}],
+    "override": {"replicas": 1, "until": "2026-11-23T18:00:00Z"},
+    "idleAfter": "15m",
+    "sleep": {"after": "5m"},
+}
+SCALED: Manifest = {**SERVED_FROM_CLAIM, "scaling": SCALING}
+SCALED_BARE: Manifest = {**SERVED_FROM_CLAIM, "scaling": {"min": 1, "max": 1000}}
+SCALED_TO_ZERO: Manifest = {**SERVED_FROM_CLAIM, "scaling": {"min": 0, "max": 1, "idleAfter": "1h"}}
+SCALED_WIDE: Manifest = {
+    **SERVED_FROM_CLAIM,
+    "scaling": {
+        "min": 0,
+        "max": 1000,
+        "schedules": SCALING["schedules"],
+        "override": SCALING["override"],
+        "idleAfter": "24h",
+        "sleep": {"after": "1ms"},
+    },
+}
 COST = {"inputPerMillionUSD": "0.02", "outputPerMillionUSD": "0.08"}
 
 EXTERNAL: Manifest = {
@@ -149,13 +174,14 @@ PROFILE: Manifest = {
     "resource": "nvidia.com/gpu",
     "memoryGiB": 24,
     "hourlyUSD": "0.80",
+    "capacity": "Nodes",
     "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"},
     "tolerations": TOLERATIONS,
     "runtimeClassName": "nvidia",
 }
 
 SPECS: dict[str, tuple[Manifest, ...]] = {
-    "Expert": ({**SERVED, "cost": COST}, SERVED_FROM_CLAIM),
+    "Expert": ({**SERVED, "cost": COST}, SERVED_FROM_CLAIM, SCALED, SCALED_BARE, SCALED_TO_ZERO, SCALED_WIDE),
     "Fallback": (
         {"external": EXTERNAL, "cost": COST},
         {"served": SERVED, "cost": COST},
@@ -184,8 +210,26 @@ _SERVED_STATUS: Manifest = {
     "podHash": "4f2a",
     "costPerHourUSD": "0.80",
 }
+_SCALING_STATUS: Manifest = {
+    "recommended": 2,
+    "rule": "Economics",
+    "message": "4.10 requests/s, a replica takes 2.80/s: 2 cost least",
+    "shadowUSDPerHour": "1.20",
+    "asleep": 0,
+    "decisions": [
+        {
+            "at": "2026-11-23T08:00:00Z",
+            "from": 1,
+            "to": 2,
+            "rule": "Economics",
+            "message": "4.10 requests/s, a replica takes 2.80/s: 2 cost least",
+            "counterfactual": "a $0.80/h replica pays for itself above 178 lost requests/h at $0.0045",
+            "inputs": [{"name": "arrivals", "value": "4.1", "ageSeconds": 7}, {"name": "late"}],
+        }
+    ],
+}
 STATUSES: dict[str, Manifest] = {
-    "Expert": {**_SERVED_STATUS, "selector": "flotilla.dev/owner=invoice"},
+    "Expert": {**_SERVED_STATUS, "selector": "flotilla.dev/owner=invoice", "scaling": _SCALING_STATUS},
     "Fallback": {**_SERVED_STATUS, "model": "big-1"},
     "RoutingPolicy": {
         **_STATUS,

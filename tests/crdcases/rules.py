@@ -30,6 +30,14 @@ def _rule(**fields: Any) -> dict[str, Any]:
     return {"name": "a", "when": {"tools": {"min": 1}}, **fields}
 
 
+def _schedule(**fields: Any) -> dict[str, Any]:
+    return {"cron": "0 7 * * 1-5", "duration": "12h", "min": 1, **fields}
+
+
+def _overridden(replicas: int, **fields: Any) -> dict[str, Any]:
+    return {**fields, "override": {"replicas": replicas, "until": "2026-11-23T18:00:00Z"}}
+
+
 RULES: dict[str, Examples] = {
     # Names
     "metadata.name must be a DNS label: it begins with a letter, then lower-case letters, digits and '-'": Examples(
@@ -162,6 +170,59 @@ RULES: dict[str, Examples] = {
     "tolerationSeconds belongs to effect NoExecute only": Examples(
         ({"key": "a", "effect": "NoExecute", "tolerationSeconds": 0},),
         ({"key": "a", "tolerationSeconds": 1}, {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}),
+    ),
+    # Scaling
+    "set replicas or scaling, not both": Examples(
+        ({**SERVED_FROM_CLAIM, "replicas": 0}, {**SERVED_FROM_CLAIM, "scaling": {"max": 1}}),
+        ({**SERVED_FROM_CLAIM, "replicas": 1, "scaling": {"max": 1}},),
+    ),
+    "scaling.min must be at most scaling.max": Examples(
+        ({"max": 1}, {"min": 1, "max": 1}, {"min": 0, "max": 1}), ({"min": 2, "max": 1},)
+    ),
+    "a schedule's min must be at most scaling.max": Examples(
+        ({"max": 2, "schedules": []}, {"max": 2, "schedules": [_schedule(min=2)]}),
+        ({"max": 2, "schedules": [_schedule(min=3)]}, {"max": 2, "schedules": [_schedule(), _schedule(min=3)]}),
+    ),
+    "override.replicas must be from scaling.min to scaling.max": Examples(
+        (_overridden(1, max=1), _overridden(0, min=0, max=1), _overridden(2, min=2, max=3)),
+        (_overridden(0, max=1), _overridden(2, max=1), _overridden(1, min=2, max=3)),
+    ),
+    "idleAfter and sleep need min: 0, else the expert never stops answering": Examples(
+        ({"min": 0, "max": 1, "idleAfter": "5m", "sleep": {"after": "1m"}}, {"min": 0, "max": 1}, {"max": 1}),
+        (
+            {"max": 1, "idleAfter": "5m"},
+            {"min": 1, "max": 1, "idleAfter": "5m"},
+            {"max": 1, "sleep": {"after": "1m"}},
+        ),
+    ),
+    "sleep.after must be at most idleAfter (default 15m), after which the replicas go": Examples(
+        (
+            {"min": 0, "max": 1, "sleep": {"after": "15m"}},
+            {"min": 0, "max": 1, "idleAfter": "1h", "sleep": {"after": "59m"}},
+        ),
+        (
+            {"min": 0, "max": 1, "sleep": {"after": "16m"}},
+            {"min": 0, "max": 1, "idleAfter": "60s", "sleep": {"after": "61s"}},
+        ),
+    ),
+    'must be five fields: minute, hour, day of the month, month and day of the week, such as "0 7 * * 1-5"': Examples(
+        ("0 7 * * 1-5", "*/15 8-18 1,15 JAN-MAR MON#1", "0 0 L * ?"),
+        ("", "0 7 * *", "0 0 7 * * 1-5", "@daily", "0  7 * * 1", "0 7 * * 1-5 "),
+        longest="{} * * * *",
+    ),
+    "must be a time zone's name, such as Europe/Berlin": Examples(
+        ("UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+1"),
+        ("", "+01:00", "Europe/", "/etc/passwd", "../UTC", "a/b/c/d"),
+        longest="{}",
+    ),
+    "must be an RFC 3339 time with a zone, in whole seconds, such as 2026-11-23T18:00:00Z": Examples(
+        ("2026-11-23T18:00:00Z", "2027-01-31T23:59:59+05:30", "2026-11-23T18:00:00-23:00"),
+        ("", "2026-11-23", "2026-11-23T18:00:00", "2026-13-01T00:00:00Z", "2026-11-23T24:00:00Z", "tomorrow"),
+        longest="2026-11-23T18:00:00+00:00",
+    ),
+    # Profiles
+    "must be Nodes, Unbounded or a whole number of accelerators from 0 to 1000000": Examples(
+        ("Nodes", "Unbounded", 0, 8, 1000000), ("", "Some", "8", -1, 1000001), longest="Unbounded"
     ),
     # Fallbacks
     "set exactly one of external and served": Examples(

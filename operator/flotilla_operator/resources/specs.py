@@ -13,6 +13,7 @@ from flotilla_api.expert import DEFAULT_ACCELERATOR_COUNT, DEFAULT_REPLICAS, Exp
 from flotilla_api.fallback import External, FallbackSpec
 from flotilla_api.meta import Model
 from flotilla_api.policy import RoutingPolicySpec
+from flotilla_api.scaling import Scaling
 
 from .manifest import Manifest, ObjectRef
 
@@ -30,6 +31,8 @@ class Served:
     owner: Manifest
     spec: ServedModel
     cost: TokenCost | None
+    scaling: Scaling | None = None
+    """Experts only."""
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ def parse_model(owner: Manifest) -> Served | ExternalModel:
     """
     if owner["kind"] == "Expert":
         expert = _parse(ExpertSpec, owner)
-        return Served(owner, expert, expert.cost)
+        return Served(owner, expert, expert.cost, expert.scaling)
     fallback = _parse(FallbackSpec, owner)
     if fallback.served is not None:
         return Served(owner, fallback.served, fallback.cost)
