@@ -27,6 +27,11 @@ RESTART_HASH_ANNOTATION = f"{GROUP}/restart-hash"
 POD_HASH_ANNOTATION = f"{GROUP}/pod-hash"
 """On an engine's pods: hash of the template that they were made from."""
 
+ASLEEP_ANNOTATION = f"{GROUP}/asleep"
+"""On an engine's pod that sleeps or is about to: it gets no requests."""
+DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+"""Kubernetes' own: of a ReplicaSet's ready pods, those with the least cost go first."""
+
 FIELD_MANAGER = "flotilla"
 SCALER_MANAGER = "flotilla-scaler"
 """Owns `replicas` of Deployments that are scaled: it applies their /scale, and nothing else."""

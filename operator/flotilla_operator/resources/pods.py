@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
-from flotilla_api.names import ENGINE_PORT
+from flotilla_api.names import ASLEEP_ANNOTATION, ENGINE_PORT
 from flotilla_api.snapshot import Endpoint
 
 from .manifest import Manifest
@@ -21,6 +22,11 @@ def is_ready(pod: Manifest) -> bool:
     return is_live(pod) and bool(pod.get("status", {}).get("podIP")) and condition(pod, "Ready") == "True"
 
 
+def is_asleep(pod: Manifest) -> bool:
+    """It sleeps, or is about to, and gets no requests."""
+    return ASLEEP_ANNOTATION in (pod["metadata"].get("annotations") or {})
+
+
 def condition(pod: Manifest, kind: str) -> str:
     """The status of one of the pod's conditions; '' when it has none."""
     return find_condition(pod, kind).get("status", "")
@@ -34,11 +40,18 @@ def find_condition(manifest: Manifest, kind: str) -> Manifest:
 
 
 def make_endpoints(pods: Iterable[Manifest]) -> tuple[Endpoint, ...]:
-    """The engines that answer, sorted by address."""
-    found = [Endpoint(address=_address(pod), pod=pod["metadata"]["name"]) for pod in pods if is_ready(pod)]
+    """The engines that answer, sorted by address. One that sleeps says that it is healthy, and answers nothing."""
+    awake = (pod for pod in pods if is_ready(pod) and not is_asleep(pod))
+    found = [Endpoint(address=pod_address(pod), pod=pod["metadata"]["name"]) for pod in awake]
     return tuple(sorted(found, key=lambda endpoint: (endpoint.address, endpoint.pod)))
 
 
-def _address(pod: Manifest) -> str:
+def pod_address(pod: Manifest) -> str:
+    """host:port of the engine in a pod that has an address."""
     ip: str = pod["status"]["podIP"]
     return f"[{ip}]:{ENGINE_PORT}" if ":" in ip else f"{ip}:{ENGINE_PORT}"
+
+
+def seconds_of(timestamp: str) -> float:
+    """Seconds since the epoch of a Kubernetes timestamp."""
+    return datetime.fromisoformat(timestamp).timestamp()
