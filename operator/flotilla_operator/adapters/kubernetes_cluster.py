@@ -39,6 +39,7 @@ from flotilla_operator.reconcile.types import (
 )
 from flotilla_operator.resources.pods import is_live
 from flotilla_operator.resources.settings import OperatorSettings
+from flotilla_operator.scaling.report import ScalingReport
 from flotilla_operator.telemetry import LOGGER, fields
 
 from .client import Client
@@ -72,6 +73,8 @@ class Surroundings:
     wake: Callable[[Key], None]
     instance: str
     """Name of this replica, shown in events."""
+    scaling: Callable[[Key], ScalingReport | None] = lambda _: None
+    """What the scaler last said of an Expert; it wakes the key when that changes."""
 
 
 class KubernetesCluster:
@@ -111,6 +114,7 @@ class KubernetesCluster:
             agents=self._around.agents(key) if policy else None,
             leading_seconds=self._around.leading_seconds() if policy else 0.0,
             control_ca=self._around.control_ca() if policy else "",
+            scaling=self._around.scaling(key) if key.kind == "Expert" else None,
         )
         return await self._with_contested(key, observed)
 

@@ -12,6 +12,7 @@ from flotilla_api.conditions import Reason
 from flotilla_api.control import Problem
 from flotilla_operator.resources.manifest import Manifest, ObjectRef
 from flotilla_operator.resources.settings import OperatorSettings
+from flotilla_operator.scaling.report import ScalingReport
 
 __all__ = [
     "Acknowledgement",
@@ -115,6 +116,8 @@ class Observed:
     """RoutingPolicy only: for how long routers could have called this replica."""
     control_ca: str = ""
     """RoutingPolicy only: PEM of the authority that signs the control API's certificate."""
+    scaling: ScalingReport | None = None
+    """Expert only: what the scaler last said; None: nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
