@@ -53,7 +53,7 @@ class Schedule(Model):
 
     cron: str = checked(
         Cel(
-            r"self.matches('^[0-9A-Za-z*/,#?-]+( [0-9A-Za-z*/,#?-]+){4}$')",
+            r"self.matches('^[0-9A-Za-z*/,#-]+( [0-9A-Za-z*/,#-]+){4}$')",
             'must be five fields: minute, hour, day of the month, month and day of the week, such as "0 7 * * 1-5"',
         ),
         description='When the window opens: minute, hour, day of the month, month, day of the week, such as "0 7 * * 1-5".',
@@ -68,7 +68,7 @@ class Schedule(Model):
         description="Time zone of cron, such as Europe/Berlin. Default: UTC.",
         max_length=64,
     )
-    duration: PositiveDuration = Field(description="How long the window is open, by the clock on the wall.")
+    duration: PositiveDuration = Field(description="How long the window is open.")
     min: int = Field(description="The least number of replicas meanwhile; at most scaling.max.", ge=1)
 
 

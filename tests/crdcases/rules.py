@@ -206,8 +206,8 @@ RULES: dict[str, Examples] = {
         ),
     ),
     'must be five fields: minute, hour, day of the month, month and day of the week, such as "0 7 * * 1-5"': Examples(
-        ("0 7 * * 1-5", "*/15 8-18 1,15 JAN-MAR MON#1", "0 0 L * ?"),
-        ("", "0 7 * *", "0 0 7 * * 1-5", "@daily", "0  7 * * 1", "0 7 * * 1-5 "),
+        ("0 7 * * 1-5", "*/15 8-18 1,15 JAN-MAR MON#1", "0 0 L * 0"),
+        ("", "0 0 1 * ?", "0 7 * *", "0 0 7 * * 1-5", "@daily", "0  7 * * 1", "0 7 * * 1-5 "),
         longest="{} * * * *",
     ),
     "must be a time zone's name, such as Europe/Berlin": Examples(
