@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Literal
 
 Boundary = Literal["Any", "LocalOnly"]
+ColdStartMode = Literal["Bridge", "Hold", "Reject"]
 
 
 class Cause(StrEnum):
@@ -21,15 +22,18 @@ class Cause(StrEnum):
     NO_READY_REPLICA = "NoReadyReplica"
     TIMEOUT = "Timeout"
     UPSTREAM_ERROR = "UpstreamError"
+    COLD_START = "ColdStart"
+    """It has no replica and is being woken: `coldStart` decides what follows, not `escalation.on`."""
 
 
 class CauseGroup(StrEnum):
-    """What a cause says about the fleet: more GPUs help only with capacity."""
+    """What a cause says about the fleet: more GPUs help only with capacity, and policy is what was asked for."""
 
     CAPACITY = "capacity"
     QUALITY = "quality"
     LIMIT = "limit"
     FAULT = "fault"
+    POLICY = "policy"
 
 
 CAUSE_GROUPS: dict[Cause, CauseGroup] = {
@@ -40,4 +44,5 @@ CAUSE_GROUPS: dict[Cause, CauseGroup] = {
     Cause.NO_READY_REPLICA: CauseGroup.CAPACITY,
     Cause.TIMEOUT: CauseGroup.FAULT,
     Cause.UPSTREAM_ERROR: CauseGroup.FAULT,
+    Cause.COLD_START: CauseGroup.POLICY,
 }

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from .causes import Boundary, Cause
+from .causes import Boundary, Cause, ColdStartMode
 from .meta import AS_SET, ByteSize, Cel, Model, Name, PositiveDuration, Quantity, Ratio, SecretRef, as_map_by, checked
 
-DEFAULT_CAUSES: tuple[Cause, ...] = tuple(Cause)
+EscalationCause = Literal[
+    Cause.LOW_CONFIDENCE,
+    Cause.EMPTY_ANSWER,
+    Cause.CONTEXT_OVERFLOW,
+    Cause.OVERLOADED,
+    Cause.NO_READY_REPLICA,
+    Cause.TIMEOUT,
+    Cause.UPSTREAM_ERROR,
+]
+"""What `on` may list: every cause but ColdStart, about which `coldStart` decides."""
+
+DEFAULT_CAUSES: tuple[Cause, ...] = get_args(EscalationCause)
 DEFAULT_BOUNDARY: Boundary = "Any"
 DEFAULT_WEIGHT = 1
 DEFAULT_COMMIT_TOKENS = 12
@@ -25,6 +36,8 @@ DEFAULT_FIRST_TOKEN_TIMEOUT = "10s"  # noqa: S105 - a time
 DEFAULT_IDLE_TIMEOUT = "15s"
 DEFAULT_TOTAL_TIMEOUT = "5m"
 DEFAULT_KEEP_ALIVE_AFTER = "15s"
+DEFAULT_COLD_START_MODE: ColdStartMode = "Bridge"
+DEFAULT_MAX_HOLD = "5s"
 DEFAULT_MAX_BODY_BYTES = "8Mi"
 DEFAULT_GATEWAY_REPLICAS = 2
 
@@ -162,7 +175,7 @@ class Confidence(Model):
 class Escalation(Model):
     """When and how an answer is escalated to a fallback."""
 
-    on: list[Cause] | None = Field(
+    on: list[EscalationCause] | None = Field(
         None,
         description="Causes that escalate; []: none does. Default: all of them.",
         max_length=16,
@@ -192,6 +205,27 @@ class Timeouts(Model):
     total: PositiveDuration | None = Field(None, description="The whole request, all attempts. Default: 5m.")
     keepAliveAfter: PositiveDuration | None = Field(
         None, description="Silence after which a waiting stream gets keep-alive comments. Default: 15s."
+    )
+
+
+class ColdStart(Model):
+    """What becomes of a request when no expert is ready, and one that is scaled to zero is woken by it."""
+
+    mode: ColdStartMode | None = Field(
+        None,
+        description="Bridge: the first fallback that may answer does so at once; without one, as Hold. Hold: the request "
+        "waits for the expert, then goes to the fallbacks. Reject: a 503 that asks to come back. A request for the "
+        "expert's own name waits, unless this is Reject: nobody else may answer it. Default: Bridge.",
+    )
+    maxHold: PositiveDuration | None = Field(
+        None, description="Longest wait of a request for the expert that it wakes; timeouts.total ends it too. Default: 5s."
+    )
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!has(self.maxHold) || !has(self.mode) || self.mode != 'Reject'",
+            "maxHold has no meaning with mode: Reject, by which no request waits",
+        ),
     )
 
 
@@ -354,6 +388,9 @@ class RoutingPolicySpec(Model):
     )
     escalation: Escalation | None = Field(None, description="When an answer is escalated to a fallback.")
     timeouts: Timeouts | None = Field(None, description="Bounds on every request.")
+    coldStart: ColdStart | None = Field(
+        None, description="What becomes of requests for experts that are scaled to zero."
+    )
     maxBodyBytes: ByteSize | None = Field(
         None, description="Largest request body; a larger one is a 413. Default: 8Mi."
     )

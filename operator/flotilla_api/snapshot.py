@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from .causes import Boundary, Cause
+from .causes import Boundary, Cause, ColdStartMode
 
 SCHEMA_VERSION = 1
 
@@ -85,6 +85,13 @@ class Target(_Part):
     price: TokenPrice | TimePrice | None = None
     logprobs: bool = True
     """Whether it can be asked for logprobs; False for external targets, whose answers are never judged."""
+    wakes: bool = False
+    """Whether it may have no replica because nobody asks for it, and is woken by a request; Experts only."""
+
+    @property
+    def asleep(self) -> bool:
+        """Whether a request would have to wake it first."""
+        return self.wakes and not self.endpoints
 
 
 class WeightedTarget(_Part):
@@ -116,6 +123,14 @@ class TimeoutConfig(_Part):
     idleSeconds: float = Field(gt=0)
     totalSeconds: float = Field(gt=0)
     keepAliveAfterSeconds: float = Field(gt=0)
+
+
+class ColdStartConfig(_Part):
+    """What becomes of a request whose expert has to be woken."""
+
+    mode: ColdStartMode = "Bridge"
+    maxHoldSeconds: float = Field(5.0, gt=0)
+    """Longest wait for a replica, where a request waits for one."""
 
 
 class HeaderCondition(_Part):
@@ -169,6 +184,7 @@ class RoutingSnapshot(_Part):
     route: Route
     rules: tuple[RuleRoute, ...]
     timeouts: TimeoutConfig
+    coldStart: ColdStartConfig = ColdStartConfig()
     maxBodyBytes: int = Field(ge=1)
     anonymous: bool
     """True: no API key is asked for. False: a key is in API_KEYS_DIR."""

@@ -133,6 +133,7 @@ POLICY: Manifest = {
     "strategy": {"type": "Static"},
     "escalation": ESCALATION,
     "timeouts": {"connect": "1s", "firstToken": "10s", "idle": "15s", "total": "5m", "keepAliveAfter": "15s"},
+    "coldStart": {"mode": "Hold", "maxHold": "5s"},
     "maxBodyBytes": "8Mi",
     "auth": {"apiKeysSecretRef": {"name": "router-keys"}},
     "tls": {"secretRef": {"name": "router-tls"}},

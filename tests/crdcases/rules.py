@@ -288,6 +288,10 @@ RULES: dict[str, Examples] = {
         ({"model": "a"}, {"messages": []}, {"messages": [{"role": "user"}]}, {"prompt": "a"}, {"stream": True}),
     ),
     # Policies
+    "maxHold has no meaning with mode: Reject, by which no request waits": Examples(
+        ({"mode": "Hold", "maxHold": "10s"}, {"maxHold": "10s"}, {"mode": "Reject"}, {}),
+        ({"mode": "Reject", "maxHold": "10s"},),
+    ),
     "name at least one expert or fallback": Examples(
         (POLICY_ANONYMOUS, {**_BARE_POLICY, "experts": [], "fallbacks": [{"name": "big"}]}),
         ({**_BARE_POLICY, "experts": []}, {**_BARE_POLICY, "experts": [], "fallbacks": []}),

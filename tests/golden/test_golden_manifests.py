@@ -114,6 +114,7 @@ def a_policy_with_everything() -> Manifest:
             "onFallbackFailure": "Error",
         },
         timeouts={"connect": "500ms", "total": "90s"},
+        coldStart={"mode": "Hold", "maxHold": "30s"},
         maxBodyBytes="1Mi",
         auth={"apiKeysSecretRef": {"name": "router-keys"}},
         tls={"secretRef": {"name": "router-tls"}},

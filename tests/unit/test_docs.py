@@ -134,7 +134,7 @@ def test_operations_alerts_on_metrics_that_exist() -> None:
 def test_concepts_lists_every_cause_with_its_group() -> None:
     """The table of causes is the enum."""
     text = (ROOT / "docs" / "concepts.md").read_text()
-    listed = dict(re.findall(r"^\| `([A-Za-z]+)` \| (capacity|quality|limit|fault) \|", text, re.MULTILINE))
+    listed = dict(re.findall(r"^\| `([A-Za-z]+)` \| (capacity|quality|limit|fault|policy) \|", text, re.MULTILINE))
 
     assert listed == {cause.value: group.value for cause, group in CAUSE_GROUPS.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Container
 from flotilla_api import policy as api
 from flotilla_api.meta import parse_bytes, parse_duration_seconds
 from flotilla_api.snapshot import (
+    ColdStartConfig,
     Conditions,
     EscalationConfig,
     HeaderCondition,
@@ -23,6 +24,7 @@ _NO_ESCALATION = api.Escalation.model_validate({})
 _NO_COMMIT = api.Commit.model_validate({})
 _NO_STRUCTURED = api.StructuredCommit.model_validate({})
 _NO_TIMEOUTS = api.Timeouts.model_validate({})
+_NO_COLD_START = api.ColdStart.model_validate({})
 
 
 def make_route(spec: api.RoutingPolicySpec, rule: api.Rule | None, known: Known) -> Route:
@@ -75,6 +77,15 @@ def make_timeouts(timeouts: api.Timeouts | None) -> TimeoutConfig:
         idleSeconds=parse_duration_seconds(given.idle or api.DEFAULT_IDLE_TIMEOUT),
         totalSeconds=parse_duration_seconds(given.total or api.DEFAULT_TOTAL_TIMEOUT),
         keepAliveAfterSeconds=parse_duration_seconds(given.keepAliveAfter or api.DEFAULT_KEEP_ALIVE_AFTER),
+    )
+
+
+def make_cold_start(cold_start: api.ColdStart | None) -> ColdStartConfig:
+    """What becomes of requests for sleeping experts, in seconds."""
+    given = cold_start or _NO_COLD_START
+    return ColdStartConfig(
+        mode=given.mode or api.DEFAULT_COLD_START_MODE,
+        maxHoldSeconds=parse_duration_seconds(given.maxHold or api.DEFAULT_MAX_HOLD),
     )
 
 

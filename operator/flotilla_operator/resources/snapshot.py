@@ -15,7 +15,7 @@ from .gateway import gateway_url
 from .manifest import Manifest, ObjectRef
 from .pods import make_endpoints
 from .pricing import served_price, token_price
-from .routes import make_route, make_rules, make_timeouts, max_body_bytes
+from .routes import make_cold_start, make_route, make_rules, make_timeouts, max_body_bytes
 from .sidecar import allows_sidecars
 from .specs import (
     ExternalModel,
@@ -49,6 +49,7 @@ def make_snapshot(
         route=make_route(spec, None, known),
         rules=make_rules(spec, known),
         timeouts=make_timeouts(spec.timeouts),
+        coldStart=make_cold_start(spec.coldStart),
         maxBodyBytes=max_body_bytes(spec),
         anonymous=spec.auth.apiKeysSecretRef is None,
         gateway=gateway_url(policy, spec),

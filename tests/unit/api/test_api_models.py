@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from crdcases.objects import POLICY_ANONYMOUS, SPECS, STATUSES
 from flotilla_api.causes import CAUSE_GROUPS, Cause
 from flotilla_api.crds import KINDS, KINDS_BY_NAME, Kind
-from flotilla_api.policy import RoutingPolicySpec
+from flotilla_api.policy import DEFAULT_CAUSES, RoutingPolicySpec
 
 SPEC_CASES = [
     pytest.param(kind, spec, id=f"{kind.name}-{index}") for kind in KINDS for index, spec in enumerate(SPECS[kind.name])
@@ -50,3 +50,10 @@ def test_specs_cannot_be_changed() -> None:
 def test_every_cause_has_a_group() -> None:
     """Metrics and scaling ask for the group of any cause."""
     assert set(CAUSE_GROUPS) == set(Cause)
+
+
+def test_every_cause_but_a_cold_start_may_be_listed() -> None:
+    """What becomes of a cold start is `coldStart`'s to say, so a policy that lists it is refused."""
+    assert set(DEFAULT_CAUSES) == set(Cause) - {Cause.COLD_START}
+    with pytest.raises(ValidationError, match="ColdStart|Input should be"):
+        RoutingPolicySpec.model_validate({**POLICY_ANONYMOUS, "escalation": {"on": ["ColdStart"]}})
