@@ -25,6 +25,7 @@ INTERPRETED = frozenset(
         "control.py",  # coroutines that mostly wait
         "control_client.py",  # the same
         "reviews.py",  # the same
+        "wakes.py",  # the same
         "splice.py",  # calls C through ctypes
         "logs.py",  # its structs have required fields, which mypyc's classes lose
         "chunks.py",  # msgspec reads its structs' annotations, which mypyc makes coarser

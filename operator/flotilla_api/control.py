@@ -15,6 +15,9 @@ REVIEW_PATH = "/v1/tokens/{namespace}/{policy}"
 GATEWAY_AUDIENCE and of a pod that is labelled for the policy, which allows sidecars; `{"pod": NAME}` says which. 403: it
 is not, and `{"error": {"reason", "message"}}` says why, with the reason TOKEN_REFUSED; with another it is the gateway that
 may not ask."""
+WAKE_PATH = "/v1/wake/{namespace}/{expert}"
+"""POST by a router with `?policy=NAME`, whose snapshot it may have and which names the Expert. 202: the Expert is looked
+at now, and gets a replica if it should have one. There is no body."""
 TOKEN_REFUSED = "TokenRefused"  # noqa: S105 - a reason, not a token
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""

@@ -218,7 +218,8 @@ class ColdStart(Model):
         "expert's own name waits, unless this is Reject: nobody else may answer it. Default: Bridge.",
     )
     maxHold: PositiveDuration | None = Field(
-        None, description="Longest wait of a request for the expert that it wakes; timeouts.total ends it too. Default: 5s."
+        None,
+        description="Longest wait of a request for the expert that it wakes; timeouts.total ends it too. Default: 5s.",
     )
 
     cel: ClassVar[tuple[Cel, ...]] = (

@@ -129,7 +129,7 @@ class ColdStartConfig(_Part):
     """What becomes of a request whose expert has to be woken."""
 
     mode: ColdStartMode = "Bridge"
-    maxHoldSeconds: float = Field(5.0, gt=0)
+    maxHoldSeconds: float = Field(default=5.0, gt=0)
     """Longest wait for a replica, where a request waits for one."""
 
 

@@ -22,7 +22,7 @@ from .adapters.agents import Agents, Outside
 from .adapters.certificates import Certificates
 from .adapters.client import Client, Connection, load_connection
 from .adapters.clock import SystemClock
-from .adapters.control_api import ControlApi, Leadership
+from .adapters.control_api import ControlApi, Leadership, Wakening
 from .adapters.feed import Feed
 from .adapters.kinds import Kind, ref_of
 from .adapters.kubernetes_cluster import KubernetesCluster, Surroundings
@@ -36,7 +36,7 @@ from .handlers import make_registry
 from .reconcile.dispatch import references
 from .reconcile.types import Key, Manifest
 from .resources.sidecar import allows_sidecars
-from .resources.specs import InvalidSpecError, parse_policy
+from .resources.specs import InvalidSpecError, parse_policy, policy_experts
 from .runtime import Runtime
 from .settings import Settings, SettingsError, load_settings
 from .telemetry import LOGGER, Telemetry, configure_logging, fields
@@ -201,8 +201,18 @@ class Operator:
             self._registry,
             self._certificates,
             Leadership(leading=lambda: self._elector.leading, leader_address=lambda: address_of(self._elector.holder)),
+            clock=self._clock,
             exists=lambda key: self._store.get(ref_of(key)) is not None,
+            wakening=Wakening(names=self._names, on_wake=self._wake),
         )
+
+    def _names(self, key: Key, expert: str) -> bool:
+        """Whether the stored policy names that Expert."""
+        policy = self._store.get(ref_of(key))
+        try:
+            return policy is not None and expert in policy_experts(parse_policy(policy))
+        except InvalidSpecError:
+            return False
 
     def _allows_sidecars(self, key: Key) -> bool:
         """As the stored policy says; one that does not parse, or is not known here yet, forbids nothing."""

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,13 @@ from flotilla_api.control import Problem, ProblemKind
 
 from .access import Access
 from .control import SnapshotSource
-from .control_client import ControlClient, TokenReviewer
+from .control_client import ControlClient, TokenReviewer, Waker
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials
 from .dispatch import Dispatcher
 from .endpoints import Router
 from .logs import Log, open_log
 from .reach import Outside, Providers, Reach
-from .registry import Registry, SnapshotError
+from .registry import Live, Registry, SnapshotError
 from .relay import Relay
 from .reviews import Reviews
 from .server import Listener
@@ -36,6 +36,7 @@ from .serving import Patience
 from .settings import RouterSettings, SettingsError
 from .telemetry import Telemetry
 from .upstream import Upstreams
+from .wakes import Wakes
 
 FILES_SECONDS = 2.0
 """How often keys, credentials and certificates are looked at."""
@@ -57,13 +58,16 @@ class SnapshotStore:
         *,
         outside: Outside,
         keys: ApiKeys | None,
+        loaded: Callable[[Live], None],
     ) -> None:
+        """loaded: is told of each snapshot once it is in use."""
         self._registry = registry
         self._outside = outside
         self._keys = keys
         """None: no client needs one."""
         self._reach = reach
         self._telemetry = telemetry
+        self._loaded = loaded
         self._error: str | None = ""
 
     @property
@@ -82,7 +86,9 @@ class SnapshotStore:
         self._outside.want(live.snapshot)
         self._reach.keep(live.states.values())
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
+        self._telemetry.expect(target.name for target in live.snapshot.targets if target.kind == "Expert")
         self._telemetry.note_problems([problem.text for problem in self.problems()])
+        self._loaded(live)
         return None
 
     def problems(self) -> Sequence[Problem]:
@@ -124,17 +130,24 @@ class RouterProcess:
         self.telemetry = Telemetry(settings.namespace, settings.policy, log)
         reach = Reach(self._outside)
         self.registry = Registry(settings.namespace, settings.policy)
+        control = ControlClient(self._upstreams)
+        self._wakes = Wakes(loop, Waker(control, settings), self.telemetry)
+        self.dispatcher = Dispatcher(
+            loop=loop,
+            upstreams=self._upstreams,
+            reach=reach,
+            telemetry=self.telemetry,
+            wakes=self._wakes,
+            draw=random.random,
+        )
         self.store = SnapshotStore(
             self.registry,
             reach,
             self.telemetry,
             outside=self._outside,
             keys=self._keys if settings.role == "Gateway" else None,
+            loaded=self.dispatcher.loaded,
         )
-        self.dispatcher = Dispatcher(
-            loop=loop, upstreams=self._upstreams, reach=reach, telemetry=self.telemetry, draw=random.random
-        )
-        control = ControlClient(self._upstreams)
         self._reviews = _make_reviews(loop, control, settings)
         access = Access(settings.role, settings.policy, self._keys, self._reviews)
         self.router = Router(self.registry, self.dispatcher, access)
@@ -190,6 +203,7 @@ class RouterProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._wakes.close()
         await self._data.close()
         await self._admin.close()
         self._upstreams.close()

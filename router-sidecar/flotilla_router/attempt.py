@@ -114,6 +114,10 @@ class Attempt:
     _timer: asyncio.TimerHandle | None = None
     _last: float = 0.0
     """When something last came, in monotonic seconds."""
+    _first_token: float = 0.0
+    """When the first token came; 0: it has not."""
+    _timed: bool = False
+    """Whether the time between tokens is the model server's: there is one choice, and nobody paused it."""
     _end: str | None = None
     """Why the response is not whole."""
 
@@ -137,6 +141,7 @@ class Attempt:
     def hold(self) -> None:
         """Keep what is there and read no more for now."""
         self.state = State.HELD
+        self._timed = False
         self._stop_timer()
         if self._call is not None:
             self._call.pause()
@@ -153,6 +158,7 @@ class Attempt:
 
     def pause(self) -> None:
         """The client reads too slowly."""
+        self._timed = False
         if self._call is not None:
             self._call.pause()
 
@@ -214,6 +220,8 @@ class Attempt:
             self._hold_on(events)
         else:
             self._weigh(events)
+        if self._timed and not self._first_token and self._follower is not None and self._follower.first_token_seen:
+            self._first_token = self._last
 
     def on_complete(self) -> None:
         """The response is whole."""
@@ -260,6 +268,7 @@ class Attempt:
         """Read events. Their follower needs no body, which may be large and outlive its use."""
         assert self.request is not None
         request = msgspec.structs.replace(self.request, body=b"")
+        self._timed = request.choices == 1
         self._splitter = EventSplitter()
         if self.config is not None:
             self._follower = StreamJudge(request, self.config, self.injection)
@@ -466,6 +475,14 @@ class Attempt:
             self.replica.failed(now)
 
     # Accounts
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Milliseconds for each token after the first, once the stream has ended; None: nobody knows."""
+        tokens = self.record.output_tokens
+        if not self._timed or not self._first_token or tokens is None or tokens < 2:
+            return None
+        return round((self._last - self._first_token) * 1000 / (tokens - 1), 2)
 
     @property
     def _usage(self) -> Usage | None:

@@ -1,14 +1,14 @@
-"""Calls to the control API over our own transport: polls for snapshots, and reviews of sidecars' tokens."""
+"""Calls to the control API over our own transport: polls for snapshots, reviews of sidecars' tokens, and wakes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from flotilla_api import names
-from flotilla_api.control import PUBLISHED_HEADER, REVIEW_PATH, TOKEN_REFUSED
+from flotilla_api.control import PUBLISHED_HEADER, REVIEW_PATH, TOKEN_REFUSED, WAKE_PATH
 
 from .control import Answer, ControlError, Poll, read_token
 from .credentials import client_context, stamp_of
@@ -19,7 +19,7 @@ from .upstream import Origin, Upstreams
 from .verdicts import Admitted, Refused
 
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
-_MAX_REVIEW_BYTES = 64 * 1024
+_MAX_REVIEW_BYTES = _MAX_WAKE_BYTES = 64 * 1024
 
 
 class ControlClient:
@@ -48,7 +48,9 @@ class ControlClient:
         lines = f"{method} {target} HTTP/1.1\r\nhost: {url.netloc}\r\nauthorization: Bearer {poll.token}\r\n"
         lines += "accept: application/json\r\n"
         if body:
-            lines += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            lines += "content-type: application/json\r\n"
+        if method == "POST":
+            lines += f"content-length: {len(body)}\r\n"
         origin = self._origin_of(url.scheme, url.hostname or "", url.port, poll.ca)
         request = lines.encode() + b"\r\n" + body
         return await fetch(self._upstreams, origin, request, seconds=poll.seconds, limit=limit)
@@ -86,6 +88,34 @@ class TokenReviewer:
             "POST", poll, msgspec.json.encode({"token": token}), limit=_MAX_REVIEW_BYTES
         )
         return _verdict_in(head.status, body)
+
+
+class Waker:
+    """Has experts of the policy woken. Implements wakes.Ask."""
+
+    def __init__(self, client: ControlClient, settings: RouterSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._token = settings.control_token_dir / names.CONTROL_TOKEN_FILE
+        self._ca = settings.snapshot_dir / names.CONTROL_CA_KEY
+
+    async def __call__(self, expert: str, seconds: float) -> None:
+        """The operator knows that `expert` is asked for.
+
+        Raises:
+            ControlError: it does not take the wake, or there is no control API.
+            OSError: there is no answer, or the authority's certificate cannot be read.
+            TimeoutError: it took longer than `seconds`.
+        """
+        base, settings = self._settings.control_url, self._settings
+        if base is None:
+            raise ControlError("this router has no control API (FLOTILLA_CONTROL_URL) that could wake an expert")
+        path = WAKE_PATH.format(namespace=quote(settings.namespace, safe=""), expert=quote(expert, safe=""))
+        url = f"{base}{path}?{urlencode({'policy': settings.policy})}"
+        poll = Poll(url, read_token(self._token), self._ca, seconds)
+        head, _ = await self._client.send("POST", poll, b"", limit=_MAX_WAKE_BYTES)
+        if head.status != 202:
+            raise ControlError(f"the control API answered with status {head.status}")
 
 
 class _Pod(msgspec.Struct):

@@ -9,10 +9,12 @@ from typing import Protocol
 
 from flotilla_api.snapshot import Target
 
+from .holds import Holds
 from .reach import Reach
 from .registry import Live
 from .telemetry import Telemetry
 from .upstream import Upstreams
+from .wakes import Wakes
 
 TICK_SECONDS = 0.1
 """How exact timeouts are; a commit's maxWait has a timer of its own."""
@@ -34,6 +36,10 @@ class Runnable(Protocol):
         """Look after timeouts and silence."""
         ...
 
+    def look_again(self) -> None:
+        """What it waits for may be there: `tick` has something to look at, if it waits."""
+        ...
+
     def stop(self, message: str) -> None:
         """The router ends: so does the request, with an error."""
         ...
@@ -47,8 +53,10 @@ class Dispatcher:
     upstreams: Upstreams
     reach: Reach
     telemetry: Telemetry
+    wakes: Wakes
     draw: Callable[[], float]
     """Uniform in [0, 1)."""
+    holds: Holds = field(default_factory=Holds)
     under_way: set[Runnable] = field(default_factory=set[Runnable])
     _ticking: bool = False
 
@@ -79,10 +87,20 @@ class Dispatcher:
         self.under_way.discard(exchange)
         self.telemetry.in_flight -= 1
 
+    def loaded(self, live: Live) -> None:
+        """A snapshot is in use: requests that wait for an expert go on, if it has a replica now."""
+        if self.holds.loaded(live):
+            for exchange in self.under_way:
+                exchange.look_again()
+            self.loop.call_soon(self._look)
+
     def _tick(self) -> None:
         self._ticking = bool(self.under_way)
         if self._ticking:
             self.loop.call_later(TICK_SECONDS, self._tick)
+        self._look()
+
+    def _look(self) -> None:
         now = self.loop.time()
         for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
             try:

@@ -18,11 +18,12 @@ from .connection import ClientConnection
 from .dispatch import Dispatcher
 from .errors import quote
 from .exchange import Exchange
+from .holds import Hold
 from .incoming import Incoming, Problem, too_large
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
-from .replies import JSON_LINES, request_lines
+from .replies import JSON_LINES, request_lines, retry_line
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
 
@@ -213,8 +214,12 @@ class Router:
     def _complete(self, api: Api, incoming: Incoming, connection: ClientConnection) -> None:
         live, dispatcher = self._live(), self.dispatcher
         request = _parse(api, incoming.body())
-        decision = self._decide(live, request, incoming)
         headers = incoming.headers
+        draw = dispatcher.draw()
+        outcome = self._choose(live, request, headers, draw, relayed=incoming.review is not None)
+        if outcome.meant is not None:
+            self._note_demand(outcome.meant)
+        decision = _taken(outcome)
         name = incoming.request_id
         record = RequestRecord(
             request_id=name,
@@ -239,6 +244,8 @@ class Router:
             arrived=dispatcher.loop.time(),
             stream=request.stream,
         )
+        if decision.first.asleep:
+            exchange.hold = self._hold(exchange, request, headers, draw)
         connection.exchange = exchange
         incoming.release()
         dispatcher.begin(exchange)
@@ -249,31 +256,53 @@ class Router:
             raise _RefusedError(Problem(status=503, message="no snapshot", code="not_ready", type="server_error"))
         return live
 
-    def _decide(self, live: Live, request: ParsedRequest, incoming: Incoming) -> Decision:
-        """Decide; a replica that is left out for now is better than no answer.
+    def _note_demand(self, expert: Target) -> None:
+        """A request is meant for `expert`, which is woken if it sleeps: also if another one answers."""
+        self.dispatcher.telemetry.demanded(expert.name)
+        if expert.asleep:
+            self.dispatcher.wakes.wake(expert.name)
 
-        Raises:
-            _RefusedError: nobody may answer.
-        """
-        now = self.dispatcher.loop.time()
+    def _hold(self, exchange: Exchange, request: ParsedRequest, headers: Mapping[bytes, bytes], draw: float) -> Hold:
+        """The wait of a request whose expert sleeps; it goes on by whatever snapshot is in use then."""
+
+        def decide(waited: bool) -> tuple[Live, Decision | Refusal]:
+            live = self._live()
+            return live, self._choose(live, request, headers, draw, waited=waited)
+
+        arrived = exchange.arrived
+        until = arrived + exchange.live.snapshot.coldStart.maxHoldSeconds
+        hold = Hold(expert=exchange.decision.first.name, until=until, decide=decide, due=arrived)
+        hold.look_later(arrived)
+        return hold
+
+    def _choose(
+        self,
+        live: Live,
+        request: ParsedRequest,
+        headers: Mapping[bytes, bytes],
+        draw: float,
+        *,
+        relayed: bool = False,
+        waited: bool = False,
+    ) -> Decision | Refusal:
+        """Decide; a replica that is left out for now is better than no answer."""
         dispatcher = self.dispatcher
-        features = _features(live, request, incoming.headers)
-        relayed = incoming.review is not None
+        now = dispatcher.loop.time()
+        features = _features(live, request, headers)
 
         def ready(target: Target) -> bool:
             return dispatcher.ready(live, target, now)
 
-        decision = _choose(live, features, ready, dispatcher.draw(), relayed=relayed)
-        if type(decision) is Refusal and decision.status == 503:
+        if relayed:
+            outcome = choose_relayed(live.table, features, ready)
+        else:
+            outcome = choose(live.table, features, ready, draw, waited=waited)
+        if type(outcome) is Refusal and outcome.status == 503:
             present = partial(dispatcher.present, live)
-            decision = _choose(live, features, present, dispatcher.draw(), relayed=relayed)
-        match decision:
-            case Refusal():
-                raise _RefusedError(_problem_of(decision))
-            case Decision():
-                return decision
-            case _:
-                assert_never(decision)
+            if relayed:
+                return choose_relayed(live.table, features, present)
+            return choose(live.table, features, present, draw, waited=waited)
+        return outcome
 
     # Everything else
 
@@ -281,7 +310,8 @@ class Router:
         live = self._live()
         body = incoming.body()
         request = _parse(_api_of(body), body)
-        decision = self._decide(live, request, incoming)
+        relayed = incoming.review is not None
+        decision = _taken(self._choose(live, request, incoming.headers, self.dispatcher.draw(), relayed=relayed))
         now = self.dispatcher.loop.time()
         connection.respond(
             200,
@@ -297,6 +327,7 @@ class Router:
                     "pinned": decision.pinned,
                     "boundary": decision.boundary,
                     "cause": decision.cause,
+                    "waits": decision.first.asleep,
                     "fallbacks": [target.name for target in decision.fallbacks],
                     "targets": [
                         {"kind": target.kind, "name": target.name, "ready": self.dispatcher.ready(live, target, now)}
@@ -342,10 +373,19 @@ class Router:
         connection.respond(200, b"content-type: %b\r\n" % METRICS_CONTENT_TYPE, exposition)
 
 
-def _choose(
-    live: Live, features: Features, ready: Callable[[Target], bool], draw: float, *, relayed: bool
-) -> Decision | Refusal:
-    return choose_relayed(live.table, features, ready) if relayed else choose(live.table, features, ready, draw)
+def _taken(outcome: Decision | Refusal) -> Decision:
+    """The decision.
+
+    Raises:
+        _RefusedError: nobody may answer.
+    """
+    match outcome:
+        case Refusal():
+            raise _RefusedError(_problem_of(outcome))
+        case Decision():
+            return outcome
+        case _:
+            assert_never(outcome)
 
 
 def _path(url: bytes) -> bytes:
@@ -415,7 +455,12 @@ def _lines(names: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
 
 def _problem_of(refusal: Refusal) -> Problem:
     return Problem(
-        status=refusal.status, message=refusal.message, code=refusal.code, type=refusal.type, param=refusal.param
+        status=refusal.status,
+        message=refusal.message,
+        code=refusal.code,
+        type=refusal.type,
+        param=refusal.param,
+        headers=retry_line(refusal.retry_after_seconds),
     )
 
 

@@ -1,9 +1,9 @@
 """One request's life: attempts, the cascade between them, what the client is sent, and the outcome.
 
-    attempt -> (another replica)* -> commit -> pass on -> finished
-       |                                ^
-       +- escalate: the expert is paused, its answer kept -> fallbacks, in order
-                                        |                        |
+    (hold ->)? attempt -> (another replica)* -> commit -> pass on -> finished
+                  |                     ^
+                  +- escalate: the expert is paused, its answer kept -> fallbacks, in order
+                                        |                                   |
                                         +-- UseExpert <-- all failed -> the error
 
 Everything runs in callbacks of connections and of one clock: a request has no task of its own. Until `committed`
@@ -19,13 +19,14 @@ from flotilla_api.causes import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
 
 from .attempt import CLIENT_GONE, QUALITY_CAUSES, Attempt
-from .choose import Decision
+from .choose import Decision, Refusal
 from .credentials import Missing
 from .dispatch import Dispatcher
+from .holds import Hold
 from .logs import AttemptRecord, RequestRecord
-from .openai import BadRequest, Injection, ParsedRequest, error_body, plan_injection, rewrite
+from .openai import BadRequest, ParsedRequest, error_body, plan_injection
 from .registry import Live, Replica
-from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines
+from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines, retry_line
 from .responses import STATUS_OF
 from .sse import KEEP_ALIVE, error_event, make_error_event
 from .tries import Tries
@@ -49,6 +50,8 @@ class Exchange:
     arrived: float
     """Monotonic seconds."""
     stream: bool
+    hold: Hold | None = None
+    """While it waits for a sleeping expert: `decision` is of no use until then."""
 
     due: float = inf
     """Monotonic seconds when `tick` has something to look at."""
@@ -74,14 +77,13 @@ class Exchange:
     # What the dispatcher and the client's connection call
 
     def begin(self) -> None:
-        """Make the first attempt."""
-        decision = self.decision
-        self._fallbacks = list(decision.fallbacks)
+        """Make the first attempt, or wait until there is somebody to ask."""
         self._last_sent = self.arrived
-        if decision.cause is not None:
-            self._cause = decision.cause
-            self.dispatcher.telemetry.escalated(_expert_left(decision), decision.cause)
-        self._open(decision.first)
+        if self.hold is None:
+            self._start()
+        else:
+            self.dispatcher.holds.enter(self.hold)
+            self._set_due()
 
     def tick(self, now: float) -> None:
         """Look after timeouts and silence."""
@@ -91,6 +93,10 @@ class Exchange:
         if now >= self.arrived + timeouts.totalSeconds:
             self._out_of_time()
             return
+        if self.hold is not None and now >= self.hold.due:
+            self._wait(self.hold, now)
+            if self.record.status:
+                return
         current = self._current
         if current is not None and now >= current.due(timeouts) and not self._paused:
             current.timed_out()
@@ -130,7 +136,44 @@ class Exchange:
         self._close(self._current, Cause.UPSTREAM_ERROR)
         self._send_error(503, message, "service_unavailable")
 
+    # Waiting for an expert that is being woken
+
+    def look_again(self) -> None:
+        """The snapshot says something new to those that wait."""
+        if self.hold is not None:
+            self.due = self.hold.due = 0.0
+
+    def _wait(self, hold: Hold, now: float) -> None:
+        """Wait on, or go on by the snapshot of now."""
+        live, outcome = hold.decide(now >= hold.until)
+        if isinstance(outcome, Decision) and outcome.first.asleep:
+            hold.look_later(now)
+            self.dispatcher.wakes.wake(outcome.first.name)
+            return
+        self._stop_waiting(now)
+        self.live = live
+        if isinstance(outcome, Refusal):
+            self._send_refusal(outcome)
+            return
+        self.decision = outcome
+        self.record.rule, self.record.reason, self.record.snapshot = outcome.rule, outcome.reason, live.digest
+        self._start()
+
+    def _stop_waiting(self, now: float) -> None:
+        if self.hold is not None:
+            self.dispatcher.holds.leave(self.hold)
+            self.hold = None
+            self.record.held_ms = round((now - self.arrived) * 1000, 1)
+
     # Choosing who is called
+
+    def _start(self) -> None:
+        decision = self.decision
+        self._fallbacks = list(decision.fallbacks)
+        if decision.cause is not None and decision.meant is not None:
+            self._cause = decision.cause
+            self.dispatcher.telemetry.escalated(decision.meant.name, decision.cause)
+        self._open(decision.first)
 
     def _open(self, target: Target) -> None:
         """Call `target`, from its first replica on."""
@@ -156,7 +199,7 @@ class Exchange:
         config = self._judgement(target)
         injection = plan_injection(request, judged=config is not None, external=target.external is not None)
         try:
-            body = _body_for(target, request, injection, relayed=reached.relayed)
+            body = reached.body(target, request, injection)
         except BadRequest as error:
             if self._first:
                 self._refuse(error)
@@ -277,6 +320,8 @@ class Exchange:
     def ended(self, attempt: Attempt, problem: str | None) -> None:
         """The answer is over; an error of the model server's own has been passed on with it."""
         told = attempt.error
+        if problem is None:
+            self.record.tpot_ms = attempt.tpot_ms
         if problem is None or told is not None:
             self._close(attempt, "ok" if told is None else told.cause)
             self.record.error = problem
@@ -380,6 +425,8 @@ class Exchange:
         due = self.arrived + timeouts.totalSeconds
         if self._current is not None:
             due = min(due, self._current.due(timeouts))
+        if self.hold is not None:
+            due = min(due, self.hold.due)
         if self.stream:
             due = min(due, self._last_sent + timeouts.keepAliveAfterSeconds)
         self.due = due
@@ -415,17 +462,31 @@ class Exchange:
         self._finish(200)
 
     def _send_error(
-        self, status: int, message: str, code: str, *, kind: str = "server_error", param: str | None = None
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        kind: str = "server_error",
+        param: str | None = None,
+        lines: bytes = b"",
     ) -> None:
-        """Our own error: whole, or in band where the head is out already."""
+        """Our own error: whole, or in band where the head is out already. lines: more header lines."""
         self.record.error = message
         if self._head_sent:
             self._end_in_band(make_error_event(message, kind, code))
             return
         body = error_body(message, type=kind, param=param, code=code)
         self.record.bytes = len(body)
-        self.client.respond(status, JSON_LINES + self._request_lines(), body)
+        self.client.respond(status, JSON_LINES + lines + self._request_lines(), body)
         self._finish(status)
+
+    def _send_refusal(self, refusal: Refusal) -> None:
+        """Nobody may answer, now that the request has waited."""
+        lines = retry_line(refusal.retry_after_seconds)
+        self._send_error(
+            refusal.status, refusal.message, refusal.code, kind=refusal.type, param=refusal.param, lines=lines
+        )
 
     def _refuse(self, error: BadRequest) -> None:
         """The request cannot be sent to this target as it is; that is the client's mistake."""
@@ -468,29 +529,12 @@ class Exchange:
             telemetry.charged(record)
 
     def _finish(self, status: int) -> None:
-        record = self.record
+        record, now = self.record, self.dispatcher.loop.time()
+        self._stop_waiting(now)
         record.status = status
-        record.duration_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
+        record.duration_ms = round((now - self.arrived) * 1000, 1)
         record.cost_usd = round(sum([attempt.usd or 0.0 for attempt in record.attempts]), 9)
         self._held = self._current = self._failed = self.request = None
         self.due = inf
         self.dispatcher.finished(self)
         self.dispatcher.telemetry.finished(record)
-
-
-def _body_for(target: Target, request: ParsedRequest, injection: Injection, *, relayed: bool) -> list[bytes]:
-    """The body for one attempt; what a provider needs besides is done where it is called.
-
-    Raises:
-        BadRequest: the body is nested too deeply.
-    """
-    external = target.external
-    if external is None or relayed:
-        return rewrite(request, model=target.name if relayed else target.model, injection=injection)
-    return rewrite(request, model=target.model, injection=injection, edits=external.edits, strict=True)
-
-
-def _expert_left(decision: Decision) -> str:
-    """The expert that would most likely have answered a request that left its experts at once."""
-    experts = decision.route.experts
-    return max(experts, key=lambda expert: expert.weight).name if experts else "none"

@@ -57,6 +57,10 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """Bytes of the answer that were sent to the client."""
     ttft_ms: float | None = None
     """From arrival to the first byte of the answer."""
+    tpot_ms: float | None = None
+    """Of a stream with known usage: from its first token to the last, for each token after the first."""
+    held_ms: float | None = None
+    """How long it waited for an expert that was asleep."""
     duration_ms: float = 0.0
     cost_usd: float = 0.0
     """Dollars of all attempts whose price is known."""

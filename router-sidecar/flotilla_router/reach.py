@@ -12,7 +12,7 @@ from flotilla_api.snapshot import ExternalTarget, RoutingSnapshot, Target
 
 from .addresses import split_address, split_url
 from .credentials import Credential, Missing, UpstreamCredentials
-from .openai import Api
+from .openai import Api, Injection, ParsedRequest, rewrite
 from .registry import Replica, TargetState
 from .upstream import Origin
 
@@ -34,6 +34,17 @@ class Reached:
         """A request's head. passed: the client's header lines that go along; size: bytes of the body."""
         strict = _LOCAL_ONLY_LINE if self.relayed and boundary == "LocalOnly" else b""
         return b"%b%b%bcontent-length: %d\r\n\r\n" % (self.beginning, strict, passed, size)
+
+    def body(self, target: Target, request: ParsedRequest, injection: Injection) -> list[bytes]:
+        """A request's body; what a provider needs besides is done where it is called.
+
+        Raises:
+            BadRequest: the body is nested too deeply.
+        """
+        external = target.external
+        if external is None or self.relayed:
+            return rewrite(request, model=target.name if self.relayed else target.model, injection=injection)
+        return rewrite(request, model=target.model, injection=injection, edits=external.edits, strict=True)
 
 
 def reach_all(origin: Origin, base: str, lines: bytes, *, relayed: bool = False) -> dict[Api, Reached]:

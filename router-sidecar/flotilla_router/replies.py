@@ -34,6 +34,11 @@ class Client(Protocol):
         ...
 
 
+def retry_line(seconds: int | None) -> bytes:
+    """When to ask again; None: nobody says."""
+    return b"" if seconds is None else b"retry-after: %d\r\n" % seconds
+
+
 def status_line(status: int) -> bytes:
     """The first line of an answer."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status

@@ -20,6 +20,8 @@ from .logs import AttemptRecord, Log, RequestRecord
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds."""
+TOKEN_BUCKETS = (0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+"""Seconds for one token: engines take 5 to 100 ms, and more where they are saturated."""
 METRICS_CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 NOBODY = "none"
 """The label `model` of a request that no model answered."""
@@ -49,18 +51,19 @@ class _Counter:
 class _Histogram:
     """Counts by bucket and label values."""
 
-    def __init__(self, name: str, text: str, labels: Labels) -> None:
+    def __init__(self, name: str, text: str, labels: Labels, buckets: tuple[float, ...] = DURATION_BUCKETS) -> None:
         self._name = name
         self._text = text
         self._labels = labels
+        self._bounds = buckets
         self._counts: dict[Labels, list[float]] = {}
 
     def observe(self, values: Labels, amount: float) -> None:
         """Count `amount`; the last cell holds the sum."""
         counts = self._counts.get(values)
         if counts is None:
-            counts = self._counts[values] = [0.0] * (len(DURATION_BUCKETS) + 2)
-        counts[bisect_left(DURATION_BUCKETS, amount)] += 1
+            counts = self._counts[values] = [0.0] * (len(self._bounds) + 2)
+        counts[bisect_left(self._bounds, amount)] += 1
         counts[-1] += amount
 
     def collect(self) -> Metric:
@@ -68,7 +71,7 @@ class _Histogram:
         for values, counts in self._counts.items():
             total = 0.0
             buckets: list[tuple[str, float]] = []
-            for bound, count in zip((*map(str, DURATION_BUCKETS), "+Inf"), counts, strict=False):
+            for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=False):
                 total += count
                 buckets.append((bound, total))
             family.add_metric(values, buckets, counts[-1])
@@ -93,6 +96,8 @@ class Telemetry(Collector):
         self._escalations = _Counter(
             m.ROUTER_ESCALATIONS, "Requests that left an expert.", ("policy", "expert", "cause", "group")
         )
+        self._demand = _Counter(m.ROUTER_DEMAND, "Requests first meant for an expert.", ("policy", "expert"))
+        self._wakes = _Counter(m.ROUTER_WAKES, "Wakes of sleeping experts.", ("policy", "expert", "result"))
         self._tokens = _Counter(m.ROUTER_TOKENS, "Tokens of all attempts.", ("policy", "target", "type"))
         self._cost = _Counter(m.ROUTER_COST_USD, "Dollars of all attempts.", ("policy", "target"))
         self._unpriced = _Counter(m.ROUTER_UNPRICED, "Attempts without a known price.", ("policy", "target"))
@@ -102,6 +107,9 @@ class Telemetry(Collector):
         self._relayed = _Counter(m.ROUTER_RELAYED, "Sidecars' requests passed on.", ("policy", "model", "code"))
         self._seconds = _Histogram(m.ROUTER_REQUEST_SECONDS, "Arrival to last byte.", ("policy", "model"))
         self._first_byte = _Histogram(m.ROUTER_TTFT_SECONDS, "Arrival to first byte.", ("policy", "model"))
+        self._per_token = _Histogram(
+            m.ROUTER_TPOT_SECONDS, "Time of each token after the first.", ("policy", "model"), TOKEN_BUCKETS
+        )
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -123,6 +131,19 @@ class Telemetry(Collector):
         elif usd:
             self._cost.sums[policy, target] += usd
 
+    def expect(self, experts: Iterable[str]) -> None:
+        """These may be asked for: one that never was has a demand of 0, which is not the same as an unknown one."""
+        for expert in experts:
+            self._demand.sums[self.policy, expert] += 0
+
+    def demanded(self, expert: str) -> None:
+        """Count a request that was first meant for `expert`, whatever becomes of it."""
+        self._demand.sums[self.policy, expert] += 1
+
+    def woke(self, expert: str, result: str) -> None:
+        """Count a wake. result: ok or failed."""
+        self._wakes.sums[self.policy, expert, result] += 1
+
     def escalated(self, expert: str, cause: Cause) -> None:
         """Count a request that left `expert`."""
         self._escalations.sums[self.policy, expert, cause.value, CAUSE_GROUPS[cause].value] += 1
@@ -142,6 +163,8 @@ class Telemetry(Collector):
         self._seconds.observe(labels, record.duration_ms / 1000)
         if record.ttft_ms is not None:
             self._first_byte.observe(labels, record.ttft_ms / 1000)
+        if record.tpot_ms is not None:
+            self._per_token.observe(labels, record.tpot_ms / 1000)
 
     def refused(self, code: str, *, status: int, request_id: str, message: str) -> None:
         """Count and log a request that no model was called for."""
@@ -183,6 +206,8 @@ class Telemetry(Collector):
             self._requests,
             self._attempts,
             self._escalations,
+            self._demand,
+            self._wakes,
             self._tokens,
             self._cost,
             self._unpriced,
@@ -191,6 +216,7 @@ class Telemetry(Collector):
             self._rejected,
             self._seconds,
             self._first_byte,
+            self._per_token,
         ):
             yield each.collect()
         name = m.ROUTER_LOG_DROPPED.removesuffix("_total")

@@ -6,6 +6,10 @@ may be repeated, is what it misses, as kind:target:text. 200: the snapshot, its 
 among the policy's snapshots in `snapshot-published-at`. 204: no news for 30 s, ask again. A replica that does not hold
 the Lease passes the request on to the one that does.
 
+`POST /v1/wake/{namespace}/{expert}?policy=` has an Expert looked at now, because a request asks for it; see
+`flotilla_api.control.WAKE_PATH`. Whoever may have the policy's snapshot may ask this for the Experts that the policy
+names. A replica that does not hold the Lease passes it on.
+
 `POST /v1/tokens/{namespace}/{policy}` with `{"token": ...}` says whose token a sidecar showed to its gateway; see
 `flotilla_api.control.REVIEW_PATH`. Every replica answers that itself: sidecars' calls do not wait for a Lease.
 """
@@ -30,16 +34,17 @@ from flotilla_api.control import (
     REVIEW_PATH,
     TEXT_MAX_CHARACTERS,
     TOKEN_REFUSED,
+    WAKE_PATH,
     Problem,
 )
-from flotilla_operator.ports import OperatorError
+from flotilla_operator.ports import Clock, OperatorError
 from flotilla_operator.reconcile.types import Acknowledgement, Key
 from flotilla_operator.telemetry import LOGGER, fields
 
 from .access import Access, Admission
 from .certificates import Certificates
 from .routers import POLL_SECONDS, Report, RouterRegistry
-from .tokens import TOKEN_MAX_CHARACTERS, Denied
+from .tokens import TOKEN_MAX_CHARACTERS, Denied, ExpiringCache
 
 FORWARDED_HEADER = "x-flotilla-forwarded"
 """On a request that a standby passed on: it is never passed on again."""
@@ -60,6 +65,10 @@ BODY_SECONDS = 5.0
 """How long it may take to arrive."""
 CONNECT_TIMEOUT_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
+WAKE_SECONDS = 1.0
+"""Wakes of one Expert within this are one: routers repeat theirs while they are asked for it."""
+WAKES_MAX = 4096
+"""Experts whose last wake is remembered."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -73,6 +82,16 @@ class Leadership:
     """host:port of the holder's control API; '' when nobody holds the Lease."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wakening:
+    """What the control API needs to know about Experts."""
+
+    names: Callable[[Key, str], bool]
+    """Whether a policy names an Expert."""
+    on_wake: Callable[[Key], None]
+    """An Expert is asked for: it is looked at now. Called at most once a second for each."""
+
+
 class ControlApi:
     """The control API's server."""
 
@@ -83,13 +102,17 @@ class ControlApi:
         certificates: Certificates,
         leadership: Leadership,
         *,
+        clock: Clock,
         exists: Callable[[Key], bool],
+        wakening: Wakening,
     ) -> None:
         self._access = access
         self._registry = registry
         self._certificates = certificates
         self._leadership = leadership
         self._exists = exists
+        self._wakening = wakening
+        self._woken: ExpiringCache[bool] = ExpiringCache(clock.monotonic, WAKES_MAX)
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self._passed_on = 0
@@ -106,6 +129,7 @@ class ControlApi:
         app = web.Application(client_max_size=BODY_MAX_BYTES)
         app.router.add_get(SNAPSHOT_PATH, self._snapshot)
         app.router.add_post(REVIEW_PATH, self._review)
+        app.router.add_post(WAKE_PATH, self._wake)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=POLL_SECONDS + 15, sock_connect=CONNECT_TIMEOUT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),
@@ -143,6 +167,34 @@ class ControlApi:
             return await self._answer(request, key)
         except OperatorError as error:
             return _unanswered(key, error)
+
+    async def _wake(self, request: web.Request) -> web.StreamResponse:
+        namespace, expert = request.match_info["namespace"], request.match_info["expert"]
+        policy = request.query.get("policy", "")
+        if not all(NAME.match(name) for name in (namespace, expert, policy)):
+            return problem(404, "NotFound", "the path is /v1/wake/NAMESPACE/EXPERT?policy=POLICY")
+        key = Key("RoutingPolicy", namespace, policy)
+        try:
+            if not self._leadership.leading():
+                return await self._pass_on(request)
+            return await self._wake_expert(request, key, Key("Expert", namespace, expert))
+        except OperatorError as error:
+            return _unanswered(key, error)
+
+    async def _wake_expert(self, request: web.Request, policy: Key, expert: Key) -> web.StreamResponse:
+        """202: the Expert is looked at. A policy opens nothing but the Experts that it names."""
+        authorization = request.headers.get("Authorization", "")
+        admission = await self._access.admit(authorization, policy.namespace, policy.name)
+        if isinstance(admission, Denied):
+            return _denial(admission)
+        if not self._wakening.names(policy, expert.name):
+            return problem(403, "Forbidden", f"{policy} does not name {expert}")
+        if not self._exists(expert):
+            return problem(404, "NotFound", f"{expert} does not exist")
+        if self._woken.get(expert) is None:
+            self._woken.put(expert, True, WAKE_SECONDS)
+            self._wakening.on_wake(expert)
+        return web.Response(status=202)
 
     async def _review(self, request: web.Request) -> web.StreamResponse:
         key = _parse_key(request)
@@ -203,7 +255,7 @@ class ControlApi:
     ) -> web.StreamResponse:
         headers = {"Authorization": request.headers.get("Authorization", ""), FORWARDED_HEADER: "1"}
         url, context = f"https://{address}{request.raw_path}", self._certificates.client_context
-        async with session.get(url, headers=headers, ssl=context) as answer:
+        async with session.request(request.method, url, headers=headers, ssl=context) as answer:
             passed = {name: answer.headers[name] for name in PASSED_HEADERS if name in answer.headers}
             body = await answer.read()
             return web.Response(

@@ -15,8 +15,13 @@ def score(candidates: Sequence[Candidate]) -> list[float]:
 
 def pick(scores: Sequence[float], draw: float) -> int:
     """Index of the candidate on whose share `draw`, uniform in [0, 1), falls."""
+    return split(scores, draw)[0]
+
+
+def split(scores: Sequence[float], draw: float) -> tuple[int, float]:
+    """The same, and where on that share it falls: uniform in [0, 1) again, for another draw."""
     for index, share in enumerate(scores):
+        if draw < share:
+            return index, draw / share
         draw -= share
-        if draw < 0:
-            return index
-    return len(scores) - 1
+    return len(scores) - 1, 0.0

@@ -55,5 +55,5 @@ def test_every_cause_has_a_group() -> None:
 def test_every_cause_but_a_cold_start_may_be_listed() -> None:
     """What becomes of a cold start is `coldStart`'s to say, so a policy that lists it is refused."""
     assert set(DEFAULT_CAUSES) == set(Cause) - {Cause.COLD_START}
-    with pytest.raises(ValidationError, match="ColdStart|Input should be"):
+    with pytest.raises(ValidationError, match="Input should be"):
         RoutingPolicySpec.model_validate({**POLICY_ANONYMOUS, "escalation": {"on": ["ColdStart"]}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,13 +27,14 @@ from flotilla_operator.adapters import control_api
 from flotilla_operator.adapters.access import Access
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
-from flotilla_operator.adapters.control_api import ControlApi, Leadership
+from flotilla_operator.adapters.control_api import ControlApi, Leadership, Wakening
 from flotilla_operator.adapters.routers import Pace, RouterRegistry
 from flotilla_operator.adapters.tokens import DENIALS_MAX, ExpiringCache
 from flotilla_operator.reconcile.types import Acknowledgement, Key, PublishedSnapshot
 from flotilla_operator.telemetry import Telemetry
 
 KEY = Key("RoutingPolicy", "agents", "router")
+EXPERT = Key("Expert", "agents", "sql")
 PATH = "/v1/snapshots/agents/router"
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -55,6 +57,7 @@ ROUTER_USER = {
 
 PODS = "/api/v1/namespaces/agents/pods"
 REVIEW = "/v1/tokens/agents/router"
+WAKE = "/v1/wake/agents/sql?policy=router"
 TOKEN_BODY = b'{"token": "relayed-1"}'
 AGENT_USER = {
     **ROUTER_USER,
@@ -82,6 +85,7 @@ class Server:
     exists: bool = True
     allows_sidecars: bool = True
     woken: list[Key] = field(default_factory=list[Key])
+    experts_woken: list[Key] = field(default_factory=list[Key])
 
 
 @dataclass
@@ -98,6 +102,7 @@ class World:
     async def server(self, *, poll_seconds: float = 0.3, **changes: Any) -> Server:
         """One more replica, listening."""
         woken: list[Key] = []
+        experts_woken: list[Key] = []
         registry = RouterRegistry(
             self.clock,
             Telemetry(),
@@ -110,9 +115,14 @@ class World:
             registry,
             self.certificates,
             Leadership(leading=lambda: server.leading, leader_address=lambda: server.leader),
-            exists=lambda key: server.exists and key == KEY,
+            clock=self.clock,
+            exists=lambda key: server.exists and key in (KEY, EXPERT),
+            wakening=Wakening(
+                names=lambda key, expert: key == KEY and expert in ("sql", "gone"),
+                on_wake=experts_woken.append,
+            ),
         )
-        server = Server(control, registry, woken=woken, **changes)
+        server = Server(control, registry, woken=woken, experts_woken=experts_woken, **changes)
         await control.start("127.0.0.1", 0)
         self.stack.push_async_callback(control.stop)
         return server
@@ -134,6 +144,14 @@ class World:
         url = f"https://127.0.0.1:{server.control.port}{path}"
         async with self.http.post(url, data=body, headers=headers) as response:
             return response.status, await response.json()
+
+    async def wake(
+        self, server: Server, path: str = WAKE, headers: Mapping[str, str] = BEARER
+    ) -> tuple[int, str, Mapping[str, str]]:
+        """Status, error and headers of the answer to a router that has an expert woken."""
+        async with self.http.post(f"https://127.0.0.1:{server.control.port}{path}", headers=headers) as response:
+            body = await response.read()
+            return response.status, json.loads(body)["error"]["message"] if body else "", response.headers
 
     async def call(
         self,
@@ -559,6 +577,100 @@ async def test_a_review_waits_for_nobody_when_the_kubernetes_api_is_down() -> No
 
         assert (await world.review(server))[0] == 503
         assert (await world.review(server, path="/v1/tokens/Agents/router"))[0] == 404
+
+
+async def test_a_gateway_has_the_experts_of_its_policy_woken() -> None:
+    """By the permission that gives it the snapshot; the expert is looked at at once."""
+    async with a_world() as world:
+        server = await world.server()
+
+        assert (await world.wake(server))[:2] == (202, "")
+        assert server.experts_woken == [EXPERT]
+
+
+async def test_a_sidecar_has_the_experts_of_its_policy_woken() -> None:
+    """By its pod's label, as it gets the snapshot."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        world.put_pod(policy="router")
+        server = await world.server()
+
+        assert (await world.wake(server))[0] == 202
+        server.allows_sidecars = False
+        assert (await world.wake(server))[0] == 403
+        assert server.experts_woken == [EXPERT]
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed", "path", "status", "message"),
+    [
+        pytest.param({}, True, WAKE, 401, "show a ServiceAccount token", id="no token"),
+        pytest.param(BEARER, False, WAKE, 403, "neither RBAC nor the label", id="no permission"),
+        pytest.param(
+            BEARER, True, "/v1/wake/other/sql?policy=router", 403, "neither RBAC nor the label", id="another namespace"
+        ),
+        pytest.param(
+            BEARER,
+            True,
+            "/v1/wake/agents/invoice?policy=router",
+            403,
+            "RoutingPolicy agents/router does not name Expert agents/invoice",
+            id="another policy's expert",
+        ),
+        pytest.param(
+            BEARER, True, "/v1/wake/agents/gone?policy=router", 404, "Expert agents/gone does not exist", id="no expert"
+        ),
+        pytest.param(BEARER, True, "/v1/wake/agents/sql", 404, "the path is", id="no policy"),
+        pytest.param(BEARER, True, "/v1/wake/agents/..%2f..?policy=router", 404, "the path is", id="no expert's name"),
+    ],
+)
+async def test_nobody_wakes_what_is_not_theirs(
+    headers: dict[str, str], *, allowed: bool, path: str, status: int, message: str
+) -> None:
+    """A GPU costs money, so a wake takes the same right as the snapshot, and an expert that the policy names."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(), ACCESS_REVIEWS: {"allowed": allowed}}
+        server = await world.server()
+
+        answer = await world.wake(server, path, headers)
+        assert (answer[0], server.experts_woken) == (status, [])
+        assert message in answer[1]
+
+
+async def test_wakes_of_one_expert_within_a_second_are_one() -> None:
+    """However many routers ask: each is told that it was heard."""
+    async with a_world() as world:
+        server = await world.server()
+        for _ in range(3):
+            assert (await world.wake(server))[0] == 202
+        assert server.experts_woken == [EXPERT]
+        await world.clock.advance(control_api.WAKE_SECONDS)
+
+        assert (await world.wake(server))[0] == 202
+        assert server.experts_woken == [EXPERT, EXPERT]
+
+
+async def test_a_standby_passes_a_wake_on_to_the_leader() -> None:
+    """Whichever replica the Service picks, the leader looks at the expert; without a leader it is told to come back."""
+    async with a_world() as world:
+        leader, standby = await world.server(), await world.server(leading=False)
+        standby.leader = f"127.0.0.1:{leader.control.port}"
+
+        assert (await world.wake(standby))[0] == 202
+        assert (leader.experts_woken, standby.experts_woken) == ([EXPERT], [])
+        standby.leader = ""
+        status, _, headers = await world.wake(standby)
+        assert (status, headers["Retry-After"]) == (503, "1")
+
+
+async def test_a_wake_that_the_kubernetes_api_cannot_admit_is_a_503() -> None:
+    """The router repeats it."""
+    async with a_world() as world:
+        server = await world.server()
+        world.api.failures["POST", TOKEN_REVIEWS] = {"code": 500, "message": "broken"}
+
+        assert (await world.wake(server))[0] == 503
+        assert server.experts_woken == []
 
 
 async def test_reviews_are_cached_for_a_minute() -> None:
