@@ -1,0 +1,97 @@
+"""What an expert asks of a pool of accelerators, and what it is granted. PURE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .fleet import NamespacedName
+from .types import Decision, Rule
+
+BLOCKED_RULES = frozenset({Rule.OVERRIDE, Rule.METRICS_UNKNOWN, Rule.HISTORY_MISSING})
+"""Under which no replica is given to others for dollars: a person says so, or nothing is known of what it is worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of a pool."""
+
+    name: str
+    available: int
+    """Accelerators that pods of claims hold or may hold: what others' pods hold is left out."""
+    leaving: int = 0
+    """Of these, still held by pods of claims that are being deleted."""
+    open: bool = True
+    """Whether new pods may come; otherwise (cordoned, tainted) `available` is what its pods hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The accelerators of one AcceleratorProfile. Pools of one resource may share nodes, by name."""
+
+    name: str
+    resource: str
+    """Such as nvidia.com/gpu."""
+    nodes: tuple[Node, ...] | None = None
+    """None: they are made when they are needed."""
+    accelerators: int | None = None
+    """Without `nodes`: how many claims may hold; None: any number."""
+    leaving: int = 0
+    """Without `nodes`: of these, still held by pods that are being deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A bound on what the claims of a namespace may hold of a resource, in accelerators."""
+
+    namespace: str
+    resource: str
+    accelerators: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one expert asks for."""
+
+    expert: NamespacedName
+    pool: str
+    size: int
+    """Accelerators of one replica; all on one node."""
+    floor: int
+    wanted: int
+    """Replicas; at least `floor`."""
+    current: int = 0
+    """Replicas that are asked for now."""
+    placed: tuple[tuple[str, int], ...] = ()
+    """(node, replicas) of pods that hold accelerators and are not being deleted."""
+    usd_per_hour: Sequence[float] = ()
+    """What 0, 1, ... `wanted` replicas cost together with the requests that are lost; empty: unknown."""
+    replica_usd_per_hour: float = 0.0
+
+    @classmethod
+    def of(cls, decision: Decision, claim: Claim) -> Claim:
+        """`claim`, asking for what `decision` came to."""
+        floor = decision.replicas if decision.rule in BLOCKED_RULES else decision.floor
+        return replace(claim, floor=floor, wanted=decision.replicas, usd_per_hour=decision.usd_per_hour)
+
+    @property
+    def running(self) -> int:
+        """Replicas that hold accelerators."""
+        return sum(replicas for _, replicas in self.placed)
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether it is known what each number of replicas costs."""
+        return len(self.usd_per_hour) > self.wanted and all(map(math.isfinite, self.usd_per_hour))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a claim gets."""
+
+    replicas: int
+    message: str = ""
+    """Why it is less than was asked for; ''."""
+    shadow_usd_per_hour: float | None = None
+    """What one accelerator more in the pool would save; None: nothing is short, or it has no price."""
