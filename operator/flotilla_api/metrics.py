@@ -68,7 +68,7 @@ VLLM_RUNNING = "vllm:num_requests_running"
 VLLM_WAITING = "vllm:num_requests_waiting"
 """Requests under way, and requests that wait: what the drain of an engine and its autoscaling read."""
 VLLM_KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
-"""Ratio of the KV cache that is in use; the second is its name before vLLM 0.10."""
+"""Ratio of the KV cache that is in use; the second is its name in older versions."""
 VLLM_PREEMPTIONS = "vllm:num_preemptions_total"
 """Requests that lost their KV cache to others and start again."""
 VLLM_INFERENCE_SECONDS = "vllm:request_inference_time_seconds"

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from localcluster.config import ImageSpec
+from localcluster.prometheus import prometheus_program
 
 OPERATOR_IMAGE = "flotilla-operator"
 ROUTER_IMAGE = "flotilla-router"
 ENGINE_IMAGE = "vllm/vllm-openai"
 PROVIDER_IMAGE = "flotilla-simulated-provider"
+PROMETHEUS_IMAGE = "prom/prometheus"
 PYTHON_IMAGE = "python-openai"
 """What the agents of examples/sidecar run on: Python and the OpenAI SDK, and nothing of ours."""
 
@@ -45,6 +47,7 @@ def make_images(engine_env: Mapping[str, str] | None = None) -> dict[str, ImageS
             env=engine,
         ),
         PROVIDER_IMAGE: ImageSpec([*_PYTHON, "-m", "fakes.provider"], env=fakes),
+        PROMETHEUS_IMAGE: ImageSpec([str(prometheus_program())]),
         PYTHON_IMAGE: ImageSpec(_PYTHON, {"python": _PYTHON}),
     }
 
