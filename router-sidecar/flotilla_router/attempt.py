@@ -25,8 +25,6 @@ from .settings import MAX_ANSWER_BYTES
 from .sse import EventSplitter, EventTooLarge, is_comment
 from .upstream import Call, Failure, Origin, Upstreams
 
-CLIENT_GONE = "ClientGone"
-"""Result of an attempt that ended because nobody waits for it any more."""
 QUALITY_CAUSES = frozenset(cause for cause, group in CAUSE_GROUPS.items() if group is CauseGroup.QUALITY)
 _EVENT_STREAM = b"text/event-stream"
 
@@ -115,9 +113,7 @@ class Attempt:
     _last: float = 0.0
     """When something last came, in monotonic seconds."""
     _first_token: float = 0.0
-    """When the first token came; 0: it has not."""
-    _timed: bool = False
-    """Whether the time between tokens is the model server's: there is one choice, and nobody paused it."""
+    """When it came; 0: it has not, inf: what follows it says nothing of the model server's pace."""
     _end: str | None = None
     """Why the response is not whole."""
 
@@ -141,7 +137,7 @@ class Attempt:
     def hold(self) -> None:
         """Keep what is there and read no more for now."""
         self.state = State.HELD
-        self._timed = False
+        self._first_token = inf
         self._stop_timer()
         if self._call is not None:
             self._call.pause()
@@ -158,7 +154,7 @@ class Attempt:
 
     def pause(self) -> None:
         """The client reads too slowly."""
-        self._timed = False
+        self._first_token = inf
         if self._call is not None:
             self._call.pause()
 
@@ -196,10 +192,7 @@ class Attempt:
         """Decide how the body is read, and note how the replica does."""
         self.head = response
         now = self._last = self.loop.time()
-        if response.status in (429, 503):
-            self.replica.overloaded(now, response.retry_after)
-        elif response.status >= 500:
-            self.replica.failed(now)
+        self.replica.began_to_answer(response.status, now, response.retry_after)
         if response.status == 200 and self.stream and response.content_type.startswith(_EVENT_STREAM):
             self._follow()
 
@@ -220,7 +213,7 @@ class Attempt:
             self._hold_on(events)
         else:
             self._weigh(events)
-        if self._timed and not self._first_token and self._follower is not None and self._follower.first_token_seen:
+        if not self._first_token and self._follower is not None and self._follower.first_token_seen:
             self._first_token = self._last
 
     def on_complete(self) -> None:
@@ -268,7 +261,7 @@ class Attempt:
         """Read events. Their follower needs no body, which may be large and outlive its use."""
         assert self.request is not None
         request = msgspec.structs.replace(self.request, body=b"")
-        self._timed = request.choices == 1
+        self._first_token = 0.0 if request.choices == 1 else inf
         self._splitter = EventSplitter()
         if self.config is not None:
             self._follower = StreamJudge(request, self.config, self.injection)
@@ -402,8 +395,7 @@ class Attempt:
         self._chunks.append(chunk)
 
     def _judge_whole(self) -> None:
-        chunks = self._chunks
-        self.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.body = b"".join(self._chunks)
         self._chunks = []
         assert self.head is not None
         status = self.head.status
@@ -466,13 +458,7 @@ class Attempt:
 
     def _note_error(self, error: InnerError) -> None:
         self.error = error
-        now = self.loop.time()
-        if error.cause is Cause.OVERLOADED:
-            self.replica.overloaded(now, self.head.retry_after if self.head is not None else None)
-        elif error.cause is Cause.CONTEXT_OVERFLOW:
-            self.replica.succeeded()
-        else:
-            self.replica.failed(now)
+        self.replica.erred(error.cause, self.loop.time(), self.head.retry_after if self.head is not None else None)
 
     # Accounts
 
@@ -480,7 +466,7 @@ class Attempt:
     def tpot_ms(self) -> float | None:
         """Milliseconds for each token after the first, once the stream has ended; None: nobody knows."""
         tokens = self.record.output_tokens
-        if not self._timed or not self._first_token or tokens is None or tokens < 2:
+        if tokens is None or tokens < 2 or not 0 < self._first_token < inf:
             return None
         return round((self._last - self._first_token) * 1000 / (tokens - 1), 2)
 

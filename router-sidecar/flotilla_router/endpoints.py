@@ -23,7 +23,7 @@ from .incoming import Incoming, Problem, too_large
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
-from .replies import JSON_LINES, request_lines, retry_line
+from .replies import JSON_LINES, Reply, request_lines, retry_line
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
 
@@ -233,15 +233,16 @@ class Router:
             reason=decision.reason,
             snapshot=live.digest,
         )
+        arrived = dispatcher.loop.time()
         exchange = Exchange(
             dispatcher=dispatcher,
-            client=connection,
+            reply=Reply(connection, record, arrived),
             live=live,
             request=request,
             decision=decision,
             passed_headers=_passed_headers(headers, name),
             record=record,
-            arrived=dispatcher.loop.time(),
+            arrived=arrived,
             stream=request.stream,
         )
         if decision.first.asleep:

@@ -18,17 +18,16 @@ from math import inf
 from flotilla_api.causes import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
 
-from .attempt import CLIENT_GONE, QUALITY_CAUSES, Attempt
+from .attempt import QUALITY_CAUSES, Attempt
 from .choose import Decision, Refusal
 from .credentials import Missing
 from .dispatch import Dispatcher
 from .holds import Hold
-from .logs import AttemptRecord, RequestRecord
-from .openai import BadRequest, ParsedRequest, error_body, plan_injection
+from .logs import CLIENT_GONE, AttemptRecord, RequestRecord
+from .openai import BadRequest, ParsedRequest, plan_injection
 from .registry import Live, Replica
-from .replies import EVENT_LINES, JSON_LINES, Client, answer_lines, cost_line, request_lines, retry_line
+from .replies import Reply, answer_lines, cost_line, retry_line
 from .responses import STATUS_OF
-from .sse import KEEP_ALIVE, error_event, make_error_event
 from .tries import Tries
 
 CLIENT_GONE_STATUS = 499
@@ -39,7 +38,7 @@ class Exchange:
     """One request that has been routed, until its last byte."""
 
     dispatcher: Dispatcher
-    client: Client
+    reply: Reply
     live: Live
     request: ParsedRequest | None
     """Until the answer is committed."""
@@ -69,16 +68,12 @@ class Exchange:
     _cause: Cause | None = None
     """Why the request left its expert."""
     _committed: bool = False
-    _head_sent: bool = False
     _paused: bool = False
-    _last_sent: float = 0.0
-    """When the client last got something, in monotonic seconds."""
 
     # What the dispatcher and the client's connection call
 
     def begin(self) -> None:
         """Make the first attempt, or wait until there is somebody to ask."""
-        self._last_sent = self.arrived
         if self.hold is None:
             self._start()
         else:
@@ -103,8 +98,8 @@ class Exchange:
             self._attempt_timed_out(current)
             if self.record.status:
                 return
-        if self.stream and not self._paused and now >= self._last_sent + timeouts.keepAliveAfterSeconds:
-            self._keep_alive()
+        if self.stream and not self._paused and now >= self.reply.last_sent + timeouts.keepAliveAfterSeconds:
+            self.reply.keep_alive(now)
         self._set_due()
 
     def client_gone(self) -> None:
@@ -300,8 +295,8 @@ class Exchange:
         self.passed_headers = b""
         self.record.model = attempt.target.name
         assert attempt.head is not None
-        if not self._head_sent:
-            self._begin_stream(attempt.head.passed() + self._lines(attempt))
+        if not self.reply.begun:
+            self.reply.begin(attempt.head.passed() + self._lines(attempt))
         attempt.head.headers.clear()
         self._fallbacks.clear()
         if self._paused:
@@ -310,12 +305,10 @@ class Exchange:
 
     def passed_on(self, data: bytes) -> None:
         """More of the answer."""
-        now = self._last_sent = self.dispatcher.loop.time()
-        record = self.record
-        if record.ttft_ms is None:
-            record.ttft_ms = round((now - self.arrived) * 1000, 1)
-        record.bytes += len(data)
-        self.client.send(data)
+        now = self.dispatcher.loop.time()
+        if self.record.ttft_ms is None:
+            self.record.ttft_ms = round((now - self.arrived) * 1000, 1)
+        self.reply.pass_on(data, now)
 
     def ended(self, attempt: Attempt, problem: str | None) -> None:
         """The answer is over; an error of the model server's own has been passed on with it."""
@@ -325,8 +318,7 @@ class Exchange:
         if problem is None or told is not None:
             self._close(attempt, "ok" if told is None else told.cause)
             self.record.error = problem
-            self.client.end()
-            self._finish(200)
+            self._finish(self.reply.end())
         else:
             self._close(attempt, Cause.UPSTREAM_ERROR)
             self._send_error(502, problem, "upstream_error")
@@ -345,7 +337,7 @@ class Exchange:
             self.record.model = attempt.target.name
         if status >= 400:
             self._pass_error(attempt, status)
-        elif self._head_sent:
+        elif self.reply.begun:
             self._send_error(status, "the model server answered a stream with a whole answer", "upstream_error")
         else:
             self._send_whole(attempt, status)
@@ -413,12 +405,6 @@ class Exchange:
         self._close(held, self._cause or Cause.TIMEOUT)
         self._send_error(504, "the request took longer than timeouts.total", Cause.TIMEOUT.value)
 
-    def _keep_alive(self) -> None:
-        if not self._head_sent:
-            self._begin_stream(EVENT_LINES + self._request_lines())
-        self._last_sent = self.dispatcher.loop.time()
-        self.client.send(KEEP_ALIVE)
-
     def _set_due(self) -> None:
         """Times only move back while data flows, so `tick` may find that there is nothing to do yet."""
         timeouts = self.live.snapshot.timeouts
@@ -428,74 +414,41 @@ class Exchange:
         if self.hold is not None:
             due = min(due, self.hold.due)
         if self.stream:
-            due = min(due, self._last_sent + timeouts.keepAliveAfterSeconds)
+            due = min(due, self.reply.last_sent + timeouts.keepAliveAfterSeconds)
         self.due = due
 
     # What the client is sent
 
-    def _begin_stream(self, headers: bytes) -> None:
-        self._head_sent = True
-        self.client.begin_stream(200, headers)
-
     def _send_whole(self, attempt: Attempt, status: int) -> None:
         assert attempt.head is not None
         headers = attempt.head.passed() + self._lines(attempt) + cost_line(self.record)
-        record = self.record
-        record.ttft_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
-        record.bytes = len(attempt.body)
-        self.client.respond(status, headers, attempt.body)
-        self._finish(status)
+        self.record.ttft_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
+        self._finish(self.reply.send(status, headers, attempt.body))
 
     def _pass_error(self, attempt: Attempt, status: int) -> None:
         """The model server's own error: as it came, or in band where the head is out already."""
-        if not self._head_sent:
+        if not self.reply.begun:
             self._send_whole(attempt, status)
-            return
-        message = f"the model server answered with status {status}"
-        self.record.error = self.record.error or message
-        self._end_in_band(error_event(attempt.body) or make_error_event(message, "server_error", "upstream_error"))
+        else:
+            self._finish(self.reply.pass_error_in_band(attempt.body, status))
 
-    def _end_in_band(self, event: bytes) -> None:
-        self.record.bytes += len(event)
-        self.client.send(event)
-        self.client.end()
-        self._finish(200)
-
-    def _send_error(
-        self,
-        status: int,
-        message: str,
-        code: str,
-        *,
-        kind: str = "server_error",
-        param: str | None = None,
-        lines: bytes = b"",
-    ) -> None:
-        """Our own error: whole, or in band where the head is out already. lines: more header lines."""
-        self.record.error = message
-        if self._head_sent:
-            self._end_in_band(make_error_event(message, kind, code))
-            return
-        body = error_body(message, type=kind, param=param, code=code)
-        self.record.bytes = len(body)
-        self.client.respond(status, JSON_LINES + lines + self._request_lines(), body)
-        self._finish(status)
+    def _send_error(self, status: int, message: str, code: str) -> None:
+        """Our own error."""
+        self._finish(self.reply.send_error(status, message, code))
 
     def _send_refusal(self, refusal: Refusal) -> None:
         """Nobody may answer, now that the request has waited."""
         lines = retry_line(refusal.retry_after_seconds)
-        self._send_error(
+        status = self.reply.send_error(
             refusal.status, refusal.message, refusal.code, kind=refusal.type, param=refusal.param, lines=lines
         )
+        self._finish(status)
 
     def _refuse(self, error: BadRequest) -> None:
         """The request cannot be sent to this target as it is; that is the client's mistake."""
         self._close(self._held, self._cause or CLIENT_GONE)
         code = error.code or "invalid_request"
-        self._send_error(error.status, error.message, code, kind=error.type, param=error.param)
-
-    def _request_lines(self) -> bytes:
-        return request_lines(self.record.policy, self.record.request_id)
+        self._finish(self.reply.send_error(error.status, error.message, code, kind=error.type, param=error.param))
 
     def _lines(self, attempt: Attempt) -> bytes:
         """Our own header lines where `attempt` answers."""

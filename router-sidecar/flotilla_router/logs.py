@@ -13,6 +13,8 @@ import msgspec
 
 MAX_PENDING_BYTES = 4 * 1024 * 1024
 """Lines that wait for their reader; further ones are dropped."""
+CLIENT_GONE = "ClientGone"
+"""Result of an attempt that ended because nobody waits for it any more."""
 _FLUSH_BYTES = 32 * 1024
 
 

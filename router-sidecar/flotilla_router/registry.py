@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import RoutingSnapshot, Target
 
 from .addresses import split_address, split_url
@@ -71,6 +72,22 @@ class Replica:
         """It has not answered, or not well."""
         self.failures += 1
         self.open_at = max(self.open_at, now + ejection_seconds(self.failures, refused=refused))
+
+    def began_to_answer(self, status: int, now: float, retry_after: float | None) -> None:
+        """It has sent a status; a good one says nothing yet of what follows."""
+        if status in (429, 503):
+            self.overloaded(now, retry_after)
+        elif status >= 500:
+            self.failed(now)
+
+    def erred(self, cause: Cause, now: float, retry_after: float | None) -> None:
+        """It has sent an error for that cause; a prompt that is too long is none of its own."""
+        if cause is Cause.OVERLOADED:
+            self.overloaded(now, retry_after)
+        elif cause is Cause.CONTEXT_OVERFLOW:
+            self.succeeded()
+        else:
+            self.failed(now)
 
     def overloaded(self, now: float, retry_after: float | None) -> None:
         """It has asked for a pause. That is an answer: it is not ill."""
