@@ -9,6 +9,7 @@ OperatorError
 ├── UnreachableError         no answer from the Kubernetes API
 ├── UnreadableError          a namespace may not be read as a whole, so nothing is decided about its objects
 ├── StepFailedError          one of the last two met a step of a plan
+├── EngineError              an engine did not do what it was asked to
 └── NotLeadingError          this replica may not write
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from .reconcile.scaled import ScaledExpert
 from .reconcile.types import (
     Acknowledgement,
     Event,
@@ -82,6 +84,10 @@ class StepFailedError(OperatorError):
         self.step = step
 
 
+class EngineError(OperatorError):
+    """An engine did not do what it was asked to; it may when it is asked again."""
+
+
 class NotLeadingError(OperatorError):
     """This replica does not hold the Lease, so it may not write."""
 
@@ -130,6 +136,42 @@ class MetricsSource(Protocol):
 
     async def history(self, now: float, seconds: float, step: float) -> Mapping[NamespacedName, History]:
         """The last `seconds` in steps of `step` seconds, of every Expert of which any of it is known."""
+        ...
+
+
+class ScaleTargets(Protocol):
+    """Experts that are scaled, and their Deployments' /scale. What writes may raise `OperatorError`."""
+
+    def experts(self) -> Sequence[ScaledExpert]:
+        """Every Expert with `scaling` that exists, whatever its mode, as it is known now."""
+        ...
+
+    def find(self, key: Key) -> ScaledExpert | None:
+        """That Expert; None: it does not exist, or is not scaled."""
+        ...
+
+    async def scale(self, expert: ScaledExpert, replicas: int) -> None:
+        """Its Deployment asks for `replicas`, and the scaler owns that number."""
+        ...
+
+    async def annotate(self, pod: Manifest, annotations: Mapping[str, str | None]) -> None:
+        """The pod has these annotations; None: not this one."""
+        ...
+
+    async def other_scalers(self) -> Mapping[ObjectRef, str]:
+        """Whoever else scales a Deployment, by the Deployment, such as HorizontalPodAutoscaler agents/invoice."""
+        ...
+
+
+class Engines(Protocol):
+    """Engines that can sleep, by host:port. Both do nothing where it is so already, and raise `EngineError`."""
+
+    async def sleep(self, address: str) -> None:
+        """The engine has given its accelerator's memory back, and ended what it was doing."""
+        ...
+
+    async def wake_up(self, address: str) -> None:
+        """The engine answers again."""
         ...
 
 

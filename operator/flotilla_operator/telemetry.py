@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -11,6 +12,8 @@ from typing import Any, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from flotilla_api import metrics as names
+
+from .scaling.report import ScalingReport
 
 LOGGER = "flotilla"
 _QUIET = ("kopf", "aiohttp", "asyncio", "urllib3", "kubernetes")
@@ -65,9 +68,77 @@ class Telemetry:
             registry=registry,
         )
 
+        self.scaler = ScalerTelemetry(registry)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class ScalerTelemetry:
+    """The scaler's metrics. Series of an Expert that is scaled no more are removed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        expert = ["namespace", "expert"]
+        self._desired = Gauge(names.SCALER_DESIRED, "What the Deployment asks for.", expert, registry=registry)
+        self._actual = Gauge(names.SCALER_ACTUAL, "Pods that answer.", expert, registry=registry)
+        self._recommended = Gauge(names.SCALER_RECOMMENDED, "What is right.", expert, registry=registry)
+        self._rule = Gauge(names.SCALER_BOUND_RULE, "What bound the decision.", [*expert, "rule"], registry=registry)
+        self._shadow = Gauge(
+            names.SCALER_SHADOW_PRICE, "What one accelerator more would save.", expert, registry=registry
+        )
+        self._rules: dict[tuple[str, str], str] = {}
+        """By Expert: the rule that has a series."""
+        self.decisions = Counter(names.SCALER_DECISIONS, "Decisions by rule.", ["rule"], registry=registry)
+        self.crashes = Counter(names.SCALER_CRASHES, "Unexpected errors.", registry=registry)
+        self.problems = Gauge(names.SCALER_SIGNAL_PROBLEMS, "Problems of the last reading.", registry=registry)
+        self.tick_seconds = Histogram(
+            names.SCALER_TICK_SECONDS,
+            "Duration of a tick.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
+            registry=registry,
+        )
+
+    def tell(self, namespace: str, expert: str, *, desired: int, actual: int, report: ScalingReport | None) -> None:
+        """The series of an Expert are these."""
+        self._desired.labels(namespace, expert).set(desired)
+        self._actual.labels(namespace, expert).set(actual)
+        if report is None:
+            return
+        self._recommended.labels(namespace, expert).set(report.recommended)
+        self._set_rule(namespace, expert, report.rule.value)
+        if report.shadow_usd_per_hour is not None:
+            self._shadow.labels(namespace, expert).set(report.shadow_usd_per_hour)
+        else:
+            _remove(self._shadow, namespace, expert)
+
+    def _set_rule(self, namespace: str, expert: str, rule: str) -> None:
+        before = self._rules.get((namespace, expert))
+        if before == rule:
+            return
+        if before is not None:
+            _remove(self._rule, namespace, expert, before)
+        self._rule.labels(namespace, expert, rule).set(1)
+        self._rules[namespace, expert] = rule
+
+    def forget(self, namespace: str, expert: str) -> None:
+        """The Expert has no series any more."""
+        for gauge in (self._desired, self._actual, self._recommended, self._shadow):
+            _remove(gauge, namespace, expert)
+        rule = self._rules.pop((namespace, expert), None)
+        if rule is not None:
+            _remove(self._rule, namespace, expert, rule)
+
+    def clear(self) -> None:
+        """No Expert has series: another replica decides."""
+        for gauge in (self._desired, self._actual, self._recommended, self._shadow, self._rule):
+            gauge.clear()
+        self._rules.clear()
+
+
+def _remove(gauge: Gauge, *labels: str) -> None:
+    with contextlib.suppress(KeyError):
+        gauge.remove(*labels)
 
 
 def fields(**values: object) -> dict[str, Any]:

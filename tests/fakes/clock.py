@@ -16,12 +16,17 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._seconds = 0.0
+        self._jumped = timedelta()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
     def now(self) -> datetime:
         """UTC now."""
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._seconds)
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._seconds) + self._jumped
+
+    def jump(self, seconds: float) -> None:
+        """The clock on the wall is set forward, or back; no time passes."""
+        self._jumped += timedelta(seconds=seconds)
 
     def monotonic(self) -> float:
         """Seconds since the clock was made."""

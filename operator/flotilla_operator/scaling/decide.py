@@ -171,13 +171,16 @@ def _floor(situation: _Situation) -> _Wish:
 
 
 def _is_known_not_to_pay(situation: _Situation) -> bool:
-    """Whether a whole hour of demand has shown that the fallback costs less than one replica."""
+    """Whether a whole hour of demand has shown that the fallback costs less than one replica.
+
+    An hour in which nobody asked has shown nothing.
+    """
     demand, tuning = situation.state.demand, situation.tuning
     if situation.prices is None or not demand:
         return False
     known_seconds = situation.now - demand[0][0]
     whole = known_seconds >= tuning.history_seconds - 2 * tuning.tick_seconds
-    return whole and cheapest(situation.prices, situation.losses, 0, 1) == 0
+    return whole and situation.losses.hour.expected(0) > 0 and cheapest(situation.prices, situation.losses, 0, 1) == 0
 
 
 def _raise_to(floor: _Wish, wish: _Wish) -> _Wish:

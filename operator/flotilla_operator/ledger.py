@@ -1,0 +1,219 @@
+"""What the scaler remembers of one Expert, and what it says of it. Whoever acts writes down here what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from .reconcile.pod_states import pod_states
+from .reconcile.scaled import ScaledExpert
+from .resources.pods import is_asleep, is_live
+from .scaling.decide import decide
+from .scaling.fleet import ExpertSignals, History
+from .scaling.observe import PodState, count_replicas, observe, remember_cold_starts
+from .scaling.report import Record, ScalingReport
+from .scaling.rivals import Rivalry, notice
+from .scaling.signals import Known, Unknown, fresh
+from .scaling.types import Decision, Rule, State, Target, Tuning
+
+RECORDS_MAX = 8
+"""As many as a status shows."""
+FAILING_TOLD_SECONDS = 30.0
+"""For how long the number could not be written when a report says so: a burst of 5xx is over before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, twice, in seconds since the epoch."""
+
+    wall: float
+    """By this machine's clock, which may jump."""
+    steady: float
+    """The same when the process began; from then on it only grows, second by second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What an Expert's spec and its surroundings say of its scaling now."""
+
+    acts: bool
+    """Whether the number is written."""
+    target: Target | None
+    """None: nothing is decided."""
+    sleep_after_seconds: float | None = None
+
+
+NOT_SCALED = Scaling(acts=False, target=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Writes in a row that failed."""
+
+    count: int
+    since: float
+    retry_at: float
+    """Both steady."""
+    message: str
+
+
+@dataclass(slots=True)
+class Ledger:
+    """One Expert's memory; forgotten with the Expert, and when the Lease is lost."""
+
+    expert: ScaledExpert
+    state: State = field(default_factory=State)
+    target: Target | None = None
+    """None: the mode is Off, or its spec cannot be read."""
+    decision: Decision | None = None
+    wanted: int | None = None
+    """What the decision and the allocation came to."""
+    limited: str = ""
+    """Why the allocation gave less than the decision asks for; ''."""
+    shadow_usd_per_hour: float | None = None
+    unknown: str = ""
+    woken_at: float | None = None
+    """Steady."""
+    seen_whole: bool = False
+    """Whether this scaler has known the Expert since it was made, so that nothing of its past is missing."""
+    cold_starts: dict[str, float] = field(default_factory=dict[str, float])
+    pods: tuple[PodState, ...] = ()
+    records: tuple[Record, ...] = ()
+    rivalry: Rivalry = field(default_factory=Rivalry)
+    other_scaler: str = ""
+    """An autoscaler on the same Deployment; ''."""
+    failing: Attempts | None = None
+    slept: dict[str, float] = field(default_factory=dict[str, float])
+    """Steady: when pods were put to sleep, by uid."""
+    told: object = None
+    """What the reconciler last heard of."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while something is written."""
+    _born: dict[tuple[str, bool], float] = field(default_factory=dict[tuple[str, bool], float])
+    """Steady: since when a pod is as it is, by uid and whether it answers."""
+
+    def look(self, expert: ScaledExpert, now: Moment) -> None:
+        """The Expert is as it is now."""
+        self.expert = expert
+        self.pods = self._age(pod_states(expert.pods, now.wall), now.steady)
+        self.cold_starts = remember_cold_starts(self.cold_starts, self.pods)
+        if expert.deployment is not None:
+            self.rivalry = notice(self.rivalry, expert.replicas, now.steady)
+        live = {pod.uid for pod in self.pods}
+        self.slept = {uid: at for uid, at in self.slept.items() if uid in live}
+
+    def _age(self, pods: Sequence[PodState], steady: float) -> tuple[PodState, ...]:
+        """Ages that grow with time, not with the clock on the wall."""
+        born = {(pod.uid, pod.ready): self._born.get((pod.uid, pod.ready), steady - pod.age_seconds) for pod in pods}
+        self._born = born
+        return tuple(replace(pod, age_seconds=steady - born[pod.uid, pod.ready]) for pod in pods)
+
+    def decide(self, signals: ExpertSignals, steady: float, tuning: Tuning) -> Decision | None:
+        """What is right by what is measured; None: nothing is decided about it."""
+        if self.target is None or self.expert.deployment is None:
+            self.decision = None
+            return None
+        replicas = count_replicas(self.expert.replicas, self.pods, self.cold_starts)
+        observation = observe(signals, replicas, self.target.objectives, woken_at=self.woken_at)
+        arrivals = fresh(observation.arrivals)
+        self.unknown = arrivals.why if isinstance(arrivals, Unknown) else ""
+        self.decision = decide(observation, self.target, self.state, steady, tuning)
+        self.state = self._whole(self.decision.state, steady, tuning)
+        self.wanted, self.limited, self.shadow_usd_per_hour = self.decision.replicas, "", None
+        return self.decision
+
+    def _whole(self, state: State, steady: float, tuning: Tuning) -> State:
+        """Whoever has watched for an hour, or from the beginning, needs no other memory."""
+        if state.backfilled or not state.demand:
+            return state
+        watched = steady - state.demand[0][0] >= tuning.history_seconds - 2 * tuning.tick_seconds
+        return replace(state, backfilled=True) if watched or self.seen_whole else state
+
+    def backfill(self, history: History, now: Moment, tuning: Tuning) -> None:
+        """What others remember of the last hour stands before what was seen here."""
+        own = self.state.demand
+        first = own[0][0] if own else now.steady
+        remembered = [(at, rate) for at, rate in _steady_demand(history, now) if at < first]
+        kept = [(at, rate) for at, rate in remembered if at > now.steady - tuning.history_seconds]
+        learned = history.slot_seconds
+        self.state = replace(
+            self.state,
+            demand=(*kept, *own),
+            backfilled=True,
+            slot_seconds=learned.value if isinstance(learned, Known) else self.state.slot_seconds,
+            zero_since=_zero_since(kept, self.state, first, 2 * history.step_seconds),
+        )
+
+    @property
+    def rival(self) -> str:
+        """Who else sets the number, so that nothing is written; '': nobody."""
+        if self.other_scaler or not self.rivalry.paused:
+            return self.other_scaler
+        return f"the field manager {self.expert.last_writer}" if self.expert.last_writer else "another client"
+
+    @property
+    def sleeping_pods(self) -> int:
+        """Pods that sleep, or are about to."""
+        return sum(is_live(pod) and is_asleep(pod) for pod in self.expert.pods)
+
+    def remember(self, record: Record) -> None:
+        """A change was written."""
+        self.records = (*self.records, record)[-RECORDS_MAX:]
+
+    def report(self, steady: float) -> ScalingReport | None:
+        """What the reconciler tells of it; None: nothing has been decided."""
+        if self.decision is None or self.wanted is None:
+            return None
+        failing = self.failing
+        told = failing is not None and steady - failing.since >= FAILING_TOLD_SECONDS
+        return ScalingReport(
+            recommended=self.wanted,
+            rule=Rule.ACCELERATORS if self.limited else self.decision.rule,
+            message=self.limited or self.decision.message,
+            records=self.records,
+            notes=self.decision.notes,
+            unknown=self.unknown,
+            other_scaler=self.rival,
+            failure=failing.message if failing and told else "",
+            shadow_usd_per_hour=self.shadow_usd_per_hour,
+            asleep=self.sleeping_pods,
+        )
+
+
+def material(report: ScalingReport | None) -> object:
+    """What of a report is worth a look by the reconciler: messages change with every tick."""
+    if report is None:
+        return None
+    shadow = report.shadow_usd_per_hour
+    return replace(
+        report,
+        message="",
+        unknown=str(bool(report.unknown)),
+        shadow_usd_per_hour=None if shadow is None else round(shadow, 2),
+    )
+
+
+def _steady_demand(history: History, now: Moment) -> list[tuple[float, float]]:
+    """(when, requests a second) of what was counted; nothing is newer than now, whatever clocks say."""
+    newest = min(history.until - now.wall, 0.0) + now.steady
+    last = len(history.demand) - 1
+    return [
+        (newest - (last - index) * history.step_seconds, rate)
+        for index, rate in enumerate(history.demand)
+        if rate is not None
+    ]
+
+
+def _zero_since(
+    remembered: Sequence[tuple[float, float]], state: State, first: float, gap_seconds: float
+) -> float | None:
+    """Since when demand has been zero without a gap, up to what was seen here."""
+    since = state.zero_since if state.demand else first
+    if since is None or (state.demand and since > first):
+        return state.zero_since
+    for at, rate in reversed(remembered):
+        if rate > 0 or since - at > gap_seconds:
+            break
+        since = at
+    return since if state.demand or since < first else None

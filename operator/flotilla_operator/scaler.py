@@ -1,0 +1,328 @@
+"""The scaler: every tick it reads what is measured, decides about each scaled Expert, and acts where a number differs.
+
+Only the Lease's holder ticks. A request that finds an Expert at zero does not wait for the tick: see `woken`. What is
+learned is in memory only; a new leader learns it anew from what the source of metrics remembers, and until then nothing
+shrinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from .acting import Actor
+from .ledger import NOT_SCALED, Ledger, Moment, Scaling, material
+from .ports import Clock, Engines, MetricsSource, OperatorError, ScaleTargets
+from .reconcile.scaled import ScaledExpert
+from .reconcile.types import Key, ObjectRef
+from .resources.pods import seconds_of
+from .scaling.fleet import ExpertSignals, FleetSignals, History, NamespacedName
+from .scaling.report import ScalingReport
+from .scaling.signals import Unknown
+from .scaling.types import TUNING, Tuning
+from .slumber import Slumber, is_sleep_due
+from .telemetry import LOGGER, Telemetry, fields
+
+T = TypeVar("T")
+
+READ_SECONDS = 14.0
+"""Longest wait for the source of metrics: it has a bound of its own, and ticks go on without it."""
+BACKFILL_EVERY_SECONDS = 60.0
+"""Between two tries to learn the last hour of Experts of which it is not known."""
+OTHERS_EVERY_SECONDS = 60.0
+"""Between two looks for other autoscalers."""
+ACTING_AT_A_TIME = 8
+YOUNG_SECONDS = 60.0
+"""How old an Expert may be when it is first seen, so that all of its life is known here."""
+
+logger = logging.getLogger(LOGGER)
+
+
+Describe = Callable[[ScaledExpert, FleetSignals, datetime], Scaling | None]
+"""None: its spec cannot be read, and its number is left alone."""
+Share = Callable[[Sequence[Ledger]], None]
+"""Where accelerators are short, sets what each one gets."""
+
+
+class Scaler:
+    """Decides for every Expert with `scaling`, and acts for those whose mode says so."""
+
+    def __init__(
+        self,
+        targets: ScaleTargets,
+        engines: Engines,
+        source: MetricsSource,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        describe: Describe,
+        share: Share,
+        wake: Callable[[Key], None],
+        tuning: Tuning = TUNING,
+    ) -> None:
+        self._targets = targets
+        self._source = source
+        self._clock = clock
+        self._telemetry = telemetry.scaler
+        self._describe = describe
+        self._share = share
+        self._wake = wake
+        self._tuning = tuning
+        self._began = (clock.now().timestamp(), clock.monotonic())
+        self._actor = Actor(targets, self._moment)
+        self._slumber = Slumber(targets, engines)
+        self._led = asyncio.Event()
+        self._ledgers: dict[Key, Ledger] = {}
+        self._scalings: dict[Key, Scaling] = {}
+        self._signals = FleetSignals({}, {})
+        self._read_at = float("-inf")
+        """Steady."""
+        self._problems: tuple[str, ...] = ()
+        self._others: Mapping[ObjectRef, str] = {}
+        self._backfill_due = self._others_due = float("-inf")
+        self._woken: set[Key] = set()
+        self._rung = asyncio.Event()
+        self._writing = asyncio.Semaphore(ACTING_AT_A_TIME)
+
+    def lead(self, leading: bool) -> None:
+        """This replica holds the Lease from now on, or no more; what was learned under an earlier one is forgotten."""
+        self._ledgers, self._scalings, self._signals = {}, {}, FleetSignals({}, {})
+        self._read_at = self._backfill_due = self._others_due = float("-inf")
+        self._woken.clear()
+        self._telemetry.clear()
+        if leading:
+            self._led.set()
+        else:
+            self._led.clear()
+
+    def woken(self, key: Key) -> None:
+        """A request asked for a replica: the Expert is decided about at once, several calls together."""
+        if self._led.is_set() and key.kind == "Expert":
+            self._woken.add(key)
+            self._rung.set()
+
+    def report(self, key: Key) -> ScalingReport | None:
+        """What the reconciler tells of an Expert."""
+        ledger = self._ledgers.get(key)
+        return ledger.report(self._moment().steady) if ledger else None
+
+    async def run(self) -> None:
+        """Ticks and wakes, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick_for_ever())
+            group.create_task(self._answer_wakes())
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await self._led.wait()
+            started = self._clock.monotonic()
+            await self._guard(self._tick(), "scaling tick crashed")
+            seconds = self._clock.monotonic() - started
+            self._telemetry.tick_seconds.observe(seconds)
+            await self._clock.sleep(max(1.0, self._tuning.tick_seconds - seconds))
+
+    async def _answer_wakes(self) -> None:
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            woken, self._woken = self._woken, set()
+            await self._guard(self._answer(woken), "wake crashed")
+
+    async def _tick(self) -> None:
+        """Read once, observe, decide each, share out, act where something differs."""
+        await self._read()
+        await self._find_others()
+        self._refresh()
+        await self._backfill()
+        await self._settle(list(self._ledgers.values()))
+
+    async def _answer(self, keys: Iterable[Key]) -> None:
+        """As a tick, for these Experts and with what was measured last."""
+        now, woken = self._moment(), list[Ledger]()
+        for key in keys:
+            if expert := self._targets.find(key):
+                ledger = self._look(expert, now)
+                ledger.woken_at = now.steady
+                woken.append(ledger)
+        await self._settle(woken)
+
+    async def _settle(self, ledgers: Sequence[Ledger]) -> None:
+        """These are decided about. Where one wants another number, all may get other shares."""
+        before = {id(ledger): ledger.wanted for ledger in self._ledgers.values()}
+        for ledger in ledgers:
+            self._decide(ledger)
+        if any(ledger.wanted != before[id(ledger)] for ledger in ledgers) or len(ledgers) == len(self._ledgers):
+            self._share_out()
+            ledgers = list(self._ledgers.values())
+        await self._act(ledgers)
+        for ledger in ledgers:
+            self._tell(ledger)
+
+    async def _read(self) -> None:
+        """What is measured now; where the source says nothing in time, that."""
+        found = await self._within(self._source.read(self._moment().wall))
+        self._signals = found or FleetSignals({}, {}, (f"the source of metrics said nothing for {READ_SECONDS:g} s",))
+        self._read_at = self._moment().steady
+        self._telemetry.problems.set(len(self._signals.problems))
+        if self._signals.problems != self._problems:
+            self._problems = self._signals.problems
+            logger.warning("metrics", extra=fields(problems=list(self._problems)))
+
+    async def _find_others(self) -> None:
+        """Other autoscalers, looked for now and then; while they cannot be listed, those that were found last."""
+        now = self._moment().steady
+        if now < self._others_due:
+            return
+        self._others_due = now + OTHERS_EVERY_SECONDS
+        try:
+            self._others = await self._targets.other_scalers()
+        except OperatorError as error:
+            logger.warning("other autoscalers cannot be looked for", extra=fields(reason=str(error)))
+
+    def _refresh(self) -> None:
+        """A ledger for each Expert that is scaled, and for no other."""
+        now = self._moment()
+        experts = {expert.key: expert for expert in self._targets.experts()}
+        for key in [key for key in self._ledgers if key not in experts]:
+            self._forget(key)
+        for expert in experts.values():
+            self._look(expert, now)
+        self._slumber.forget({pod.uid for ledger in self._ledgers.values() for pod in ledger.pods})
+
+    def _look(self, expert: ScaledExpert, now: Moment) -> Ledger:
+        """The ledger of an Expert, as it is now; a new one for a new Expert, also under an old name."""
+        ledger = self._ledgers.get(expert.key)
+        if ledger is not None and ledger.expert.uid != expert.uid:
+            self._forget(expert.key)
+            ledger = None
+        if ledger is None:
+            age = now.wall - seconds_of(expert.expert["metadata"]["creationTimestamp"])
+            ledger = self._ledgers[expert.key] = Ledger(expert, seen_whole=age < YOUNG_SECONDS)
+        ledger.look(expert, now)
+        ledger.other_scaler = self._others.get(expert.deployment_ref, "")
+        return ledger
+
+    def _forget(self, key: Key) -> None:
+        del self._ledgers[key]
+        self._scalings.pop(key, None)
+        self._telemetry.forget(key.namespace, key.name)
+        self._wake(key)
+
+    async def _backfill(self) -> None:
+        """Experts whose last hour is not known learn it from what others remember."""
+        missing = [ledger for ledger in self._ledgers.values() if not ledger.state.backfilled]
+        now = self._moment()
+        if not missing or now.steady < self._backfill_due:
+            return
+        self._backfill_due = now.steady + BACKFILL_EVERY_SECONDS
+        tuning = self._tuning
+        past = await self._within(self._source.history(now.wall, tuning.history_seconds, tuning.tick_seconds))
+        remembered: Mapping[NamespacedName, History] = past or {}
+        for ledger in missing:
+            if history := remembered.get(ledger.expert.name):
+                ledger.backfill(history, now, tuning)
+
+    def _decide(self, ledger: Ledger) -> None:
+        key, now = ledger.expert.key, self._moment()
+        try:
+            scaling = self._describe(ledger.expert, self._signals, self._clock.now())
+            self._scalings[key] = scaling or NOT_SCALED
+            ledger.target = self._scalings[key].target
+            decision = ledger.decide(self._measured(ledger.expert.name), now.steady, self._tuning)
+        except Exception:  # a defect that one Expert provokes must not stop the others
+            logger.exception("scaling decision crashed", extra=_about(key))
+            self._telemetry.crashes.inc()
+            ledger.decision = None
+            return
+        if decision is not None:
+            self._telemetry.decisions.labels(decision.rule.value).inc()
+
+    def _measured(self, name: NamespacedName) -> ExpertSignals:
+        """What was measured last, while that says something of now."""
+        age = self._moment().steady - self._read_at
+        if age > 2 * self._tuning.tick_seconds:
+            return ExpertSignals(arrivals=Unknown("nothing has been measured yet"))
+        unread = Unknown("; ".join(self._signals.problems[:1]) or "not measured yet")
+        return self._signals.experts.get(name, ExpertSignals(arrivals=unread))
+
+    def _share_out(self) -> None:
+        acting = [ledger for ledger in self._ledgers.values() if self._acts(ledger) and ledger.decision is not None]
+        try:
+            self._share(acting)
+        except Exception:  # each then gets what its own decision says
+            logger.exception("allocation crashed")
+            self._telemetry.crashes.inc()
+
+    def _acts(self, ledger: Ledger) -> bool:
+        scaling = self._scalings.get(ledger.expert.key)
+        return scaling is not None and scaling.acts and not ledger.rival
+
+    async def _act(self, ledgers: Sequence[Ledger]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for ledger in ledgers:
+                if self._has_work(ledger):
+                    group.create_task(self._guard(self._carry_out(ledger), "scaling crashed", ledger.expert.key))
+
+    def _has_work(self, ledger: Ledger) -> bool:
+        number = self._number(ledger)
+        differs = number is not None and number != ledger.expert.replicas
+        return bool(
+            differs or not ledger.expert.owned or ledger.failing or self._is_sleep_due(ledger) or ledger.sleeping_pods
+        )
+
+    def _number(self, ledger: Ledger) -> int | None:
+        """What its Deployment should ask for; None: that is left to others."""
+        return ledger.wanted if self._acts(ledger) and ledger.decision is not None else None
+
+    def _is_sleep_due(self, ledger: Ledger) -> bool:
+        scaling = self._scalings.get(ledger.expert.key)
+        after = scaling.sleep_after_seconds if scaling and scaling.acts else None
+        return is_sleep_due(ledger, after, self._moment().steady)
+
+    async def _carry_out(self, ledger: Ledger) -> None:
+        async with self._writing, ledger.lock:
+            measured = self._measured(ledger.expert.name)
+            await self._actor.act(ledger, self._number(ledger), measured.pods)
+            if self._is_sleep_due(ledger):
+                await self._slumber.lay(ledger, measured, self._moment().steady, self._tuning.tick_seconds)
+            else:
+                await self._slumber.rouse(ledger)
+
+    def _tell(self, ledger: Ledger) -> None:
+        """Metrics always; the reconciler where something of interest has changed."""
+        report = ledger.report(self._moment().steady)
+        key, actual = ledger.expert.key, sum(pod.ready for pod in ledger.pods)
+        self._telemetry.tell(key.namespace, key.name, desired=ledger.expert.replicas, actual=actual, report=report)
+        news = material(report)
+        if news != ledger.told:
+            ledger.told = news
+            self._wake(key)
+
+    async def _within(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` comes to; None when it takes too long."""
+        working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(self._clock.sleep(READ_SECONDS))
+        try:
+            await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            waiting.cancel()
+
+    async def _guard(self, work: Awaitable[None], what: str, key: Key | None = None) -> None:
+        """A defect is told of and counted, and what comes next goes on."""
+        try:
+            await work
+        except Exception:
+            logger.exception(what, extra=_about(key) if key else None)
+            self._telemetry.crashes.inc()
+
+    def _moment(self) -> Moment:
+        wall, monotonic = self._began
+        return Moment(self._clock.now().timestamp(), wall + self._clock.monotonic() - monotonic)
+
+
+def _about(key: Key) -> dict[str, object]:
+    return fields(kind=key.kind, namespace=key.namespace, name=key.name)

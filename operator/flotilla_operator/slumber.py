@@ -1,0 +1,130 @@
+"""Engines that sleep while nobody asks for them: a level between serving and zero.
+
+| sleep is due | the pod                                   | then                                                    |
+|--------------|-------------------------------------------|---------------------------------------------------------|
+| yes          | serves                                    | it is marked, so that it leaves every router's snapshot |
+| yes          | is marked, since a tick, and does nothing | its engine is put to sleep                              |
+| yes          | sleeps                                    | nothing                                                 |
+| no           | is marked or sleeps                       | its engine is woken, then the mark goes                 |
+
+The mark goes on first and off last: an engine that sleeps says that it is healthy, and requests to it hang.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+from flotilla_api.names import ASLEEP_ANNOTATION
+
+from .ledger import Ledger
+from .ports import Engines, NotLeadingError, OperatorError, ScaleTargets
+from .reconcile.types import Manifest
+from .resources.pods import is_asleep, is_ready, pod_address
+from .scaling.fleet import ExpertSignals, PodSignals
+from .scaling.signals import STALE_SECONDS, Known, fresh
+from .telemetry import LOGGER, fields
+
+MARK = "true"
+
+logger = logging.getLogger(LOGGER)
+
+
+def is_sleep_due(ledger: Ledger, after_seconds: float | None, steady: float) -> bool:
+    """Whether demand has been a confirmed zero for long enough, and neither a person nor a schedule wants replicas."""
+    since, target = ledger.state.zero_since, ledger.target
+    if after_seconds is None or since is None or target is None or ledger.rival:
+        return False
+    if target.minimum > 0 or target.scheduled_minimum > 0 or target.override:
+        return False
+    woken = ledger.woken_at is not None and steady - ledger.woken_at < after_seconds
+    return steady - since >= after_seconds and not woken
+
+
+class Slumber:
+    """Puts pods to sleep and wakes them."""
+
+    def __init__(self, targets: ScaleTargets, engines: Engines) -> None:
+        self._targets = targets
+        self._engines = engines
+        self._marked: dict[str, float] = {}
+        """Steady: when a mark was first seen in the store, by the pod's uid."""
+
+    async def lay(self, ledger: Ledger, measured: ExpertSignals, steady: float, settle_seconds: float) -> bool:
+        """The Expert's pods go to sleep, each once no router sends anything to it. True: something was done."""
+        ready = [pod for pod in ledger.expert.pods if is_ready(pod)]
+        serving = [pod for pod in ready if not is_asleep(pod)]
+        signals = {each.name: each for each in measured.pods}
+        waited = [pod for pod in ready if is_asleep(pod) and self._marked_for(pod, steady) >= settle_seconds]
+        marked = [await self._mark(ledger, pod) for pod in serving]
+        return any(marked) | any([await self._sleep(ledger, pod, signals, steady) for pod in waited])
+
+    async def rouse(self, ledger: Ledger) -> bool:
+        """The Expert's pods answer again. True: something was done."""
+        return any([await self._wake(ledger, pod) for pod in ledger.expert.pods if is_ready(pod) and is_asleep(pod)])
+
+    def forget(self, uids: set[str]) -> None:
+        """Only pods with `uids` still exist."""
+        self._marked = {uid: since for uid, since in self._marked.items() if uid in uids}
+
+    def _marked_for(self, pod: Manifest, steady: float) -> float:
+        return steady - self._marked.setdefault(pod["metadata"]["uid"], steady)
+
+    async def _mark(self, ledger: Ledger, pod: Manifest) -> bool:
+        try:
+            await self._targets.annotate(pod, {ASLEEP_ANNOTATION: MARK})
+        except OperatorError as error:
+            return _missed(ledger, pod, error)
+        return True
+
+    async def _sleep(self, ledger: Ledger, pod: Manifest, signals: Mapping[str, PodSignals], steady: float) -> bool:
+        uid, said = pod["metadata"]["uid"], signals.get(pod["metadata"]["name"])
+        if _sleeps(ledger, uid, said, steady) or not _is_idle(said):
+            return False
+        try:
+            await self._engines.sleep(pod_address(pod))
+        except OperatorError as error:
+            return _missed(ledger, pod, error)
+        ledger.slept[uid] = steady
+        logger.info("engine asleep", extra=_about(ledger, pod))
+        return True
+
+    async def _wake(self, ledger: Ledger, pod: Manifest) -> bool:
+        try:
+            await self._engines.wake_up(pod_address(pod))
+            ledger.slept.pop(pod["metadata"]["uid"], None)
+            await self._targets.annotate(pod, {ASLEEP_ANNOTATION: None})
+        except OperatorError as error:
+            return _missed(ledger, pod, error)
+        self._marked.pop(pod["metadata"]["uid"], None)
+        logger.info("engine awake", extra=_about(ledger, pod))
+        return True
+
+
+def _sleeps(ledger: Ledger, uid: str, said: PodSignals | None, steady: float) -> bool:
+    """As the engine says itself, else as was done: one that was restarted is awake. What it says may be moments old."""
+    if steady - ledger.slept.get(uid, -math.inf) < STALE_SECONDS:
+        return True
+    if said is not None and said.sleep is not None:
+        return said.sleep != "Awake"
+    return uid in ledger.slept
+
+
+def _is_idle(said: PodSignals | None) -> bool:
+    """Whether it is known to do nothing: sleep would end what it does."""
+    running = fresh(said.running) if said else None
+    waiting = fresh(said.waiting) if said else None
+    return isinstance(running, Known) and isinstance(waiting, Known) and running.value + waiting.value == 0
+
+
+def _missed(ledger: Ledger, pod: Manifest, error: OperatorError) -> bool:
+    """It is tried again at the next tick."""
+    if not isinstance(error, NotLeadingError):
+        logger.warning("engine neither put to sleep nor woken", extra=_about(ledger, pod, reason=str(error)))
+    return False
+
+
+def _about(ledger: Ledger, pod: Manifest, **values: object) -> dict[str, object]:
+    key = ledger.expert.key
+    return fields(kind=key.kind, namespace=key.namespace, name=key.name, pod=pod["metadata"]["name"], **values)

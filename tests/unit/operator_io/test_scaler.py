@@ -1,0 +1,675 @@
+"""The scaler in virtual time: ticks, wakes, what it remembers, and what must never make it shrink."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from fakes.clock import VirtualClock, settle
+from fakes.scaling import FakeEngines, FakeFleet, FakeMetrics, at_rate, key_of
+from flotilla_operator.ledger import FAILING_TOLD_SECONDS, Ledger, Scaling
+from flotilla_operator.ports import NotLeadingError, UnavailableError
+from flotilla_operator.reconcile.types import Key, ObjectRef
+from flotilla_operator.scaler import BACKFILL_EVERY_SECONDS, OTHERS_EVERY_SECONDS, READ_SECONDS, Scaler
+from flotilla_operator.scaling.fleet import ExpertSignals
+from flotilla_operator.scaling.report import ScalingReport
+from flotilla_operator.scaling.rivals import PAUSE_SECONDS
+from flotilla_operator.scaling.signals import Known, Unknown
+from flotilla_operator.scaling.types import Rule
+from flotilla_operator.telemetry import Telemetry
+
+TICK = 15.0
+HOUR = 3600.0
+QUIET = [0.0] * 240
+"""A remembered hour."""
+
+
+@dataclass
+class World:
+    """A scaler with all that it looks at."""
+
+    clock: VirtualClock
+    fleet: FakeFleet
+    metrics: FakeMetrics
+    engines: FakeEngines
+    telemetry: Telemetry
+    scaler: Scaler
+    woken: list[Key] = field(default_factory=list[Key])
+    shared: list[int] = field(default_factory=list[int])
+    """How many Experts each sharing was about."""
+
+    async def tick(self, count: int = 1) -> None:
+        """So many ticks pass."""
+        await self.clock.advance(count * TICK)
+
+    def report(self, key: Key) -> ScalingReport:
+        """What is said of an Expert."""
+        found = self.scaler.report(key)
+        assert found is not None
+        return found
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        """A metric's value."""
+        return self.telemetry.registry.get_sample_value(name, labels)
+
+
+@asynccontextmanager
+async def a_world(
+    *, share: Callable[[Sequence[Ledger]], None] | None = None, leading: bool = True
+) -> AsyncGenerator[World]:
+    """A scaler that runs, and has ticked for the first time once time has passed."""
+    clock, metrics, engines, telemetry = VirtualClock(), FakeMetrics(), FakeEngines(), Telemetry()
+    fleet, woken, shared = FakeFleet(clock), list[Key](), list[int]()
+
+    def count(ledgers: Sequence[Ledger]) -> None:
+        shared.append(len(ledgers))
+
+    scaler = Scaler(
+        fleet, engines, metrics, clock, telemetry, describe=fleet.describe, share=share or count, wake=woken.append
+    )
+    world = World(clock, fleet, metrics, engines, telemetry, scaler, woken, shared)
+    running = asyncio.create_task(scaler.run())
+    if leading:
+        scaler.lead(True)
+    try:
+        yield world
+    finally:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+# Ticks
+
+
+async def test_every_tick_reads_once_for_all_experts() -> None:
+    """One reading a signal, whatever the size of the fleet."""
+    async with a_world() as world:
+        for number in range(20):
+            world.metrics.measure(world.fleet.add(f"e{number}", 1), at_rate(0.5))
+
+        await world.tick(3)
+
+        assert world.metrics.reads == 4
+
+
+async def test_an_expert_grows_at_once_to_what_demand_asks_for() -> None:
+    """The first tick that sees the demand writes the number."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        await world.tick()
+
+        world.metrics.measure(invoice, at_rate(3.5))
+        await world.tick()
+
+        assert world.fleet.writes == [("invoice", 4)]
+        record = world.report(invoice).records[-1]
+        assert (record.before, record.after, record.rule) == (1, 4, Rule.ECONOMICS)
+        assert record.at == world.clock.now().timestamp()
+        assert any(each.name == "arrivals" and each.value == 3.5 for each in record.inputs)
+
+
+async def test_nothing_is_written_while_the_number_is_right() -> None:
+    """At rest the scaler is silent: no write, and nobody is woken."""
+    async with a_world() as world:
+        world.metrics.measure(world.fleet.add("invoice", 1), at_rate(0.5))
+        await world.tick(2)
+        world.woken.clear()
+
+        await world.tick(100)
+
+        assert not world.fleet.writes
+        assert not world.fleet.annotated
+        assert not world.woken
+
+
+async def test_without_the_lease_nothing_is_read_or_written() -> None:
+    """A standby's scaler waits, and its wakes are the leader's business."""
+    async with a_world(leading=False) as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.metrics.measure(invoice, at_rate(3.0))
+
+        world.scaler.woken(invoice)
+        await world.tick(4)
+
+        assert world.metrics.reads == 0
+        assert not world.fleet.writes
+
+
+@pytest.mark.parametrize("mode", ["Recommend", "Off"])
+async def test_other_modes_never_change_the_number(mode: str) -> None:
+    """Recommend says what would be right; Off says nothing."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        target = world.fleet.scalings[invoice].target if mode == "Recommend" else None
+        world.fleet.scalings[invoice] = Scaling(acts=False, target=target)
+        world.metrics.measure(invoice, at_rate(3.5))
+
+        await world.tick(4)
+
+        assert not world.fleet.writes
+        report = world.scaler.report(invoice)
+        assert (report.recommended if report else None) == (4 if mode == "Recommend" else None)
+        assert report is None or not report.records
+
+
+@pytest.mark.parametrize("acts", [True, False])
+async def test_a_number_that_only_the_reconciler_owns_is_taken_over_as_it_is(acts: bool) -> None:
+    """Once, whatever the mode: then the reconciler may leave the number out, and nothing dips."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 3, owned=False)
+        world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=acts)
+
+        await world.tick(4)
+
+        assert world.fleet.writes == [("invoice", 3)]
+        assert not world.report(invoice).records
+
+
+async def test_an_expert_whose_spec_cannot_be_read_is_left_alone() -> None:
+    """And what is true of the others still is."""
+    async with a_world() as world:
+        broken, invoice = world.fleet.add("broken", 2), world.fleet.add("invoice", 1)
+        del world.fleet.scalings[broken]
+        for key in (broken, invoice):
+            world.metrics.measure(key, at_rate(3.5))
+
+        await world.tick(2)
+
+        assert world.fleet.writes == [("invoice", 4)]
+        assert world.scaler.report(broken) is None
+
+
+async def test_a_defect_that_one_expert_provokes_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its traceback and counted, and its number stays."""
+    async with a_world() as world:
+        broken, invoice = world.fleet.add("broken", 2), world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(3.5))
+        world.fleet.aim(broken, slots="many")
+        world.metrics.measure(broken, at_rate(3.5))
+
+        with caplog.at_level(logging.ERROR, "flotilla"):
+            await world.tick()
+
+        assert world.fleet.writes == [("invoice", 4)]
+        assert (world.sample("flotilla_scaler_crashes_total") or 0) > 0
+        assert any(record.exc_info for record in caplog.records)
+
+
+async def test_a_sharing_that_fails_leaves_each_expert_its_own_number() -> None:
+    """A defect there must not stop the fleet."""
+
+    def fail(_: Sequence[Ledger]) -> None:
+        raise ZeroDivisionError
+
+    async with a_world(share=fail) as world:
+        world.metrics.measure(world.fleet.add("invoice", 1), at_rate(3.5))
+        await world.tick()
+
+        assert world.fleet.writes == [("invoice", 4)]
+
+
+async def test_what_sharing_gives_is_what_is_asked_for() -> None:
+    """And the report says why it is less."""
+
+    def share(ledgers: Sequence[Ledger]) -> None:
+        for ledger in ledgers:
+            ledger.wanted, ledger.limited, ledger.shadow_usd_per_hour = 2, "the pool has 2 GPUs", 1.25
+
+    async with a_world(share=share) as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(3.5))
+        await world.tick()
+
+        report = world.report(invoice)
+        assert world.fleet.writes == [("invoice", 2)]
+        assert (report.recommended, report.rule, report.message) == (2, Rule.ACCELERATORS, "the pool has 2 GPUs")
+        assert report.records[-1].rule is Rule.ACCELERATORS
+        assert world.sample("flotilla_scaler_shadow_price_usd_per_hour", namespace="agents", expert="invoice") == 1.25
+
+
+async def test_only_experts_that_are_acted_on_share() -> None:
+    """A recommendation takes no accelerator from anybody."""
+    async with a_world() as world:
+        world.fleet.add("invoice", 1)
+        advised = world.fleet.add("advised", 1)
+        world.fleet.scalings[advised] = replace(world.fleet.scalings[advised], acts=False)
+
+        await world.tick()
+
+        assert set(world.shared) == {1}
+
+
+# What is measured fails
+
+
+async def test_a_slow_source_piles_up_no_readings() -> None:
+    """A tick that waits is one tick; after a while it goes on without an answer, and nothing shrinks."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 4)
+        world.metrics.measure(invoice, at_rate(0.0))
+        world.metrics.hold = asyncio.Event()
+
+        await world.clock.advance(READ_SECONDS - 1)
+        assert world.metrics.reads == 1
+        await world.clock.advance(HOUR)
+
+        assert world.metrics.reads <= HOUR / TICK + 2
+        assert not world.fleet.writes
+        assert "said nothing" in world.report(invoice).unknown
+
+
+async def test_a_source_that_breaks_its_promise_stops_nothing() -> None:
+    """It may not raise; should it, the next tick comes all the same."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.error = RuntimeError("a defect")
+        await world.tick(3)
+        world.metrics.error = None
+
+        await world.tick()
+
+        assert world.fleet.writes == [("invoice", 4)]
+
+
+async def test_unknown_demand_never_shrinks() -> None:
+    """However long it lasts."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 4)
+        world.metrics.remember(invoice, world.clock.now().timestamp(), QUIET)
+        world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("Prometheus does not answer")))
+
+        await world.tick(300)
+
+        assert not world.fleet.writes
+        assert world.report(invoice).unknown == "Prometheus does not answer"
+
+
+@pytest.mark.parametrize("seconds", [-86400.0, 86400.0])
+async def test_a_clock_that_jumps_shrinks_nothing(seconds: float) -> None:
+    """Ages and delays are counted by a clock that only grows."""
+    async with a_world() as world:
+        busy = world.fleet.add("busy", 4)
+        idle = world.fleet.add("idle", 2)
+        world.fleet.add_pod(busy, "9", ready=False, age_seconds=5.0)
+        world.metrics.measure(busy, at_rate(3.5))
+        world.metrics.measure(idle, at_rate(0.0))
+        await world.tick(2)
+
+        world.clock.jump(seconds)
+        await world.tick(8)
+
+        assert not world.fleet.writes
+        assert not world.report(busy).notes
+
+
+# Wakes
+
+
+async def test_a_wake_does_not_wait_for_the_tick() -> None:
+    """The first replica is asked for in the same moment."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.metrics.measure(invoice, at_rate(0.0))
+        await world.clock.advance(1)
+
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert world.fleet.writes == [("invoice", 1)]
+        assert world.report(invoice).records[-1].rule is Rule.WOKEN
+
+
+async def test_many_wakes_are_one_write() -> None:
+    """Every router of the fleet asks, every second."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0)
+        await world.clock.advance(1)
+
+        for _ in range(200):
+            world.scaler.woken(invoice)
+        await settle()
+        for _ in range(10):
+            world.scaler.woken(invoice)
+            await world.clock.advance(1)
+
+        assert world.fleet.writes == [("invoice", 1)]
+
+
+async def test_a_wake_is_answered_while_the_source_hangs() -> None:
+    """Who waits for a replica cannot wait for Prometheus."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.metrics.hold = asyncio.Event()
+        await world.clock.advance(1)
+
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert world.fleet.writes == [("invoice", 1)]
+
+
+async def test_a_wake_is_answered_while_another_experts_write_hangs() -> None:
+    """Each waits only for itself."""
+    async with a_world() as world:
+        slow, invoice = world.fleet.add("slow", 1), world.fleet.add("invoice", 0)
+        await world.clock.advance(1)
+        world.fleet.hold = asyncio.Event()
+        world.metrics.measure(slow, at_rate(3.5))
+        await world.tick()
+        world.fleet.hold = None
+
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert world.fleet.writes == [("invoice", 1)]
+
+
+async def test_a_wake_for_nothing_that_is_scaled_is_dropped() -> None:
+    """Whoever asks cannot make the scaler remember names."""
+    async with a_world() as world:
+        await world.clock.advance(1)
+
+        world.scaler.woken(key_of("nobody"))
+        world.scaler.woken(Key("RoutingPolicy", "agents", "router"))
+        await settle()
+
+        assert world.scaler.report(key_of("nobody")) is None
+        assert not world.woken
+
+
+async def test_a_woken_expert_stays_for_a_while() -> None:
+    """The tick that still measures nothing does not take back what the wake gave."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0, idle_after_seconds=300.0)
+        world.metrics.measure(invoice, at_rate(0.0))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), QUIET)
+        await world.clock.advance(1)
+        world.scaler.woken(invoice)
+
+        await world.clock.advance(290)
+        assert world.fleet.writes == [("invoice", 1)]
+        await world.clock.advance(30)
+
+        assert world.fleet.writes == [("invoice", 1), ("invoice", 0)]
+
+
+# Memory
+
+
+async def test_nothing_shrinks_before_the_last_hour_is_known() -> None:
+    """A new leader that knows five quiet minutes knows nothing of the hour before."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        world.metrics.measure(invoice, at_rate(0.5))
+
+        await world.clock.advance(HOUR / 2)
+
+        assert not world.fleet.writes
+        assert world.report(invoice).rule is Rule.HISTORY_MISSING
+        assert world.metrics.histories == pytest.approx(HOUR / 2 / BACKFILL_EVERY_SECONDS, abs=2)
+
+
+async def test_who_has_watched_for_an_hour_needs_no_other_memory() -> None:
+    """Without a Prometheus nobody else remembers."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        world.metrics.measure(invoice, at_rate(0.5))
+
+        await world.clock.advance(HOUR + 400)
+
+        assert world.fleet.writes[0] == ("invoice", 2)
+
+
+async def test_who_has_known_an_expert_from_its_beginning_needs_no_other_memory() -> None:
+    """Nothing of its life is missing."""
+    async with a_world() as world:
+        await world.tick(10)
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        born = f"{world.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+        expert = world.fleet.stored[invoice].expert
+        metadata = {**expert["metadata"], "creationTimestamp": born}
+        world.fleet.change(invoice, expert={**expert, "metadata": metadata})
+        world.metrics.measure(invoice, at_rate(0.5))
+
+        await world.clock.advance(400)
+
+        assert world.fleet.writes[0] == ("invoice", 2)
+
+
+async def test_a_new_leader_learns_the_last_hour_from_what_others_remember() -> None:
+    """Demand of half an hour ago still keeps replicas that a quiet minute would not."""
+    async with a_world(leading=False) as world:
+        steady, bursty = world.fleet.add("steady", 4, minimum=1), world.fleet.add("bursty", 4, minimum=1)
+        for key in (steady, bursty):
+            world.metrics.measure(key, at_rate(0.5))
+        now = world.clock.now().timestamp()
+        world.metrics.remember(steady, now, [0.5] * 240)
+        world.metrics.remember(bursty, now, [3.9] * 120 + [0.5] * 120)
+
+        world.scaler.lead(True)
+        await world.clock.advance(400)
+
+        assert world.fleet.writes[0] == ("steady", 2)
+        assert ("bursty", 2) not in world.fleet.writes
+        assert world.metrics.histories == 1
+
+
+async def test_an_idle_time_that_others_remember_counts() -> None:
+    """A restart of the operator does not keep an Expert up for another quarter of an hour."""
+    async with a_world(leading=False) as world:
+        idle, used = world.fleet.add("idle", 1), world.fleet.add("used", 1)
+        for key in (idle, used):
+            world.metrics.measure(key, at_rate(0.0))
+        now = world.clock.now().timestamp()
+        world.metrics.remember(idle, now, [*[1.0] * 170, *[0.0] * 70])
+        world.metrics.remember(used, now, [*[0.0] * 230, 1.0, *[0.0] * 9])
+
+        world.scaler.lead(True)
+        await world.tick(2)
+
+        assert world.fleet.writes == [("idle", 0)]
+
+
+async def test_a_gap_in_what_others_remember_ends_the_idle_time() -> None:
+    """Nobody counted then, so nothing is known of it."""
+    async with a_world(leading=False) as world:
+        idle = world.fleet.add("idle", 1)
+        world.metrics.measure(idle, at_rate(0.0))
+        world.metrics.remember(idle, world.clock.now().timestamp(), [*[0.0] * 200, *[None] * 10, *[0.0] * 30])
+
+        world.scaler.lead(True)
+        await world.tick(2)
+
+        assert not world.fleet.writes
+
+
+async def test_slot_seconds_that_others_remember_are_learned() -> None:
+    """Capacity does not begin from a guess again."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(1.9))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [], Known(3.5))
+
+        await world.tick()
+
+        assert not world.fleet.writes
+
+
+async def test_what_was_learned_under_an_earlier_lease_is_forgotten() -> None:
+    """Meanwhile somebody else decided, and time passed of which nothing is known here."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        world.metrics.measure(invoice, at_rate(0.5))
+        await world.clock.advance(HOUR)
+
+        world.scaler.lead(False)
+        assert world.scaler.report(invoice) is None
+        assert world.sample("flotilla_scaler_desired_replicas", namespace="agents", expert="invoice") is None
+        world.fleet.change(invoice, replicas=4)
+        world.fleet.writes.clear()
+        world.scaler.lead(True)
+        await world.clock.advance(600)
+
+        assert not world.fleet.writes
+
+
+async def test_an_expert_that_is_gone_is_forgotten() -> None:
+    """Memory and metrics do not grow with Experts that come and go; one of the same name is another."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 2)
+        world.metrics.measure(invoice, at_rate(1.5))
+        await world.tick()
+        labels = {"namespace": "agents", "expert": "invoice"}
+        assert world.sample("flotilla_scaler_desired_replicas", **labels) == 2
+        assert world.sample("flotilla_scaler_bound_rule", **labels, rule="Economics") == 1
+
+        del world.fleet.stored[invoice]
+        await world.tick()
+
+        assert world.scaler.report(invoice) is None
+        assert world.sample("flotilla_scaler_desired_replicas", **labels) is None
+        assert world.sample("flotilla_scaler_bound_rule", **labels, rule="Economics") is None
+
+
+async def test_metrics_tell_what_is_wanted_there_and_right() -> None:
+    """Also where nothing is written."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 2)
+        world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=False)
+        world.fleet.add_pod(invoice, "9", ready=False, age_seconds=1.0)
+        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.problems = ("a pod is scraped twice",)
+
+        await world.tick()
+
+        labels = {"namespace": "agents", "expert": "invoice"}
+        assert world.sample("flotilla_scaler_desired_replicas", **labels) == 2
+        assert world.sample("flotilla_scaler_actual_replicas", **labels) == 2
+        assert world.sample("flotilla_scaler_recommended_replicas", **labels) == 4
+        assert world.sample("flotilla_scaler_signal_problems") == 1
+        assert world.sample("flotilla_scaler_decisions_total", rule="Economics") == 2
+        assert (world.sample("flotilla_scaler_tick_duration_seconds_count") or 0) >= 1
+
+
+async def test_the_reconciler_hears_of_changes_and_of_nothing_else() -> None:
+    """A message whose numbers move with every tick is no news."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 2)
+        world.metrics.measure(invoice, at_rate(1.5))
+        await world.tick()
+        world.woken.clear()
+
+        world.metrics.measure(invoice, at_rate(1.6))
+        await world.tick()
+        assert not world.woken
+        world.metrics.measure(invoice, at_rate(3.5))
+        await world.tick()
+
+        assert world.woken == [invoice]
+
+
+# Others who scale
+
+
+async def test_another_autoscaler_on_the_deployment_makes_the_scaler_step_back() -> None:
+    """It is named, and nothing is written; it is looked for once a minute."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
+        world.metrics.measure(invoice, at_rate(3.5))
+
+        await world.clock.advance(OTHERS_EVERY_SECONDS - 1)
+        assert world.fleet.looks_for_others == 1
+        await world.tick(4)
+
+        assert not world.fleet.writes
+        assert world.report(invoice).other_scaler == "HorizontalPodAutoscaler agents/mine"
+        assert world.report(invoice).recommended == 4
+
+
+async def test_the_scaler_comes_back_when_the_other_is_gone() -> None:
+    """At the next look."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
+        world.metrics.measure(invoice, at_rate(3.5))
+        await world.tick()
+
+        world.fleet.others.clear()
+        await world.clock.advance(OTHERS_EVERY_SECONDS)
+
+        assert world.fleet.writes == [("invoice", 4)]
+
+
+async def test_autoscalers_that_cannot_be_listed_are_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
+    """A right that is missing is told of, and what was found last still holds."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.others_error = UnavailableError(403, "Forbidden", "no right")
+        world.metrics.measure(invoice, at_rate(3.5))
+
+        await world.tick()
+
+        assert world.fleet.writes == [("invoice", 4)]
+        assert "other autoscalers cannot be looked for" in caplog.text
+
+
+async def test_somebody_who_sets_the_number_again_and_again_is_let() -> None:
+    """Two changes within minutes: the scaler steps back, says who, and comes back once nobody has changed it."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 2)
+        world.metrics.measure(invoice, at_rate(1.5))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [1.5] * 240)
+        await world.tick()
+        for number in (1, 1):
+            world.fleet.change(invoice, replicas=number, last_writer="kubectl-scale")
+            await world.tick()
+
+        assert world.fleet.writes == [("invoice", 2)]
+        assert world.report(invoice).other_scaler == "the field manager kubectl-scale"
+        await world.clock.advance(PAUSE_SECONDS + TICK)
+
+        assert world.fleet.writes == [("invoice", 2), ("invoice", 2)]
+        assert not world.report(invoice).other_scaler
+
+
+# Writes fail
+
+
+async def test_a_write_that_fails_is_tried_again_and_told_of_after_a_while() -> None:
+    """More and more seldom; nothing is lost meanwhile."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        await world.clock.advance(1)
+        world.fleet.error = UnavailableError(503, "ServiceUnavailable", "etcd is slow")
+        world.metrics.measure(invoice, at_rate(3.5))
+
+        await world.tick()
+        assert not world.report(invoice).failure
+        await world.clock.advance(FAILING_TOLD_SECONDS)
+        assert "etcd is slow" in world.report(invoice).failure
+        world.fleet.error = None
+        await world.clock.advance(300)
+
+        assert world.fleet.writes == [("invoice", 4)]
+        assert not world.report(invoice).failure
+
+
+async def test_a_write_without_the_lease_ends_without_a_word() -> None:
+    """Whoever holds it decides anew."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.error = NotLeadingError()
+        world.metrics.measure(invoice, at_rate(3.5))
+
+        await world.clock.advance(4 * FAILING_TOLD_SECONDS)
+
+        assert not world.report(invoice).failure
+        assert not world.report(invoice).records
