@@ -22,7 +22,7 @@ from builders import (
     ending,
     observe,
 )
-from flotilla_api.snapshot import Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
+from flotilla_api.snapshot import ColdStartConfig, Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.gateway import snapshot_of
 from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed, PublishedSnapshot
@@ -65,6 +65,46 @@ def test_only_replicas_that_answer_are_endpoints() -> None:
         Endpoint(address="[fd00::1]:8000", pod="invoice-b"),
     )
     assert target(observed, "invoice").service == "invoice-expert.agents.svc:8000"
+
+
+@pytest.mark.parametrize(
+    ("spec", "wakes"),
+    [
+        pytest.param({}, False, id="without a scaler"),
+        pytest.param({"replicas": 0}, False, id="stopped by a person"),
+        pytest.param({"scaling": {"min": 0, "max": 4}}, True, id="the scaler may stop it"),
+        pytest.param({"scaling": {"min": 0, "max": 4, "mode": "Apply"}}, True, id="and does what it says"),
+        pytest.param({"scaling": {"min": 0, "max": 4, "mode": "Recommend"}}, False, id="the scaler only recommends"),
+        pytest.param({"scaling": {"min": 0, "max": 4, "mode": "Off"}}, False, id="the scaler is off"),
+        pytest.param({"scaling": {"max": 4}}, False, id="one always runs"),
+        pytest.param({"scaling": {"min": 1, "max": 4}}, False, id="one always runs, as is said"),
+        pytest.param(
+            {
+                "scaling": {
+                    "min": 0,
+                    "max": 4,
+                    "schedules": [{"cron": "0 7 * * 1-5", "duration": "12h", "min": 1}],
+                }
+            },
+            True,
+            id="one runs in office hours",
+        ),
+    ],
+)
+def test_a_request_wakes_only_what_the_scaler_may_stop(spec: dict[str, Any], wakes: bool) -> None:
+    """Whoever else stops an expert would not be asked to start it."""
+    observed = observe(a_policy(), an_expert(**spec), a_profile())
+
+    assert target(observed, "invoice").wakes is wakes
+
+
+def test_what_becomes_of_a_cold_start_has_its_documented_defaults() -> None:
+    """A fallback bridges; who has to wait does so for five seconds."""
+    observed = observe(a_policy(), an_expert(), a_profile())
+    rejecting = observe(a_policy(coldStart={"mode": "Reject"}), an_expert(), a_profile())
+
+    assert snapshot(observed).coldStart == ColdStartConfig(mode="Bridge", maxHoldSeconds=5)
+    assert snapshot(rejecting).coldStart == ColdStartConfig(mode="Reject", maxHoldSeconds=5)
 
 
 def test_what_does_not_exist_is_in_no_route() -> None:
