@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .readings import Labels, Reading, Rows
+from .readings import Labels, Reading, Rows, believable
 from .signals import Unknown
 
 ROWS_MAX = 200_000
 """Of one answer: ten times what a fleet of 1,000 experts needs."""
-BAD = math.nan
-"""In a row: something was answered, and is no measurement."""
 _MESSAGE_MAX_CHARACTERS = 200
 
 
@@ -26,6 +24,7 @@ class Vector:
     """The answer to an instant query."""
 
     rows: Rows
+    """What was answered and is no measurement is NaN."""
     at: float | None
     """When it was evaluated, by the server's clock, in seconds since the epoch; None: it is empty, so it does not
     say."""
@@ -106,12 +105,10 @@ def _warnings(given: object) -> str:
 def _vector(reading: Reading, result: Sequence[dict[str, Any]]) -> Vector:
     rows: dict[Labels, float] = {}
     moments: set[float] = set()
-    most = reading.most
     for entry in result:
         at, text = entry["value"]
         moments.add(at)
-        value = float(text)
-        rows[_labels(reading, entry)] = value if 0 <= value <= most else BAD
+        rows[_labels(reading, entry)] = believable(reading, float(text))
     if len(rows) < len(result):
         raise _MalformedError("the same series twice")
     if len(moments) > 1:

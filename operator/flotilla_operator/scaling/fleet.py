@@ -27,9 +27,10 @@ class MeasuredPod:
 
     name: str
     address: str
-    """host:port of its /metrics."""
+    """host:port of its /metrics; '': not known yet."""
     ready_at: float
     """Since when it answers; a young one has not been scraped often enough yet to be missed."""
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,8 +57,11 @@ def _demand(
 
 
 def _at_steps(points: Points, past: Past, steps: int) -> dict[int, float]:
-    numbered = {round((at - past.start) / past.step_seconds): value for at, value in points}
-    return {step: value for step, value in numbered.items() if 0 <= step < steps}
+    """The mean of the points nearest to each step."""
+    found: defaultdict[int, list[float]] = defaultdict(list)
+    for at, value in points:
+        found[round((at - past.start) / past.step_seconds)].append(value)
+    return {step: sum(values) / len(values) for step, values in found.items() if 0 <= step < steps}
 
 
 def _mean(past: Past, key: NamespacedName) -> Signal:

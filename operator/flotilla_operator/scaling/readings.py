@@ -235,6 +235,11 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
+def believable(reading: Reading, value: float) -> float:
+    """`value`, or NaN where it is no measurement."""
+    return value if 0 <= value <= reading.most else math.nan
+
+
 def summed(reading: Reading, series: Iterable[Series]) -> Rows:
     """What `promql(reading)` would answer, from the series of its metrics; those of each pod come once."""
     if reading.quantile is None:
