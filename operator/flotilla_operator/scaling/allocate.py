@@ -58,14 +58,15 @@ def _with_one_node(pool: Pool) -> Pool:
     """A number of accelerators is one node of that size."""
     if pool.nodes is not None or pool.accelerators is None:
         return pool
-    return replace(pool, nodes=(Node(_any_node(pool), pool.accelerators, pool.leaving),))
+    return replace(pool, nodes=(Node(_any_node(pool), pool.accelerators),))
 
 
 def _on_one_node(claim: Claim, pools: Mapping[str, Pool]) -> Claim:
     pool = pools.get(claim.pool)
     if pool is None or pool.accelerators is None or pool.nodes is None:
         return claim
-    return replace(claim, placed=((_any_node(pool), claim.running),))
+    node, leaving = _any_node(pool), sum(replicas for _, replicas in claim.leaving)
+    return replace(claim, placed=((node, claim.running),), leaving=((node, leaving),))
 
 
 def _any_node(pool: Pool) -> str:
@@ -183,7 +184,7 @@ def _admit(contest: Contest, numbers: Numbers) -> Numbers:
     if contest.budget is None:
         return numbers
     admitted = {claim.expert: min(numbers[claim.expert], claim.running) for claim in contest.claims}
-    room = Room.of(contest.pools, held_now(contest.claims, contest.pools))
+    room = Room.of(contest.pools, held_now(contest.claims))
     for claim, index in sorted(_growth(contest, numbers), key=_by_urgency(numbers)):
         if admitted[claim.expert] == index and room.place(claim.pool, claim.size):
             admitted[claim.expert] += 1
@@ -212,7 +213,7 @@ def _saved_usd_per_hour(claim: Claim, number: int) -> float:
 
 def _why_less(claim: Claim, contest: Contest, left: Mapping[str, int], *, without_place: bool) -> str:
     pool = next(pool for pool in contest.pools if pool.name == claim.pool)
-    namespace, profile = claim.expert.namespace, f"AcceleratorProfile {pool.name}"
+    namespace, profile = claim.expert.namespace, f"AcceleratorProfile {pool.profile or pool.name}"
     if not fits_anywhere(claim, contest.pools):
         return f"no node of {profile} has {claim.size} {pool.resource} for one replica"
     if without_place:

@@ -12,6 +12,9 @@ from .types import Decision, Rule
 BLOCKED_RULES = frozenset({Rule.OVERRIDE, Rule.METRICS_UNKNOWN, Rule.HISTORY_MISSING})
 """Under which no replica is given to others for dollars: a person says so, or nothing is known of what it is worth."""
 
+Places = tuple[tuple[str, int], ...]
+"""(node, replicas)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -20,15 +23,13 @@ class Node:
     name: str
     available: int
     """Accelerators that pods of claims hold or may hold: what others' pods hold is left out."""
-    leaving: int = 0
-    """Of these, still held by pods of claims that are being deleted."""
     open: bool = True
     """Whether new pods may come; otherwise (cordoned, tainted) `available` is what its pods hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The accelerators of one AcceleratorProfile. Pools of one resource may share nodes, by name."""
+    """Accelerators that some claims may have. Pools of one resource may share nodes, by name."""
 
     name: str
     resource: str
@@ -37,8 +38,10 @@ class Pool:
     """None: they are made when they are needed."""
     accelerators: int | None = None
     """Without `nodes`: how many claims may hold; None: any number."""
-    leaving: int = 0
-    """Without `nodes`: of these, still held by pods that are being deleted."""
+    reserved: tuple[int, ...] = ()
+    """Of `nodes`, what is kept for others: the sizes of their replicas that are still to come."""
+    profile: str = ""
+    """The AcceleratorProfile that messages name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,10 @@ class Claim:
     """Replicas; at least `floor`."""
     current: int = 0
     """Replicas that are asked for now."""
-    placed: tuple[tuple[str, int], ...] = ()
-    """(node, replicas) of pods that hold accelerators and are not being deleted."""
+    placed: Places = ()
+    """Pods that hold accelerators and stay."""
+    leaving: Places = ()
+    """Pods that hold accelerators and are being deleted."""
     usd_per_hour: Sequence[float] = ()
     """What 0, 1, ... `wanted` replicas cost together with the requests that are lost; empty: unknown."""
     replica_usd_per_hour: float = 0.0

@@ -35,8 +35,8 @@ class Contest:
     ) -> Contest:
         """For what `pools` have together."""
         bounded = all(pool.nodes is not None for pool in pools)
-        budget = sum(node.available for node in nodes_of(pools).values()) if bounded else None
-        return cls(claims, pools, budget, limits, hysteresis_ratio)
+        has = sum(node.available for node in nodes_of(pools).values()) - sum(sum(pool.reserved) for pool in pools)
+        return cls(claims, pools, max(0, has) if bounded else None, limits, hysteresis_ratio)
 
     @property
     def is_plain(self) -> bool:

@@ -19,10 +19,14 @@ class Room:
 
     @classmethod
     def of(cls, pools: Iterable[Pool], held: Mapping[str, int]) -> Room:
-        """What is left of the nodes' accelerators after `held`, by node."""
+        """What is left of the nodes' accelerators after `held`, by node, and what is kept for others."""
         pools = tuple(pools)
         free = {name: max(0, node.available - held.get(name, 0)) for name, node in nodes_of(pools).items()}
-        return cls(free, {pool.name: open_names(pool) for pool in pools})
+        room = cls(free, {pool.name: open_names(pool) for pool in pools})
+        for pool in pools:
+            for size in pool.reserved:
+                room.place(pool.name, size)
+        return room
 
     def place(self, pool: str, size: int) -> bool:
         """One replica more has its place; False: there is none.
@@ -68,11 +72,13 @@ def open_names(pool: Pool) -> frozenset[str]:
     return frozenset(node.name for node in pool.nodes or () if node.open)
 
 
-def held_now(claims: Iterable[Claim], pools: Iterable[Pool]) -> dict[str, int]:
+def held_now(claims: Iterable[Claim]) -> dict[str, int]:
     """Accelerators by node that pods hold, those included that are being deleted."""
+    claims = tuple(claims)
     held = held_by(claims)
-    for name, node in nodes_of(pools).items():
-        held[name] = held.get(name, 0) + node.leaving
+    for claim in claims:
+        for node, replicas in claim.leaving:
+            held[node] = held.get(node, 0) + replicas * claim.size
     return held
 
 

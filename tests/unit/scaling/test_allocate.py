@@ -8,7 +8,7 @@ import pytest
 from claiming import GPU, a_claim, a_pool, name, numbers
 
 from flotilla_operator.scaling.allocate import allocate
-from flotilla_operator.scaling.claims import Node, Pool, Quota
+from flotilla_operator.scaling.claims import Pool, Quota
 
 STEEP = (10.0, 6.0, 3.0, 1.0)
 """Each replica saves much."""
@@ -95,19 +95,25 @@ def test_a_running_replica_moves_only_for_more_than_the_hysteresis(saved: float,
 
 def test_who_gains_waits_until_the_donors_pod_is_gone() -> None:
     """While it drains its accelerator is not free; then the gainer grows."""
-    donor, gainer = a_claim("idle", 1, (1.0, 0.9), placed=1), a_claim("sql", 1, (9.0, 1.0))
-    draining = replace(a_pool({"a": 1}), nodes=(Node("a", 1, leaving=1),))
+    donor, gainer, pool = a_claim("idle", 1, (1.0, 0.9), placed=1), a_claim("sql", 1, (9.0, 1.0)), a_pool({"a": 1})
+    draining = replace(donor, placed=(), leaving=donor.placed, current=0)
 
-    first = allocate([donor, gainer], [a_pool({"a": 1})])
-    second = allocate([replace(donor, placed=(), current=0), gainer], [draining])
-    third = allocate([replace(donor, placed=(), current=0), gainer], [a_pool({"a": 1})])
+    first = allocate([donor, gainer], [pool])
+    second = allocate([draining, gainer], [pool])
+    third = allocate([replace(draining, leaving=()), gainer], [pool])
 
-    assert [numbers(each) for each in (first, second, third)] == [
-        {"idle": 0, "sql": 0},
-        {"idle": 0, "sql": 0},
-        {"idle": 0, "sql": 1},
-    ]
+    assert [numbers(each)["sql"] for each in (first, second, third)] == [0, 0, 1]
+    assert [numbers(each)["idle"] for each in (first, second, third)] == [0, 0, 0]
     assert first[name("sql")].message == "1 more wait for accelerators that other pods still hold"
+
+
+def test_accelerators_are_kept_for_engines_that_are_not_scaled() -> None:
+    """Between two pods of a rollout theirs are free for a moment: whoever took them would end the rollout."""
+    pool = replace(a_pool({"a": 4, "b": 2}), reserved=(2,))
+
+    assert numbers(allocate([a_claim("sql", 9)], [pool])) == {"sql": 4}
+    assert numbers(allocate([a_claim("large", 1, size=4)], [pool])) == {"large": 1}
+    assert numbers(allocate([a_claim("large", 1, size=4)], [replace(pool, reserved=(4,))])) == {"large": 0}
 
 
 def test_what_is_asked_for_already_is_not_taken_back_for_want_of_room() -> None:
@@ -195,7 +201,8 @@ def test_a_number_bounds_a_pool_whose_nodes_come_and_go() -> None:
     claims = [a_claim("sql", 3, STEEP, placed={"x": 1, "y": 1}), a_claim("mail", 3, FLAT)]
 
     assert numbers(allocate(claims, [Pool("l4", GPU, accelerators=4)])) == {"sql": 3, "mail": 1}
-    assert numbers(allocate(claims, [Pool("l4", GPU, accelerators=4, leaving=1)])) == {"sql": 3, "mail": 0}
+    draining = replace(a_claim("old", 0), leaving=(("z", 1),))
+    assert numbers(allocate([*claims, draining], [Pool("l4", GPU, accelerators=4)])) == {"sql": 3, "mail": 0, "old": 0}
 
 
 def test_a_quota_bounds_a_namespace() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_operator.scaling.allocate import HYSTERESIS_RATIO, allocate
-from flotilla_operator.scaling.claims import Claim, Grant, Node, Pool, Quota
+from flotilla_operator.scaling.claims import Claim, Grant, Pool, Quota
 from flotilla_operator.scaling.fleet import NamespacedName
 
 EXPERTS = ("a/mail", "a/sql", "b/tools", "b/code")
@@ -253,6 +253,6 @@ def packs(sizes: Sequence[int], nodes: tuple[int, ...]) -> bool:
 @given(st.integers(0, 5), st.integers(0, 3))
 def test_what_leaves_is_not_free_yet(free: int, leaving: int) -> None:
     """Growth takes what is free now, the rest follows."""
-    pool = replace(a_pool({}), nodes=(Node("a", free + leaving, leaving=leaving),))
+    draining = replace(a_claim("b/old", 0), leaving=(("a", leaving),))
 
-    assert planned([a_claim("a/sql", 9)], pool)[name("a/sql")] == free
+    assert planned([a_claim("a/sql", 9), draining], a_pool({"a": free + leaving}))[name("a/sql")] == free
