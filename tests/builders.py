@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from flotilla_api.meta import API_VERSION
-from flotilla_api.names import POD_HASH_ANNOTATION, selector_labels
+from flotilla_api.names import FIELD_MANAGER, POD_HASH_ANNOTATION, selector_labels
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.plan import plan
 from flotilla_operator.reconcile.types import (
@@ -22,6 +22,7 @@ from flotilla_operator.reconcile.types import (
     Verdict,
 )
 from flotilla_operator.resources.quantity import parse_quantity
+from flotilla_operator.resources.replicas import replica_managers
 
 NAMESPACE = "agents"
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -251,8 +252,25 @@ def carried_out(observed: Observed) -> Observed:
         elif step.verb == "prune":
             children[ref] = _merged(children[ref], step.manifest)
         else:
-            children[ref] = as_stored(step.manifest)
+            children[ref] = _stored_over(children.get(ref), step.manifest)
     return replace(observed, children=tuple(children.values()))
+
+
+def _stored_over(live: Manifest | None, manifest: Manifest) -> Manifest:
+    """What an apply makes of `live`: the number of replicas stays where others own it, else it falls to 1."""
+    stored = as_stored(manifest)
+    if manifest["kind"] != "Deployment" or "replicas" in manifest["spec"]:
+        return stored
+    others = replica_managers(live) - {FIELD_MANAGER} if live else frozenset[str]()
+    return scaled_by(stored, *others, replicas=live["spec"]["replicas"] if live and others else 1)
+
+
+def scaled_by(deployment: Manifest, *managers: str, replicas: int) -> Manifest:
+    """The stored Deployment after `managers` said how many replicas it has."""
+    owned: Manifest = {"f:spec": {"f:replicas": {}}}
+    entries = [{"manager": name, "operation": "Apply", "fieldsV1": owned} for name in managers]
+    metadata = deployment["metadata"] | {"managedFields": entries}
+    return deployment | {"metadata": metadata, "spec": deployment["spec"] | {"replicas": replicas}}
 
 
 def _merged(live: Manifest, patch: Manifest) -> Manifest:
@@ -316,8 +334,9 @@ def as_stored(manifest: Manifest) -> Manifest:
         "resourceVersion": "7",
         "generation": 1,
         "creationTimestamp": ago(60),
-        "managedFields": [{"manager": "flotilla", "operation": "Apply"}],
     }
+    if "replicas" in stored.get("spec", {}):
+        stored = scaled_by(stored, FIELD_MANAGER, replicas=stored["spec"]["replicas"])
     if manifest["kind"] == "Service":
         stored["spec"] |= {"clusterIP": "10.96.0.7", "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack"}
     if manifest["kind"] == "Deployment":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flotilla_operator.ports import Clock, NotFoundError, OperatorError, RefusedError
 from flotilla_operator.reconcile.types import Key, Manifest
+from flotilla_operator.resources.replicas import replica_entries
 from flotilla_operator.telemetry import LOGGER, fields
 
 from .client import Client
@@ -195,6 +196,8 @@ class Feed:
 
 
 def complete(kind: Kind, manifest: Manifest) -> Manifest:
-    """`manifest` with its kind, which lists leave out, and without managedFields, which nobody reads."""
+    """`manifest` with its kind, which lists leave out; of managedFields only who owns a Deployment's replicas."""
     metadata = {name: value for name, value in manifest["metadata"].items() if name != "managedFields"}
+    if kind.kind == "Deployment":
+        metadata["managedFields"] = replica_entries(manifest)
     return {"apiVersion": kind.api_version, "kind": kind.kind, **manifest, "metadata": metadata}

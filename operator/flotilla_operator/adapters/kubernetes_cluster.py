@@ -170,6 +170,7 @@ class KubernetesCluster:
             self._feed.learn(kind, await self._prune(kind, step.manifest))
             return
         guard = {"resourceVersion": CREATE_ONLY} if step.verb == "create" else {"uid": step.uid}
+        guard |= {"resourceVersion": step.version} if step.version else {}
         manifest = {**step.manifest, "metadata": {**step.manifest["metadata"], **guard}}
         self._feed.learn(kind, await self._apply(kind, manifest))
 

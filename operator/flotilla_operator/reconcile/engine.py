@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flotilla_operator.resources.engine import make_engine, revision_name
+from flotilla_operator.resources.manifest import child_of
 from flotilla_operator.resources.specs import Served, find_profile
 
 from .types import Manifest, Observed
@@ -14,7 +15,8 @@ def desired_engine(observed: Observed, served: Served) -> tuple[Manifest, ...]:
     if profile is None:
         return observed.children
     stored = find_child(observed, "ControllerRevision", revision_name(served, profile))
-    return make_engine(served, profile, observed.settings, stored=stored)
+    live = find_child(observed, "Deployment", child_of(served.owner))
+    return make_engine(served, profile, observed.settings, stored=stored, live=live)
 
 
 def find_child(observed: Observed, kind: str, name: str) -> Manifest | None:

@@ -14,6 +14,7 @@ from flotilla_operator.resources.manifest import child_of, owner_selector
 from flotilla_operator.resources.memory import MemoryEstimate, estimate_memory
 from flotilla_operator.resources.pods import find_condition, is_live, is_ready
 from flotilla_operator.resources.pricing import hourly_cost_usd
+from flotilla_operator.resources.replicas import wanted_replicas
 from flotilla_operator.resources.specs import Served, find_profile
 
 from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, next_look_seconds, scheduling_cause, worst_cause
@@ -44,6 +45,11 @@ class EngineFacts:
     def ready(self) -> list[Manifest]:
         """Pods that answer."""
         return [pod for pod in self.pods if is_ready(pod)]
+
+    @property
+    def wanted(self) -> int:
+        """Replicas that there should be."""
+        return wanted_replicas(self.served, self.deployment)
 
     @property
     def endpoint(self) -> str:
@@ -147,7 +153,7 @@ def _estimate_in_words(estimate: MemoryEstimate) -> str:
 
 def _scheduled(facts: EngineFacts) -> Check:
     kind = ConditionType.SCHEDULED
-    if facts.served.replicas == 0:
+    if facts.wanted == 0:
         return passed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")
     if cause := scheduling_cause(facts.pods, facts.rules):
         if cause.reason is Reason.PODS_PENDING and not facts.rules.draining:
@@ -155,7 +161,7 @@ def _scheduled(facts: EngineFacts) -> Check:
         return failed(kind, cause.reason, cause.message)
     if forbidden := pods_forbidden(facts.deployment):
         return failed(kind, Reason.PODS_FORBIDDEN, forbidden)
-    if len(facts.pods) < facts.served.replicas:
+    if len(facts.pods) < facts.wanted:
         return unknown(kind, Reason.PODS_PENDING, "pods are being created")
     return passed(kind, Reason.SCHEDULED, "every pod has a node")
 
@@ -164,7 +170,7 @@ def _available(facts: EngineFacts, accepted_check: Check, resolved: Check) -> Ch
     kind = ConditionType.AVAILABLE
     if facts.ready:
         return passed(kind, Reason.AVAILABLE, f"replicas answer at {facts.endpoint}")
-    if facts.served.replicas == 0:
+    if facts.wanted == 0:
         return failed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")
     if facts.cause:
         return failed(kind, facts.cause.reason, facts.cause.message)
@@ -211,7 +217,7 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
     blocker = accepted_check if blocks(accepted_check) else resolved
     if blocks(accepted_check) or facts.profile is None:
         return same_as(kind, blocker)
-    if facts.served.replicas == 0:
+    if facts.wanted == 0:
         return failed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")
     if any(is_ready(pod) for pod in facts.current):
         return passed(kind, Reason.READY, f"replicas of this generation answer at {facts.endpoint}")

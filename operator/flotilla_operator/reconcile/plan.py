@@ -72,7 +72,8 @@ def _step_for(manifest: Manifest, live: Manifest | None, owner: Manifest) -> Ite
         found = [each for each in differences(wanted, live) if DESIRED_HASH_ANNOTATION not in each]
         if reason := _reason_to_apply(wanted, live, found):
             repairs = _places(found) if _is_applied(wanted, live) else ()
-            yield Step("apply", wanted, reason, live["metadata"]["uid"], repairs=repairs)
+            uid = live["metadata"]["uid"]
+            yield Step("apply", wanted, reason, uid, version=_version(live, owner), repairs=repairs)
 
 
 def _reason_to_create(owner: Manifest) -> str:
@@ -105,6 +106,12 @@ def _in_short(found: Sequence[str]) -> str:
 def _places(found: Sequence[str]) -> tuple[str, ...]:
     """Where they are, without the values."""
     return tuple(each.partition(": ")[0] for each in found)
+
+
+def _version(live: Manifest, owner: Manifest) -> str:
+    """Of a Deployment whose replicas others may say: what is applied depends on who did when it was looked at."""
+    scaled = live["kind"] == "Deployment" and "scaling" in owner["spec"]
+    return live["metadata"]["resourceVersion"] if scaled else ""
 
 
 def _delete(child: Manifest) -> Step:

@@ -131,6 +131,8 @@ class Step:
     reason: str
     uid: str = ""
     """uid of the live object that is patched or deleted."""
+    version: str = ""
+    """resourceVersion that it must still have; '': any."""
     repairs: tuple[str, ...] = ()
     """Places, such as `spec.paused`, that somebody changed while nothing else is wanted than before; empty: the spec's
     own change."""

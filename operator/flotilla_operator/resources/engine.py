@@ -11,6 +11,7 @@ from flotilla_api.expert import DEFAULT_MAX_SURGE, DEFAULT_MAX_UNAVAILABLE, Roll
 from . import vllm
 from .engine_template import ENGINE_PORT_NAME, make_engine_template, restart_hash, startup_seconds
 from .manifest import Manifest, child_of, make_metadata, owner_selector
+from .replicas import replicas_to_apply
 from .settings import OperatorSettings
 from .specs import Served
 from .workload import make_budget, make_service, make_service_account
@@ -21,18 +22,24 @@ _NO_ROLLOUT = Rollout.model_validate({})
 
 
 def make_engine(
-    served: Served, profile: AcceleratorProfileSpec, settings: OperatorSettings, *, stored: Manifest | None
+    served: Served,
+    profile: AcceleratorProfileSpec,
+    settings: OperatorSettings,
+    *,
+    stored: Manifest | None,
+    live: Manifest | None = None,
 ) -> tuple[Manifest, ...]:
     """All children in the order in which they are applied.
 
-    `stored` is the live ControllerRevision called `revision_name(...)`: its template is used again as it is.
+    `stored` is the live ControllerRevision called `revision_name(...)`: its template is used again as it is. `live` is
+    the live Deployment, whose number of replicas may not be ours to say.
     """
     template = stored["data"] if stored else make_engine_template(served, profile, settings)
     return (
         make_service_account(served.owner),
         make_revision(served, profile, template),
         make_service(served.owner, port_name=ENGINE_PORT_NAME, port=names.ENGINE_PORT),
-        make_deployment(served, profile, template),
+        make_deployment(served, profile, template, replicas=replicas_to_apply(served, live)),
         make_budget(served.owner),
     )
 
@@ -54,8 +61,13 @@ def make_revision(served: Served, profile: AcceleratorProfileSpec, template: Man
     }
 
 
-def make_deployment(served: Served, profile: AcceleratorProfileSpec, template: Manifest) -> Manifest:
-    """The Deployment that runs `template`. By default a replica ends before its successor starts: no GPU is spare."""
+def make_deployment(
+    served: Served, profile: AcceleratorProfileSpec, template: Manifest, *, replicas: int | None
+) -> Manifest:
+    """The Deployment that runs `template`. By default a replica ends before its successor starts: no GPU is spare.
+
+    `replicas` None: somebody else says how many.
+    """
     rollout = served.spec.rollout or _NO_ROLLOUT
     surge = DEFAULT_MAX_SURGE if rollout.maxSurge is None else rollout.maxSurge
     unavailable = DEFAULT_MAX_UNAVAILABLE if rollout.maxUnavailable is None else rollout.maxUnavailable
@@ -65,7 +77,7 @@ def make_deployment(served: Served, profile: AcceleratorProfileSpec, template: M
         "kind": "Deployment",
         "metadata": make_metadata(served.owner, child_of(served.owner), annotations),
         "spec": {
-            "replicas": served.replicas,
+            **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": _progress_deadline_seconds(served),
             "strategy": {

@@ -13,7 +13,7 @@ from flotilla_api.expert import DEFAULT_ACCELERATOR_COUNT, DEFAULT_REPLICAS, Exp
 from flotilla_api.fallback import External, FallbackSpec
 from flotilla_api.meta import Model
 from flotilla_api.policy import RoutingPolicySpec
-from flotilla_api.scaling import Scaling
+from flotilla_api.scaling import DEFAULT_MIN_REPLICAS, Scaling
 
 from .manifest import Manifest, ObjectRef
 
@@ -51,7 +51,9 @@ class Served:
 
     @property
     def replicas(self) -> int:
-        """Wanted replicas."""
+        """Replicas that the spec asks for; of a scaled Expert those that it starts with."""
+        if self.scaling is not None:
+            return max(DEFAULT_MIN_REPLICAS if self.scaling.min is None else self.scaling.min, 1)
         return DEFAULT_REPLICAS if self.spec.replicas is None else self.spec.replicas
 
     @property

@@ -18,7 +18,7 @@ from flotilla_operator.adapters.kinds import KINDS, OWN_KINDS
 from flotilla_operator.adapters.store import Store
 from flotilla_operator.ports import RefusedError, UnreachableError
 from flotilla_operator.reconcile.dispatch import references
-from flotilla_operator.reconcile.types import Key
+from flotilla_operator.reconcile.types import Key, Manifest
 from flotilla_operator.telemetry import Telemetry
 
 DISCOVERY = "/apis/flotilla.dev/v1alpha1"
@@ -235,6 +235,21 @@ def test_complete_names_the_kind_and_drops_what_nobody_reads() -> None:
     assert (completed["apiVersion"], completed["kind"]) == ("flotilla.dev/v1alpha1", "Expert")
     assert "managedFields" not in completed["metadata"]
     assert "managedFields" in EXPERT["metadata"]
+
+
+def test_complete_keeps_who_owns_the_replicas_of_a_deployment() -> None:
+    """Whether ours may say the number depends on it; nothing else of managedFields is read."""
+    ours: Manifest = {"f:spec": {"f:replicas": {}, "f:template": {}}, "f:metadata": {"f:labels": {}}}
+    fields: list[Manifest] = [
+        {"manager": "flotilla", "operation": "Apply", "apiVersion": "apps/v1", "fieldsV1": ours},
+        {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+    ]
+    deployment: Manifest = {"metadata": {"name": "invoice-expert", "managedFields": fields}, "spec": {"replicas": 3}}
+
+    completed = complete(KINDS["Deployment"], deployment)
+
+    kept: Manifest = {"manager": "flotilla", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    assert completed["metadata"]["managedFields"] == [kept]
 
 
 async def test_a_namespace_that_may_not_be_read_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
