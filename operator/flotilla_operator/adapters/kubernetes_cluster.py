@@ -45,7 +45,8 @@ from flotilla_operator.telemetry import LOGGER, fields
 from .client import Client
 from .events import make_event
 from .feed import Feed, complete
-from .kinds import CORE_EVENT, EVENT, KINDS, Kind, controller_of, controlling_owner, key_of, ref_of
+from .kinds import CORE_EVENT, EVENT, KINDS, Kind, controlling_owner, key_of, ref_of
+from .owned import controller_uid, owned_pods, owned_replica_sets
 from .store import Store
 
 CREATE_ONLY = "1"
@@ -99,7 +100,7 @@ class KubernetesCluster:
             self._contested.pop(key, None)
             return None
         references = await self._references(owner)
-        pods = self._pods(key)
+        pods = owned_pods(self._store, key)
         policy = key.kind == "RoutingPolicy"
         observed = Observed(
             owner=owner,
@@ -229,26 +230,14 @@ class KubernetesCluster:
             for ref in unknown:
                 live[ref] = await self._live(ref)
 
-    def _pods(self, key: Key) -> tuple[Manifest, ...]:
-        """Pods that bear the owner's labels and were made by its Deployment: a label alone makes no pod ours."""
-        sets = {replicas["metadata"]["uid"] for replicas in self._replica_sets(key)}
-        return tuple(pod for pod in self._store.labelled(key, "Pod") if _controller_uid(pod) in sets)
-
-    def _replica_sets(self, key: Key) -> list[Manifest]:
-        owner = self._store.get(ref_of(key))
-        children = self._store.controlled_by(owner["metadata"]["uid"]) if owner else []
-        deployments = [child for child in children if child["kind"] == "Deployment"]
-        controlled = (self._store.controlled_by(deployment["metadata"]["uid"]) for deployment in deployments)
-        return [manifest for manifests in controlled for manifest in manifests if manifest["kind"] == "ReplicaSet"]
-
     def _reference_pods(self, references: Mapping[ObjectRef, Manifest | None]) -> dict[ObjectRef, tuple[Manifest, ...]]:
         keys = ((ref, key_of(ref)) for ref, manifest in references.items() if manifest)
-        return {ref: self._pods(key) for ref, key in keys if key}
+        return {ref: owned_pods(self._store, key) for ref, key in keys if key}
 
     async def _warnings(self, key: Key, pods: Sequence[Manifest]) -> tuple[Manifest, ...]:
         """Warning events about live pods that are not ready, and about ReplicaSets that lack pods."""
         unready = [pod for pod in pods if is_live(pod) and not _is_ready(pod)]
-        lacking = [replicas for replicas in self._replica_sets(key) if _lacks_pods(replicas)]
+        lacking = [replicas for replicas in owned_replica_sets(self._store, key) if _lacks_pods(replicas)]
         about = (*lacking, *unready)[:WARNED_OBJECTS_MAX]
         found = await asyncio.gather(*(self._warnings_about(manifest) for manifest in about))
         return tuple(event for events in found for event in events)
@@ -271,7 +260,7 @@ class KubernetesCluster:
         strangers: set[ObjectRef] = set()
         for ref in sorted((contested & wanted) - set(ours)):
             live = await self._live(ref)
-            if live is not None and _controller_uid(live) == uid:
+            if live is not None and controller_uid(live) == uid:
                 ours[ref] = live
             elif live is not None:
                 strangers.add(ref)
@@ -297,11 +286,6 @@ def _refusal(step: Step) -> Reason:
 def _is_managed(manifest: Manifest) -> bool:
     labels: Manifest = manifest["metadata"].get("labels") or {}
     return labels.get(MANAGED_BY_LABEL) == MANAGED_BY
-
-
-def _controller_uid(manifest: Manifest) -> str:
-    controller = controller_of(manifest)
-    return controller["uid"] if controller else ""
 
 
 def _when(event: Manifest) -> str:
