@@ -160,6 +160,7 @@ POLICY_WIDE: Manifest = {
     "fallbacks": [{"name": f"fb{index}"} for index in range(8)],
     "pinnable": ["fb0"],
     "rules": [{"name": "all", "when": {"models": ["x0"]}}],
+    "coldStart": {"mode": "Bridge"},
     "auth": {"anonymous": True},
     "placement": {"sidecar": {"resources": {"limits": {"cpu": "1", "memory": "256Mi"}}}},
 }
