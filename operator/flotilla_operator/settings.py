@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flotilla_api.names import CONTROL_PORT, OPERATOR_ADMIN_PORT, SIDECAR_ADMIN_PORT, SIDECAR_PORT, WEBHOOK_PORT
 
 from .resources.settings import OperatorSettings
 
 PREFIX = "FLOTILLA_"
+_LABEL_NAME = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class SettingsError(Exception):
@@ -98,6 +101,60 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is logged."""
 
+    prometheus_url: str = ""
+    """Base address of a Prometheus server, or of what speaks its HTTP API: what comes before /api/v1. Default: none,
+    and then the operator scrapes routers and engines itself, and remembers an hour of them."""
+
+    prometheus_token_file: str = ""
+    """File with a bearer token for it. Read again at each tick, as are the others: mounted Secrets are rotated."""
+
+    prometheus_username_file: str = ""
+    """File with the user of basic authentication."""
+
+    prometheus_password_file: str = ""
+    """File with that user's password."""
+
+    prometheus_ca_file: str = ""
+    """File with the authorities that sign its certificate. Default: the system's."""
+
+    prometheus_labels: tuple[tuple[str, str], ...] = ()
+    """Labels that this cluster's series have in a Prometheus of several clusters, such as cluster=prod, with commas
+    between. Default: none, because all series are this cluster's."""
+
+    prometheus_timeout_seconds: float = Field(10.0, gt=0, le=13)
+    """For all queries, or scrapes, of one tick together. Default 10: a tick takes 15."""
+
+    scrape_interval_seconds: float = Field(15.0, ge=1, le=60)
+    """Between two samples of a pod: what the monitoring is set to. Rates are over three of them."""
+
+    @field_validator("prometheus_url")
+    @classmethod
+    def _is_base_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("must be an http:// or https:// address")
+        if parts.username or parts.password:
+            raise ValueError("must hold no credentials: they belong into files")
+        if parts.query or parts.fragment:
+            raise ValueError("must end before /api/v1")
+        return url
+
+    @field_validator("prometheus_labels")
+    @classmethod
+    def _are_labels(cls, labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for name, _ in labels:
+            if not _LABEL_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no label's name: write cluster=prod, with commas between several")
+        return labels
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_credentials(self) -> Self:
+        if bool(self.prometheus_username_file) != bool(self.prometheus_password_file):
+            raise ValueError("PROMETHEUS_USERNAME_FILE and PROMETHEUS_PASSWORD_FILE belong together")
+        if self.prometheus_token_file and self.prometheus_username_file:
+            raise ValueError("PROMETHEUS_TOKEN_FILE and PROMETHEUS_USERNAME_FILE exclude each other")
+        return self
+
     @property
     def control_names(self) -> tuple[str, ...]:
         """DNS names of the control API's Service, the one that routers use first."""
@@ -151,7 +208,10 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         ) from error
 
 
-def _parse(name: str, text: str) -> str | tuple[str, ...]:
+def _parse(name: str, text: str) -> str | tuple[str, ...] | tuple[tuple[str, str], ...]:
+    if name == "prometheus_labels":
+        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        return tuple((label.strip(), value.strip()) for label, _, value in pairs)
     if name in {"watch_namespaces", "router_image_pull_secrets"}:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return text

@@ -74,9 +74,12 @@ class PrometheusMetrics:
 
     async def read(self, now: float) -> FleetSignals:
         """What is measured of every Expert; what is not says why."""
+        fleet = self._fleet()
+        if not fleet.experts:
+            return FleetSignals({}, {})
         work = await self._begin(now)
         answers = await self._ask_all(READINGS, work)
-        return reduce_signals(self._fleet(), answers, now, self._scope, work.problems())
+        return reduce_signals(fleet, answers, now, self._scope, work.problems())
 
     async def history(self, now: float, seconds: float, step: float) -> Mapping[NamespacedName, History]:
         """The last `seconds` of every Expert that policies name; nothing where the server does not say."""

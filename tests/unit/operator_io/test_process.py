@@ -82,9 +82,39 @@ def test_settings_of_sidecars_reach_those_who_make_them() -> None:
     assert (made.sidecar_cpu_request, made.sidecar_memory_request, made.sidecar_memory_limit) == ("1", "2Mi", "3Mi")
 
 
+def test_settings_of_prometheus_are_an_address_files_and_labels() -> None:
+    """No secret is a variable's value."""
+    more = {
+        "FLOTILLA_PROMETHEUS_URL": "https://prometheus.monitoring.svc:9090/prefix",
+        "FLOTILLA_PROMETHEUS_TOKEN_FILE": "/etc/flotilla/prometheus/token",
+        "FLOTILLA_PROMETHEUS_LABELS": "cluster=prod, region = eu",
+        "FLOTILLA_SCRAPE_INTERVAL_SECONDS": "30",
+    }
+    settings = load_settings({**REQUIRED, **more})
+
+    assert settings.prometheus_url == "https://prometheus.monitoring.svc:9090/prefix"
+    assert settings.prometheus_labels == (("cluster", "prod"), ("region", "eu"))
+    assert settings.scrape_interval_seconds == 30.0
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        pytest.param({"FLOTILLA_PROMETHEUS_URL": "prometheus:9090"}, "PROMETHEUS_URL: .*https://", id="no scheme"),
+        pytest.param({"FLOTILLA_PROMETHEUS_URL": "http://a:b@host"}, "no credentials", id="secret in the address"),
+        pytest.param({"FLOTILLA_PROMETHEUS_URL": "http://host/?x=1"}, "before /api/v1", id="query in the address"),
+        pytest.param({"FLOTILLA_PROMETHEUS_LABELS": "a-b=c"}, "'a-b' is no label", id="no label"),
+        pytest.param({"FLOTILLA_PROMETHEUS_USERNAME_FILE": "/u"}, "belong together", id="user without password"),
+        pytest.param({"FLOTILLA_PROMETHEUS_TIMEOUT_SECONDS": "60"}, "PROMETHEUS_TIMEOUT", id="longer than a tick"),
+        pytest.param(
+            {
+                "FLOTILLA_PROMETHEUS_TOKEN_FILE": "/t",
+                "FLOTILLA_PROMETHEUS_USERNAME_FILE": "/u",
+                "FLOTILLA_PROMETHEUS_PASSWORD_FILE": "/p",
+            },
+            "exclude each other",
+            id="two kinds of credentials",
+        ),
         pytest.param({"FLOTILLA_ENGINE_IMAGE": ""}, "FLOTILLA_ENGINE_IMAGE", id="missing"),
         pytest.param({"FLOTILLA_WORKERS": "many"}, "FLOTILLA_WORKERS", id="not a number"),
         pytest.param({"FLOTILLA_IMAGE_PULL_POLICY": "Sometimes"}, "FLOTILLA_IMAGE_PULL_POLICY", id="not a choice"),
