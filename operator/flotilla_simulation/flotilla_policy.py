@@ -1,0 +1,63 @@
+"""The operator's own `decide()`, fed with what Prometheus would say of the simulated replicas."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from flotilla_operator.scaling.decide import decide
+from flotilla_operator.scaling.signals import Known
+from flotilla_operator.scaling.types import TUNING, Decision, Observation, Replicas, State, Target, Tuning
+
+from .policies import SCRAPE_LAG_SECONDS
+from .replicas import Sample
+
+RATE_WINDOW_SECONDS = 45.0
+"""Three scrapes, as the operator's queries take them."""
+
+
+@dataclass(slots=True)
+class Flotilla:
+    """Keeps `decide`'s state from tick to tick."""
+
+    target: Target
+    tuning: Tuning = TUNING
+    window_seconds: float = RATE_WINDOW_SECONDS
+    period_seconds: float = 15.0
+    lag_seconds: float = SCRAPE_LAG_SECONDS
+    state: State = field(default_factory=lambda: State(backfilled=True))
+    last: Decision | None = None
+    _samples: deque[Sample] = field(default_factory=deque[Sample])
+
+    def wanted(self, sample: Sample) -> int:
+        """What `decide` says."""
+        self._samples.append(sample)
+        while len(self._samples) > 2 and self._samples[1].at <= sample.at - self.window_seconds:
+            self._samples.popleft()
+        decision = decide(self.observe(sample), self.target, self.state, sample.at + self.lag_seconds, self.tuning)
+        self.state, self.last = decision.state, decision
+        return decision.replicas
+
+    def observe(self, sample: Sample) -> Observation:
+        """The last scrapes, as `decide` reads them."""
+        before = self._samples[0]
+        seconds = max(sample.at - before.at, 1e-9)
+
+        def rate(now: float, then: float) -> Known:
+            return Known((now - then) / seconds, self.lag_seconds)
+
+        woken = sample.at if sample.wanted == 0 and sample.arrived > before.arrived else None
+        return Observation(
+            replicas=Replicas(sample.wanted, sample.ready, sample.pending_ages),
+            arrivals=rate(sample.arrived, before.arrived),
+            capacity_losses=rate(sample.lost, before.lost),
+            quality_losses=Known(0.0),
+            late=rate(sample.late, before.late),
+            slot_seconds=rate(sample.slot_seconds, before.slot_seconds),
+            finished=rate(sample.finished, before.finished),
+            running=Known(float(sample.running), self.lag_seconds),
+            waiting=Known(float(sample.waiting), self.lag_seconds),
+            kv_usage=Known(sample.kv_usage, self.lag_seconds),
+            preemptions=Known(0.0),
+            woken_at=woken,
+        )
