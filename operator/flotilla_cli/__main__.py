@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-_EXTRA = {"click", "rich", "typer", "yaml"}
+_EXTRA = {"click", "kubernetes", "rich", "typer", "yaml"}
 """What the operator's and the router's images do without."""
 
 
@@ -17,13 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         from .commands import run  # noqa: PLC0415 - what it imports may not be installed
+
+        run(arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
             raise
         sys.stderr.write(f"error: {missing} is missing: pip install 'flotilla-operator[cli]'\n")
         sys.exit(2)
-    run(arguments)
 
 
 if __name__ == "__main__":

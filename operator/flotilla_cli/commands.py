@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import inject
+from . import explain, inject
 from .errors import InputError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("explain")(explain.command)
 app.command("inject")(inject.command)
 
 

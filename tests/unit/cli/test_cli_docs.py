@@ -70,8 +70,9 @@ def test_the_document_shows_what_is_added(ran: Path) -> None:
 
 def test_the_document_lists_every_option() -> None:
     """With the sentence of --help."""
-    command: Any = typer.main.get_command(app)
-    inject = command.commands["inject"]
-    rows = [f"| {', '.join(f'`{name}`' for name in each.opts)} | {each.help} |" for each in inject.params]
+    commands: Any = typer.main.get_command(app)
+    parameters = [each for name in ("inject", "explain") for each in commands.commands[name].params]
+    options = [each for each in parameters if each.param_type_name == "option"]
+    rows = [f"| {', '.join(f'`{name}`' for name in each.opts)} | {each.help} |" for each in options]
 
     assert re.findall(r"^\| `-.*\|$", DOCUMENT.read_text(), re.MULTILINE) == rows
