@@ -61,6 +61,14 @@ FULL: Manifest = {
         "podMonitor": {"enabled": True, "interval": "10s"},
     },
     "crds": {"install": False},
+    "prometheus": {
+        "url": "https://prometheus.monitoring.svc:9090/prefix",
+        "bearerTokenSecret": {"name": "prometheus-token"},
+        "caSecret": {"name": "prometheus-ca", "key": "bundle.crt"},
+        "labels": {"region": "eu", "cluster": "prod"},
+        "scrapeInterval": "30s",
+        "timeout": "5s",
+    },
 }
 
 
@@ -150,6 +158,17 @@ def test_versions_are_those_of_the_distribution() -> None:
         pytest.param(
             {"sidecar": {"resources": {"requests": {"memory": "1Gi"}}}}, "must not be more than", id="above its limit"
         ),
+        pytest.param({"prometheus": {"url": "prometheus:9090"}}, "does not match pattern", id="address"),
+        pytest.param({"prometheus": {"url": "http://u:p@host"}}, "does not match pattern", id="secret in an address"),
+        pytest.param({"prometheus": {"scrapeInterval": "2m"}}, "does not match pattern", id="interval"),
+        pytest.param({"prometheus": {"timeout": "15s"}}, "does not match pattern", id="longer than a tick"),
+        pytest.param({"prometheus": {"labels": {"a-b": "c"}}}, "does not match pattern", id="no label"),
+        pytest.param({"prometheus": {"insecureSkipVerify": True}}, "not allowed", id="trust in anybody"),
+        pytest.param(
+            {"prometheus": {"bearerTokenSecret": {"name": "a"}, "basicAuthSecret": {"name": "b"}}},
+            "exclude each other",
+            id="two kinds of credentials",
+        ),
         pytest.param({"sidecar": {"port": 80}}, "minimum: got 80, want 1,024", id="a port for root alone"),
         pytest.param({"sidecar": {"port": 4000, "adminPort": 4000}}, "must differ", id="one port for two listeners"),
     ],
@@ -217,6 +236,28 @@ def test_values_reach_the_operator() -> None:
     assert (settings.sidecar_port, settings.sidecar_admin_port) == (4000, 4001)
     assert (settings.sidecar_cpu_request, settings.sidecar_memory_limit) == ("10m", "1Gi")
     assert settings.sidecar_memory_request == "64Mi"
+    assert settings.prometheus_url == "https://prometheus.monitoring.svc:9090/prefix"
+    assert settings.prometheus_labels == (("cluster", "prod"), ("region", "eu"))
+    assert (settings.scrape_interval_seconds, settings.prometheus_timeout_seconds) == (30.0, 5.0)
+
+
+def test_credentials_for_prometheus_are_mounted_where_the_operator_reads_them() -> None:
+    """Each file that a variable names is a key of a Secret that is named, and nothing else is mounted there."""
+    basic = {"name": "login", "usernameKey": "user"}
+    for values in (FULL, {"prometheus": {"url": "http://prometheus:9090", "basicAuthSecret": basic}}):
+        manifests = render(values)
+        spec = _pod_template(manifests)["spec"]
+        (volume,) = (each for each in spec["volumes"] if each["name"] == "prometheus")
+        (mount,) = (each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "prometheus")
+        paths = {item["path"] for each in volume["projected"]["sources"] for item in each["secret"]["items"]}
+        files = {value for name, value in _environment(manifests).items() if name.endswith("_FILE")}
+
+        assert files == {f"{mount['mountPath']}/{path}" for path in paths}
+
+
+def test_nothing_is_mounted_for_a_prometheus_that_asks_for_nothing(rendered: list[Manifest]) -> None:
+    """Nor for none."""
+    assert [each["name"] for each in _pod_template(rendered)["spec"]["volumes"]] == ["tmp"]
 
 
 def test_ports_are_those_of_the_contract(rendered: list[Manifest]) -> None:

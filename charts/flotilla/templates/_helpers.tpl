@@ -51,3 +51,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $text := toString . -}}
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]+$" $text)) -}}
 {{- end -}}
+
+{{/* A map as a=b,c=d. */}}
+{{- define "flotilla.pairs" -}}
+{{- $pairs := list -}}
+{{- range $name, $value := . -}}
+{{- $pairs = append $pairs (printf "%s=%s" $name $value) -}}
+{{- end -}}
+{{ join "," $pairs }}
+{{- end -}}
+
+{{/* Sources of the volume with what Prometheus wants to be shown; nothing where it wants nothing. */}}
+{{- define "flotilla.prometheusSources" -}}
+{{- with .Values.prometheus -}}
+{{- if and .bearerTokenSecret.name .basicAuthSecret.name -}}
+{{- fail "prometheus.bearerTokenSecret and prometheus.basicAuthSecret exclude each other" -}}
+{{- end -}}
+{{- with .bearerTokenSecret }}{{ if .name }}
+- secret: {name: {{ .name }}, items: [{key: {{ .key | quote }}, path: token}]}
+{{- end }}{{ end -}}
+{{- with .basicAuthSecret }}{{ if .name }}
+- secret:
+    name: {{ .name }}
+    items:
+      - {key: {{ .usernameKey | quote }}, path: username}
+      - {key: {{ .passwordKey | quote }}, path: password}
+{{- end }}{{ end -}}
+{{- with .caSecret }}{{ if .name }}
+- secret: {name: {{ .name }}, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+{{- end }}{{ end -}}
+{{- end -}}
+{{- end -}}
