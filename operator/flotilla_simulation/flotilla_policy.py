@@ -10,10 +10,10 @@ from flotilla_operator.scaling.signals import Known
 from flotilla_operator.scaling.types import TUNING, Decision, Observation, Replicas, State, Target, Tuning
 
 from .policies import SCRAPE_LAG_SECONDS
-from .replicas import Sample
+from .replicas import Sample, ttft_quantile
 
-RATE_WINDOW_SECONDS = 45.0
-"""Three scrapes, as the operator's queries take them."""
+RATE_WINDOW_SECONDS = 30.0
+"""From the first to the last of three scrapes, which is what a range of 45 s holds."""
 
 
 @dataclass(slots=True)
@@ -25,6 +25,7 @@ class Flotilla:
     window_seconds: float = RATE_WINDOW_SECONDS
     period_seconds: float = 15.0
     lag_seconds: float = SCRAPE_LAG_SECONDS
+    wakes: bool = True
     state: State = field(default_factory=lambda: State(backfilled=True))
     last: Decision | None = None
     _samples: deque[Sample] = field(default_factory=deque[Sample])
@@ -59,5 +60,6 @@ class Flotilla:
             waiting=Known(float(sample.waiting), self.lag_seconds),
             kv_usage=Known(sample.kv_usage, self.lag_seconds),
             preemptions=Known(0.0),
+            ttft_p95=Known(ttft_quantile(sample.ttft - before.ttft, 0.95), self.lag_seconds),
             woken_at=woken,
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from .compiled import compiled
 from .replay import SECONDS_PER_HOUR, Scenario
-from .workload import Floats, Workload
+from .workload import Floats, Ints, Workload
 
 TICK_SECONDS = 15.0
 _LEVELS = 12
@@ -28,7 +28,7 @@ def oracle_dollars(scenario: Scenario, loss_usd: float) -> float:
     ticks = int(np.ceil(load.seconds / TICK_SECONDS))
     work = scenario.engine.work_seconds(load.prompt_tokens, load.output_tokens)
     index = np.minimum((load.arrivals / TICK_SECONDS).astype(np.int64), ticks - 1)
-    busy = np.bincount(index, weights=work, minlength=ticks)
+    busy = _sums(work, index, ticks)
     count = np.bincount(index, minlength=ticks)
     lost_usd_a_second = np.where(busy > 0, loss_usd * count / np.maximum(busy, 1e-12), 0.0)
     per_second = scenario.hourly_usd / SECONDS_PER_HOUR
@@ -41,12 +41,14 @@ def oracle_dollars(scenario: Scenario, loss_usd: float) -> float:
     )
 
 
-def _pushed(
-    load: Workload, work: Floats, index: np.ndarray[tuple[int], np.dtype[np.int64]], ticks: int, objective: float
-) -> Floats:
+def _pushed(load: Workload, work: Floats, index: Ints, ticks: int, objective: float) -> Floats:
     """Work of each tick that arrives so late in it that starting in the next one is in time."""
     late = (load.arrivals % TICK_SECONDS) > TICK_SECONDS - objective
-    return np.bincount(index, weights=work * late, minlength=ticks)
+    return _sums(work * late, index, ticks)
+
+
+def _sums(work: Floats, index: Ints, ticks: int) -> Floats:
+    return np.bincount(index, weights=work, minlength=ticks).astype(np.float64)
 
 
 def _residual(scenario: Scenario, load: Workload) -> float:

@@ -21,6 +21,8 @@ class Policy(Protocol):
     period_seconds: float
     lag_seconds: float
     """Age of what it is told: the time since the last scrape."""
+    wakes: bool
+    """Whether a request for an expert at zero makes it decide at once."""
 
     def wanted(self, sample: Sample) -> int:
         """Replicas from now on, within the bounds."""
@@ -53,6 +55,7 @@ class Static:
     bounds: Bounds
     period_seconds: float = 15.0
     lag_seconds: float = 0.0
+    wakes: bool = False
 
     def wanted(self, sample: Sample) -> int:  # noqa: ARG002 - the interface
         """The number."""
@@ -73,6 +76,8 @@ class HpaBehavior:
 
     def settle(self, now: float, current: int, recommended: int) -> int:
         """What is asked for, given what the metric recommends."""
+        if not self._recommended:
+            self._recommended.append((now, current))
         while self._recommended and self._recommended[0][0] <= now - self.stabilization_seconds:
             self._recommended.popleft()
         self._recommended.append((now, self.bounds.hold(recommended)))
@@ -99,6 +104,7 @@ class HpaPods:
     """All in flight instead of what waits."""
     period_seconds: float = 15.0
     lag_seconds: float = SCRAPE_LAG_SECONDS
+    wakes: bool = False
     behavior: HpaBehavior = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,6 +150,7 @@ class Keda:
     cooldown_seconds: float = 300.0
     period_seconds: float = 15.0
     lag_seconds: float = SCRAPE_LAG_SECONDS
+    wakes: bool = False
     behavior: HpaBehavior = field(init=False)
     _samples: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
     _active_at: float = 0.0
@@ -196,6 +203,7 @@ class Knative:
     grace_seconds: float = 30.0
     period_seconds: float = 2.0
     lag_seconds: float = 0.0
+    wakes: bool = False
     _samples: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
     _panicked_at: float | None = None
     _panic_replicas: int = 0

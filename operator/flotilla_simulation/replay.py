@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from .replicas import Cluster, Sample, ttft_quantile
 from .workload import Engine, Floats, Rules, Workload
 
 SECONDS_PER_HOUR = 3600.0
+_WAKE_SECONDS = 1.0
+"""From a request for an expert at zero to the decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +90,22 @@ def replay(scenario: Scenario, policy: Policy) -> Outcome:
     )  # fmt: skip
     recorder = _Recorder(cluster, scenario.warm_up_seconds)
     end = scenario.workload.seconds
-    now = policy.period_seconds
+    now, lag = policy.period_seconds, policy.lag_seconds
     while now < end:
-        cluster.advance(now - policy.lag_seconds)
-        sample = replace(cluster.sample(), wanted=cluster.wanted)
-        if policy.lag_seconds:
-            cluster.advance(now)
+        cluster.advance(now - lag)
+        sample = cluster.sample()
+        cluster.advance(now)
         recorder.scale(now, policy.wanted(sample), sample)
-        now = _next(cluster, scenario.workload, now, policy.period_seconds)
+        tick = now + policy.period_seconds
+        woken = _next_request(scenario.workload, now) if policy.wakes and cluster.wanted == 0 else end
+        now, lag = (woken + _WAKE_SECONDS, 0.0) if woken + _WAKE_SECONDS < tick else (tick, policy.lag_seconds)
     cluster.advance(end)
     return recorder.outcome()
 
 
-def _next(cluster: Cluster, load: Workload, now: float, period: float) -> float:
-    """The next tick; with no replica wanted, the next request wakes one before."""
-    tick = now + period
-    if cluster.wanted > 0:
-        return tick
+def _next_request(load: Workload, now: float) -> float:
     index = int(np.searchsorted(load.arrivals, now))
-    return min(tick, float(load.arrivals[index]) + 1.0) if index < len(load) else tick
+    return float(load.arrivals[index]) if index < len(load) else load.seconds
 
 
 class _Recorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,8 @@ class Sample:
     pending_ages: tuple[float, ...]
     kv_usage: float
     """Ratio, of the fullest replica."""
+    ttft: Ints
+    """Histogram of times to the first token since the start, for `ttft_quantile`."""
 
 
 class Cluster:
@@ -120,6 +123,7 @@ class Cluster:
             ready=int(serving.sum()),
             pending_ages=tuple(self._cold_start_seconds - (each - self.now) for each in pending.tolist()),
             kv_usage=float(self._fleet.held.max()) / self._limits.kv_tokens,
+            ttft=self._fleet.ttft.copy(),
         )
 
     def _create(self, count: int) -> None:
@@ -142,11 +146,11 @@ class Cluster:
 
 def ttft_quantile(histogram: Ints, ratio: float) -> float:
     """Seconds to the first token that `ratio` of the started requests kept; 0 without any."""
-    total = histogram.sum()
-    if total == 0:
+    reached = np.cumsum(histogram)
+    if reached[-1] == 0:
         return 0.0
-    found = int(np.searchsorted(np.cumsum(histogram), ratio * total))
-    return float(TTFT_LEAST_SECONDS * 10 ** (found / TTFT_BINS_PER_DECADE))
+    found = int(np.searchsorted(reached, ratio * reached[-1]))
+    return TTFT_LEAST_SECONDS * math.pow(10.0, found / TTFT_BINS_PER_DECADE)
 
 
 def _limits(engine: Engine, rules: Rules) -> Limits:
