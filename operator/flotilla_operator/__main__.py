@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import uvloop
 from kubernetes.config import ConfigException
 
+from .adapters.accelerators import Accelerators
 from .adapters.access import Access
 from .adapters.admin import Admin
 from .adapters.agents import Agents, Outside
@@ -23,22 +24,31 @@ from .adapters.certificates import Certificates
 from .adapters.client import Client, Connection, load_connection
 from .adapters.clock import SystemClock
 from .adapters.control_api import ControlApi, Leadership, Wakening
+from .adapters.engines import VllmEngines
 from .adapters.feed import Feed
+from .adapters.fleet import FleetView
 from .adapters.kinds import Kind, ref_of
 from .adapters.kubernetes_cluster import KubernetesCluster, Surroundings
 from .adapters.lease import Elector, address_of, make_identity
+from .adapters.measuring import open_metrics
 from .adapters.routers import RouterRegistry
+from .adapters.scale import KubernetesScales, Reach
 from .adapters.store import Store
 from .adapters.watching import WatchThread
 from .adapters.webhook import Webhook
 from .adapters.webhook_trust import WebhookTrust
+from .describing import Describer
 from .handlers import make_registry
+from .ports import Engines, MetricsSource
 from .reconcile.dispatch import references
 from .reconcile.types import Key, Manifest
 from .resources.sidecar import allows_sidecars
 from .resources.specs import InvalidSpecError, parse_policy, policy_experts
 from .runtime import Runtime
+from .scaler import Scaler
+from .scaling.report import ScalingReport
 from .settings import Settings, SettingsError, load_settings
+from .sharing import Sharing
 from .telemetry import LOGGER, Telemetry, configure_logging, fields
 
 FEED_SILENT_MAX_SECONDS = 600.0
@@ -90,14 +100,22 @@ class Operator:
         self._runtime = self._make_runtime()
         self._control = self._make_control()
         self._webhook, self._webhook_trust = self._make_webhook(), self._make_webhook_trust()
+        self._scaler: Scaler | None = None
+        """There is one while `run` does."""
         self.admin = self._make_admin()
         telemetry.namespaces_unreadable.set_function(lambda: float(len(self._feed.unreadable)))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until `stopping` is set; then leaves in order: nothing is cut, and a standby takes over at once."""
+        view = FleetView(self._store, self._clock, agents=self._agents.of, connected=self._registry.connected)
+        async with open_metrics(self._settings, self._client, view) as source, VllmEngines() as engines:
+            self._scaler = self._make_scaler(source, engines)
+            await self._run(stopping, self._scaler)
+
+    async def _run(self, stopping: asyncio.Event, scaler: Scaler) -> None:
         try:
             await _until(stopping, self._start())
-            await self._serve(stopping)
+            await self._serve(stopping, scaler)
         finally:
             await self._elector.release()
             await self._webhook.stop()
@@ -115,7 +133,7 @@ class Operator:
             await self._webhook.start(host, self._settings.webhook_port)
         self._watches.start()
 
-    async def _serve(self, stopping: asyncio.Event) -> None:
+    async def _serve(self, stopping: asyncio.Event, scaler: Scaler) -> None:
         """What was begun ends before the Lease is given up, and the parts end only then."""
         async with asyncio.TaskGroup() as group:
             parts = (
@@ -123,6 +141,7 @@ class Operator:
                 self._certificates,
                 self._elector,
                 self._runtime,
+                scaler,
                 self._agents,
                 self._webhook_trust,
             )
@@ -185,6 +204,7 @@ class Operator:
             leading_seconds=lambda: self._elector.leading_seconds,
             wake=self._wake,
             instance=self._settings.pod_name,
+            scaling=self._scaling_of,
         )
         return Runtime(
             KubernetesCluster(self._client, self._store, self._feed, self._clock, surroundings),
@@ -195,6 +215,33 @@ class Operator:
             workers=self._settings.workers,
         )
 
+    def _make_scaler(self, source: MetricsSource, engines: Engines) -> Scaler:
+        reach = Reach(
+            leading=lambda: self._elector.leading,
+            namespaces=lambda: self._feed.namespaces,
+            unreadable=lambda: self._feed.unreadable,
+        )
+        describer = Describer()
+        accelerators = Accelerators(self._client, self._store, self._clock, reach)
+        return Scaler(
+            KubernetesScales(self._client, self._store, reach),
+            engines,
+            source,
+            self._clock,
+            self._telemetry,
+            describe=describer.describe,
+            shares=Sharing(describer, accelerators),
+            wake=self._wake,
+        )
+
+    def _scaling_of(self, key: Key) -> ScalingReport | None:
+        return self._scaler.report(key) if self._scaler else None
+
+    def _wake_replica(self, key: Key) -> None:
+        """A request found no replica of the Expert."""
+        if self._scaler:
+            self._scaler.woken(key)
+
     def _make_control(self) -> ControlApi:
         return ControlApi(
             Access(self._client, self._clock, allows_sidecars=self._allows_sidecars),
@@ -203,7 +250,7 @@ class Operator:
             Leadership(leading=lambda: self._elector.leading, leader_address=lambda: address_of(self._elector.holder)),
             clock=self._clock,
             exists=lambda key: self._store.get(ref_of(key)) is not None,
-            wakening=Wakening(names=self._names, on_wake=self._wake),
+            wakening=Wakening(names=self._names, on_wake=self._wake_replica),
         )
 
     def _names(self, key: Key, expert: str) -> bool:
@@ -279,6 +326,8 @@ class Operator:
             self._runtime.open(self._store.owners())
         else:
             self._runtime.close()
+        if self._scaler:
+            self._scaler.lead(leading)
 
 
 async def _until(stopping: asyncio.Event, work: Coroutine[None, None, None]) -> None:

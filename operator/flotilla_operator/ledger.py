@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from .reconcile.pod_states import pod_states
 from .reconcile.scaled import ScaledExpert
-from .resources.pods import is_asleep, is_live
+from .resources.pods import is_asleep, is_live, seconds_of
 from .scaling.decide import decide
 from .scaling.fleet import ExpertSignals, History
 from .scaling.observe import PodState, count_replicas, observe, remember_cold_starts
@@ -21,6 +21,10 @@ RECORDS_MAX = 8
 """As many as a status shows."""
 FAILING_TOLD_SECONDS = 30.0
 """For how long the number could not be written when a report says so: a burst of 5xx is over before."""
+
+
+KNOWN_RATIO = 0.9
+"""Of the last hour, without which it counts as unknown: scrapes may be missed now and then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Ledger:
     """Steady."""
     seen_whole: bool = False
     """Whether this scaler has known the Expert since it was made, so that nothing of its past is missing."""
+    watched_since: float | None = None
+    """Steady: when demand was first measured here."""
     cold_starts: dict[str, float] = field(default_factory=dict[str, float])
     pods: tuple[PodState, ...] = ()
     records: tuple[Record, ...] = ()
@@ -127,11 +133,15 @@ class Ledger:
         """Whoever has watched for an hour, or from the beginning, needs no other memory."""
         if state.backfilled or not state.demand:
             return state
-        watched = steady - state.demand[0][0] >= tuning.history_seconds - 2 * tuning.tick_seconds
+        self.watched_since = steady if self.watched_since is None else self.watched_since
+        watched = steady - self.watched_since >= tuning.history_seconds - 2 * tuning.tick_seconds
         return replace(state, backfilled=True) if watched or self.seen_whole else state
 
     def backfill(self, history: History, now: Moment, tuning: Tuning) -> None:
-        """What others remember of the last hour stands before what was seen here."""
+        """What others remember of the last hour stands before what was seen here.
+
+        The hour is known when hardly any of it is missing, as far back as the Expert goes.
+        """
         own = self.state.demand
         first = own[0][0] if own else now.steady
         remembered = [(at, rate) for at, rate in _steady_demand(history, now) if at < first]
@@ -140,10 +150,15 @@ class Ledger:
         self.state = replace(
             self.state,
             demand=(*kept, *own),
-            backfilled=True,
+            backfilled=len(kept) * history.step_seconds + now.steady - first >= KNOWN_RATIO * self._past(now, tuning),
             slot_seconds=learned.value if isinstance(learned, Known) else self.state.slot_seconds,
             zero_since=_zero_since(kept, self.state, first, 2 * history.step_seconds),
         )
+
+    def _past(self, now: Moment, tuning: Tuning) -> float:
+        """Seconds that there are to be known of."""
+        age = now.wall - seconds_of(self.expert.expert["metadata"]["creationTimestamp"])
+        return min(tuning.history_seconds, max(age, 0.0))
 
     @property
     def rival(self) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .acting import Actor
 from .ledger import NOT_SCALED, Ledger, Moment, Scaling, material
@@ -43,8 +43,18 @@ logger = logging.getLogger(LOGGER)
 
 Describe = Callable[[ScaledExpert, FleetSignals, datetime], Scaling | None]
 """None: its spec cannot be read, and its number is left alone."""
-Share = Callable[[Sequence[Ledger]], None]
-"""Where accelerators are short, sets what each one gets."""
+
+
+class Shares(Protocol):
+    """What parts accelerators where they are short."""
+
+    async def look(self) -> None:
+        """What there is is known; never raises."""
+        ...
+
+    def share(self, ledgers: Sequence[Ledger]) -> None:
+        """Each ledger says what its Expert gets."""
+        ...
 
 
 class Scaler:
@@ -59,7 +69,7 @@ class Scaler:
         telemetry: Telemetry,
         *,
         describe: Describe,
-        share: Share,
+        shares: Shares,
         wake: Callable[[Key], None],
         tuning: Tuning = TUNING,
     ) -> None:
@@ -68,7 +78,7 @@ class Scaler:
         self._clock = clock
         self._telemetry = telemetry.scaler
         self._describe = describe
-        self._share = share
+        self._shares = shares
         self._wake = wake
         self._tuning = tuning
         self._began = (clock.now().timestamp(), clock.monotonic())
@@ -86,6 +96,7 @@ class Scaler:
         self._woken: set[Key] = set()
         self._rung = asyncio.Event()
         self._writing = asyncio.Semaphore(ACTING_AT_A_TIME)
+        self._slumbering: dict[Key, asyncio.Task[None]] = {}
 
     def lead(self, leading: bool) -> None:
         """This replica holds the Lease from now on, or no more; what was learned under an earlier one is forgotten."""
@@ -111,9 +122,13 @@ class Scaler:
 
     async def run(self) -> None:
         """Ticks and wakes, for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tick_for_ever())
-            group.create_task(self._answer_wakes())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tick_for_ever())
+                group.create_task(self._answer_wakes())
+        finally:
+            for task in self._slumbering.values():
+                task.cancel()
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -134,6 +149,7 @@ class Scaler:
     async def _tick(self) -> None:
         """Read once, observe, decide each, share out, act where something differs."""
         await self._read()
+        await self._within(self._shares.look())
         await self._find_others()
         self._refresh()
         await self._backfill()
@@ -251,7 +267,7 @@ class Scaler:
     def _share_out(self) -> None:
         acting = [ledger for ledger in self._ledgers.values() if self._acts(ledger) and ledger.decision is not None]
         try:
-            self._share(acting)
+            self._shares.share(acting)
         except Exception:  # each then gets what its own decision says
             logger.exception("allocation crashed")
             self._telemetry.crashes.inc()
@@ -286,10 +302,27 @@ class Scaler:
         async with self._writing, ledger.lock:
             measured = self._measured(ledger.expert.name)
             await self._actor.act(ledger, self._number(ledger), measured.pods)
-            if self._is_sleep_due(ledger):
-                await self._slumber.lay(ledger, measured, self._moment().steady, self._tuning.tick_seconds)
+        if self._is_sleep_due(ledger) or ledger.sleeping_pods:
+            self._start_slumber(ledger)
+
+    def _start_slumber(self, ledger: Ledger) -> None:
+        """Engines take seconds to sleep and to wake, for which no tick waits; of each Expert's, one thing at a time."""
+        key = ledger.expert.key
+        if key not in self._slumbering:
+            task = asyncio.create_task(self._guard(self._lay_or_rouse(ledger), "sleep crashed", key))
+            self._slumbering[key] = task
+            task.add_done_callback(lambda _: self._slumbering.pop(key))
+
+    async def _lay_or_rouse(self, ledger: Ledger) -> None:
+        """What is due when it ends has been done: a wake may come while engines doze off."""
+        done: bool | None = None
+        while done is not (due := self._is_sleep_due(ledger)):
+            if due:
+                measured = self._measured(ledger.expert.name)
+                await self._slumber.lay(ledger, measured, self._moment().steady, self._read_at)
             else:
                 await self._slumber.rouse(ledger)
+            done = due
 
     def _tell(self, ledger: Ledger) -> None:
         """Metrics always; the reconciler where something of interest has changed."""

@@ -3,7 +3,7 @@
 | sleep is due | the pod                                   | then                                                    |
 |--------------|-------------------------------------------|---------------------------------------------------------|
 | yes          | serves                                    | it is marked, so that it leaves every router's snapshot |
-| yes          | is marked, since a tick, and does nothing | its engine is put to sleep                              |
+| yes          | is marked, and has done nothing since     | its engine is put to sleep                              |
 | yes          | sleeps                                    | nothing                                                 |
 | no           | is marked or sleeps                       | its engine is woken, then the mark goes                 |
 
@@ -12,9 +12,9 @@ The mark goes on first and off last: an engine that sleeps says that it is healt
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import Mapping
 
 from flotilla_api.names import ASLEEP_ANNOTATION
 
@@ -23,10 +23,12 @@ from .ports import Engines, NotLeadingError, OperatorError, ScaleTargets
 from .reconcile.types import Manifest
 from .resources.pods import is_asleep, is_ready, pod_address
 from .scaling.fleet import ExpertSignals, PodSignals
-from .scaling.signals import STALE_SECONDS, Known, fresh
+from .scaling.signals import STALE_SECONDS, Known, Signal, fresh
 from .telemetry import LOGGER, fields
 
 MARK = "true"
+SETTLE_SECONDS = 5.0
+"""From the mark on, in which every router gets its new snapshot and what was on its way has begun."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -51,55 +53,62 @@ class Slumber:
         self._marked: dict[str, float] = {}
         """Steady: when a mark was first seen in the store, by the pod's uid."""
 
-    async def lay(self, ledger: Ledger, measured: ExpertSignals, steady: float, settle_seconds: float) -> bool:
-        """The Expert's pods go to sleep, each once no router sends anything to it. True: something was done."""
+    async def lay(self, ledger: Ledger, measured: ExpertSignals, steady: float, read_at: float) -> None:
+        """The Expert's pods go to sleep, each once no router sends anything to it; `measured` was read at `read_at`."""
         ready = [pod for pod in ledger.expert.pods if is_ready(pod)]
-        serving = [pod for pod in ready if not is_asleep(pod)]
         signals = {each.name: each for each in measured.pods}
-        waited = [pod for pod in ready if is_asleep(pod) and self._marked_for(pod, steady) >= settle_seconds]
-        marked = [await self._mark(ledger, pod) for pod in serving]
-        return any(marked) | any([await self._sleep(ledger, pod, signals, steady) for pod in waited])
+        sleeps = (
+            self._sleep(ledger, pod, signals.get(pod["metadata"]["name"]), steady)
+            for pod in ready
+            if is_asleep(pod) and self._does_nothing(pod, signals.get(pod["metadata"]["name"]), steady, read_at)
+        )
+        marks = (self._mark(ledger, pod) for pod in ready if not is_asleep(pod))
+        await asyncio.gather(*marks, *sleeps)
 
-    async def rouse(self, ledger: Ledger) -> bool:
-        """The Expert's pods answer again. True: something was done."""
-        return any([await self._wake(ledger, pod) for pod in ledger.expert.pods if is_ready(pod) and is_asleep(pod)])
+    async def rouse(self, ledger: Ledger) -> None:
+        """The Expert's pods answer again."""
+        asleep = [pod for pod in ledger.expert.pods if is_ready(pod) and is_asleep(pod)]
+        await asyncio.gather(*(self._wake(ledger, pod) for pod in asleep))
 
     def forget(self, uids: set[str]) -> None:
         """Only pods with `uids` still exist."""
         self._marked = {uid: since for uid, since in self._marked.items() if uid in uids}
 
-    def _marked_for(self, pod: Manifest, steady: float) -> float:
-        return steady - self._marked.setdefault(pod["metadata"]["uid"], steady)
+    def _does_nothing(self, pod: Manifest, said: PodSignals | None, steady: float, read_at: float) -> bool:
+        """Whether it is known to have done nothing since routers left it: sleep would end what it does."""
+        since = self._marked.setdefault(pod["metadata"]["uid"], steady) + SETTLE_SECONDS
+        if said is None:
+            return False
+        return all(_is_zero(signal, since=since, read_at=read_at) for signal in (said.running, said.waiting))
 
-    async def _mark(self, ledger: Ledger, pod: Manifest) -> bool:
+    async def _mark(self, ledger: Ledger, pod: Manifest) -> None:
         try:
             await self._targets.annotate(pod, {ASLEEP_ANNOTATION: MARK})
         except OperatorError as error:
-            return _missed(ledger, pod, error)
-        return True
+            _missed(ledger, pod, error)
 
-    async def _sleep(self, ledger: Ledger, pod: Manifest, signals: Mapping[str, PodSignals], steady: float) -> bool:
-        uid, said = pod["metadata"]["uid"], signals.get(pod["metadata"]["name"])
-        if _sleeps(ledger, uid, said, steady) or not _is_idle(said):
-            return False
+    async def _sleep(self, ledger: Ledger, pod: Manifest, said: PodSignals | None, steady: float) -> None:
+        uid = pod["metadata"]["uid"]
+        if _sleeps(ledger, uid, said, steady):
+            return
         try:
             await self._engines.sleep(pod_address(pod))
         except OperatorError as error:
-            return _missed(ledger, pod, error)
-        ledger.slept[uid] = steady
-        logger.info("engine asleep", extra=_about(ledger, pod))
-        return True
+            _missed(ledger, pod, error)
+        else:
+            ledger.slept[uid] = steady
+            logger.info("engine asleep", extra=_about(ledger, pod))
 
-    async def _wake(self, ledger: Ledger, pod: Manifest) -> bool:
+    async def _wake(self, ledger: Ledger, pod: Manifest) -> None:
         try:
             await self._engines.wake_up(pod_address(pod))
             ledger.slept.pop(pod["metadata"]["uid"], None)
             await self._targets.annotate(pod, {ASLEEP_ANNOTATION: None})
         except OperatorError as error:
-            return _missed(ledger, pod, error)
-        self._marked.pop(pod["metadata"]["uid"], None)
-        logger.info("engine awake", extra=_about(ledger, pod))
-        return True
+            _missed(ledger, pod, error)
+        else:
+            self._marked.pop(pod["metadata"]["uid"], None)
+            logger.info("engine awake", extra=_about(ledger, pod))
 
 
 def _sleeps(ledger: Ledger, uid: str, said: PodSignals | None, steady: float) -> bool:
@@ -111,18 +120,15 @@ def _sleeps(ledger: Ledger, uid: str, said: PodSignals | None, steady: float) ->
     return uid in ledger.slept
 
 
-def _is_idle(said: PodSignals | None) -> bool:
-    """Whether it is known to do nothing: sleep would end what it does."""
-    running = fresh(said.running) if said else None
-    waiting = fresh(said.waiting) if said else None
-    return isinstance(running, Known) and isinstance(waiting, Known) and running.value + waiting.value == 0
+def _is_zero(signal: Signal, *, since: float, read_at: float) -> bool:
+    found = fresh(signal)
+    return isinstance(found, Known) and found.value == 0 and read_at - found.age_seconds >= since
 
 
-def _missed(ledger: Ledger, pod: Manifest, error: OperatorError) -> bool:
+def _missed(ledger: Ledger, pod: Manifest, error: OperatorError) -> None:
     """It is tried again at the next tick."""
     if not isinstance(error, NotLeadingError):
         logger.warning("engine neither put to sleep nor woken", extra=_about(ledger, pod, reason=str(error)))
-    return False
 
 
 def _about(ledger: Ledger, pod: Manifest, **values: object) -> dict[str, object]:

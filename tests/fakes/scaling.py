@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from builders import a_pod
 from fakes.clock import VirtualClock
 from flotilla_api.names import child_name
-from flotilla_operator.ledger import Scaling
+from flotilla_operator.ledger import Ledger, Scaling
 from flotilla_operator.reconcile.scaled import ScaledExpert
 from flotilla_operator.reconcile.types import Key, Manifest, ObjectRef
 from flotilla_operator.scaling.fleet import ExpertSignals, FleetSignals, History, NamespacedName
@@ -159,6 +159,22 @@ class FakeMetrics:
     async def history(self, now: float, seconds: float, step: float) -> Mapping[NamespacedName, History]:
         self.histories += 1
         return dict(self.past)
+
+
+@dataclass
+class FakeShares:
+    """Accelerators for everybody, unless a test says otherwise."""
+
+    parted: Callable[[Sequence[Ledger]], None] = lambda _: None
+    shared: list[int] = field(default_factory=list[int])
+    """How many Experts each sharing was about."""
+
+    async def look(self) -> None:
+        """Nothing changes."""
+
+    def share(self, ledgers: Sequence[Ledger]) -> None:
+        self.shared.append(len(ledgers))
+        self.parted(ledgers)
 
 
 @dataclass

@@ -79,6 +79,9 @@ KINDS: dict[str, Kind] = {
 AGENT_POD = Kind("Pod", "", "v1", "pods", managed=False)
 """A pod that is not ours; never in the store."""
 
+AUTOSCALER = Kind("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers", managed=False)
+NODE = Kind("Node", "", "v1", "nodes", namespaced=False, managed=False)
+QUOTA = Kind("ResourceQuota", "", "v1", "resourcequotas", managed=False)
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases", managed=False)
 SECRET = Kind("Secret", "", "v1", "secrets", managed=False)
 CORE_EVENT = Kind("Event", "", "v1", "events", managed=False)

@@ -102,11 +102,19 @@ class Store:
         refs = (ref for kind in OWNER_KINDS for ref in self._by_kind[kind])
         return sorted(key for ref in refs if (key := key_of(ref)))
 
+    def of_kind(self, kind: str) -> list[Manifest]:
+        """Every object of `kind`, sorted by reference."""
+        return [self._objects[ref] for ref in sorted(self._by_kind[kind])]
+
     def namers(self, ref: ObjectRef) -> frozenset[Key]:
         """Owners that depend on `ref`: those that name it, and those that name these; whether it exists or not."""
         direct = self._namers.get(ref, set[Key]())
         indirect = (self._namers.get(ObjectRef(key.kind, key.namespace, key.name), set[Key]()) for key in direct)
         return frozenset(direct.union(*indirect))
+
+    def named_by(self, ref: ObjectRef) -> frozenset[ObjectRef]:
+        """What the owner `ref` names itself, whether it exists or not."""
+        return self._named.get(ref, frozenset())
 
     def concerned(self, change: Change) -> frozenset[Key]:
         """The keys that a change wakes."""

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from fakes.clock import VirtualClock, settle
-from fakes.scaling import FakeEngines, FakeFleet, FakeMetrics, at_rate, key_of
+from fakes.scaling import FakeEngines, FakeFleet, FakeMetrics, FakeShares, at_rate, key_of
+from flotilla_api.names import ASLEEP_ANNOTATION, DELETION_COST_ANNOTATION
 from flotilla_operator.ledger import FAILING_TOLD_SECONDS, Ledger, Scaling
-from flotilla_operator.ports import NotLeadingError, UnavailableError
+from flotilla_operator.ports import EngineError, NotFoundError, NotLeadingError, RefusedError, UnavailableError
 from flotilla_operator.reconcile.types import Key, ObjectRef
 from flotilla_operator.scaler import BACKFILL_EVERY_SECONDS, OTHERS_EVERY_SECONDS, READ_SECONDS, Scaler
-from flotilla_operator.scaling.fleet import ExpertSignals
+from flotilla_operator.scaling.fleet import ExpertSignals, PodSignals, SleepState
 from flotilla_operator.scaling.report import ScalingReport
 from flotilla_operator.scaling.rivals import PAUSE_SECONDS
 from flotilla_operator.scaling.signals import Known, Unknown
 from flotilla_operator.scaling.types import Rule
+from flotilla_operator.scaling.victims import VICTIM_COST
 from flotilla_operator.telemetry import Telemetry
 
 TICK = 15.0
@@ -39,9 +41,8 @@ class World:
     engines: FakeEngines
     telemetry: Telemetry
     scaler: Scaler
+    shares: FakeShares
     woken: list[Key] = field(default_factory=list[Key])
-    shared: list[int] = field(default_factory=list[int])
-    """How many Experts each sharing was about."""
 
     async def tick(self, count: int = 1) -> None:
         """So many ticks pass."""
@@ -60,19 +61,15 @@ class World:
 
 @asynccontextmanager
 async def a_world(
-    *, share: Callable[[Sequence[Ledger]], None] | None = None, leading: bool = True
+    *, share: Callable[[Sequence[Ledger]], None] = lambda _: None, leading: bool = True
 ) -> AsyncGenerator[World]:
     """A scaler that runs, and has ticked for the first time once time has passed."""
     clock, metrics, engines, telemetry = VirtualClock(), FakeMetrics(), FakeEngines(), Telemetry()
-    fleet, woken, shared = FakeFleet(clock), list[Key](), list[int]()
-
-    def count(ledgers: Sequence[Ledger]) -> None:
-        shared.append(len(ledgers))
-
+    fleet, woken, shares = FakeFleet(clock), list[Key](), FakeShares(share)
     scaler = Scaler(
-        fleet, engines, metrics, clock, telemetry, describe=fleet.describe, share=share or count, wake=woken.append
+        fleet, engines, metrics, clock, telemetry, describe=fleet.describe, shares=shares, wake=woken.append
     )
-    world = World(clock, fleet, metrics, engines, telemetry, scaler, woken, shared)
+    world = World(clock, fleet, metrics, engines, telemetry, scaler, shares, woken)
     running = asyncio.create_task(scaler.run())
     if leading:
         scaler.lead(True)
@@ -242,7 +239,7 @@ async def test_only_experts_that_are_acted_on_share() -> None:
 
         await world.tick()
 
-        assert set(world.shared) == {1}
+        assert set(world.shares.shared) == {1}
 
 
 # What is measured fails
@@ -461,6 +458,21 @@ async def test_a_new_leader_learns_the_last_hour_from_what_others_remember() -> 
         assert world.metrics.histories == 1
 
 
+async def test_an_hour_of_which_little_is_remembered_is_not_known() -> None:
+    """A Prometheus that was restarted a moment ago answers, and knows nothing."""
+    async with a_world(leading=False) as world:
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        world.metrics.measure(invoice, at_rate(0.5))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [0.5, *[None] * 200, *[0.5] * 39])
+
+        world.scaler.lead(True)
+        await world.clock.advance(600)
+        assert not world.fleet.writes
+        await world.clock.advance(HOUR - 600)
+
+        assert world.fleet.writes[0] == ("invoice", 2)
+
+
 async def test_an_idle_time_that_others_remember_counts() -> None:
     """A restart of the operator does not keep an Expert up for another quarter of an hour."""
     async with a_world(leading=False) as world:
@@ -673,3 +685,216 @@ async def test_a_write_without_the_lease_ends_without_a_word() -> None:
 
         assert not world.report(invoice).failure
         assert not world.report(invoice).records
+
+
+# Sleep
+
+SLEEP_AFTER = 120.0
+SLEEPER = "10.0.0.0:8000"
+
+
+def a_sleeper(world: World) -> Key:
+    """An Expert with one replica that sleeps after two quiet minutes and goes after ten, and that nobody asks for."""
+    key = world.fleet.add("invoice", 1, idle_after_seconds=600.0)
+    world.fleet.scalings[key] = replace(world.fleet.scalings[key], sleep_after_seconds=SLEEP_AFTER)
+    world.metrics.measure(key, quiet())
+    return key
+
+
+def quiet(running: float = 0.0, sleep: SleepState | None = None, *, age: float = 0.0) -> ExpertSignals:
+    """Nobody asks; the engine still does so much, or did `age` seconds ago."""
+    pod = PodSignals("invoice-0", running=Known(running, age), waiting=Known(0.0, age), sleep=sleep)
+    return replace(at_rate(0.0), pods=(pod,))
+
+
+async def test_an_engine_leaves_the_routes_before_it_sleeps() -> None:
+    """First the mark, a tick later the sleep: no request is on its way to it by then."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+
+        await world.clock.advance(SLEEP_AFTER)
+        assert world.fleet.annotated == [("invoice-0", {ASLEEP_ANNOTATION: "true"})]
+        assert not world.engines.calls
+        await world.tick(2)
+
+        assert world.engines.asleep == {SLEEPER}
+        assert world.report(invoice).asleep == 1
+        assert not world.fleet.writes
+
+
+async def test_an_engine_that_sleeps_is_not_disturbed() -> None:
+    """One call, and no write, as long as it lasts."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+        world.metrics.measure(invoice, quiet(sleep="WeightsOffloaded"))
+
+        await world.clock.advance(300)
+
+        assert world.engines.calls == [f"sleep {SLEEPER}"]
+        assert len(world.fleet.annotated) == 1
+
+
+@pytest.mark.parametrize("running", [1.0, float("nan")])
+async def test_an_engine_that_may_do_something_is_not_put_to_sleep(running: float) -> None:
+    """Sleep would end what it does."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER)
+
+        world.metrics.measure(invoice, quiet(running))
+        await world.tick(10)
+
+        assert not world.engines.calls
+
+
+async def test_what_an_engine_did_before_it_left_the_routes_says_nothing() -> None:
+    """A request may have come since."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        world.metrics.measure(invoice, quiet(age=40.0))
+
+        await world.clock.advance(SLEEP_AFTER + 45)
+        assert not world.engines.calls
+        await world.tick(2)
+
+        assert world.engines.asleep
+
+
+async def test_a_wake_wakes_the_engine_and_then_brings_it_back() -> None:
+    """At once, and in this order: a route to an engine that sleeps would hang."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+        world.engines.calls.clear()
+        world.fleet.annotated.clear()
+
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert world.engines.calls == [f"wake {SLEEPER}"]
+        assert world.fleet.annotated == [("invoice-0", {ASLEEP_ANNOTATION: None})]
+        await world.tick(2)
+        assert world.report(invoice).asleep == 0
+
+
+async def test_an_engine_that_does_not_wake_gets_no_requests() -> None:
+    """Its mark stays until it does; every tick tries again."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+        world.fleet.annotated.clear()
+        world.engines.error = EngineError("no answer")
+
+        world.scaler.woken(invoice)
+        await world.tick(2)
+        assert not world.fleet.annotated
+        world.engines.error = None
+        await world.tick()
+
+        assert world.fleet.annotated == [("invoice-0", {ASLEEP_ANNOTATION: None})]
+
+
+async def test_demand_that_is_measured_wakes_too() -> None:
+    """Whoever reached it another way."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+
+        world.metrics.measure(invoice, at_rate(0.5))
+        await world.tick()
+
+        assert not world.engines.asleep
+
+
+async def test_an_engine_that_was_restarted_sleeps_again() -> None:
+    """It says itself that it is awake."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+        world.engines.asleep.clear()
+        world.metrics.measure(invoice, quiet(sleep="Awake"))
+
+        await world.clock.advance(120)
+
+        assert world.engines.asleep == {SLEEPER}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param({"scheduled_minimum": 1}, id="office hours"),
+        pytest.param({"override": 1}, id="a person"),
+        pytest.param({"minimum": 1}, id="a minimum"),
+    ],
+)
+async def test_replicas_that_are_asked_for_do_not_sleep(target: dict[str, int]) -> None:
+    """Whoever wants them wants them to answer."""
+    async with a_world() as world:
+        world.fleet.aim(a_sleeper(world), **target)
+
+        await world.clock.advance(SLEEP_AFTER + 60)
+
+        assert not world.fleet.annotated
+
+
+async def test_replicas_are_woken_when_they_may_sleep_no_longer() -> None:
+    """The spec changed while they slept."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+
+        world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=False)
+        await world.tick()
+
+        assert not world.engines.asleep
+        assert world.fleet.annotated[-1] == ("invoice-0", {ASLEEP_ANNOTATION: None})
+
+
+async def test_sleepers_go_at_last() -> None:
+    """Sleep is a level between serving and zero."""
+    async with a_world() as world:
+        a_sleeper(world)
+
+        await world.clock.advance(620)
+
+        assert world.fleet.writes == [("invoice", 0)]
+
+
+# Who goes
+
+
+async def test_the_pod_that_does_least_is_marked_before_the_number_shrinks() -> None:
+    """So that the ReplicaSet removes that one."""
+    async with a_world(leading=False) as world:
+        invoice = world.fleet.add("invoice", 2, minimum=1)
+        busy, idle = PodSignals("invoice-0", Known(5.0), Known(0.0)), PodSignals("invoice-1", Known(0.0), Known(0.0))
+        world.metrics.measure(invoice, replace(at_rate(0.5), pods=(busy, idle)))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [0.5] * 240)
+
+        world.scaler.lead(True)
+        await world.clock.advance(330)
+
+        assert world.fleet.annotated == [("invoice-1", {DELETION_COST_ANNOTATION: VICTIM_COST})]
+        assert world.fleet.writes == [("invoice", 1)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(NotFoundError(404, "NotFound", "no such pod"), id="gone already"),
+        pytest.param(RefusedError(403, "Forbidden", "no right"), id="forbidden"),
+    ],
+)
+async def test_a_victim_that_cannot_be_marked_stops_nothing(error: Exception) -> None:
+    """Then the ReplicaSet chooses."""
+    async with a_world(leading=False) as world:
+        invoice = world.fleet.add("invoice", 2, minimum=1)
+        world.metrics.measure(invoice, at_rate(0.5))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [0.5] * 240)
+        world.fleet.mark_error = error
+
+        world.scaler.lead(True)
+        await world.clock.advance(330)
+
+        assert world.fleet.writes == [("invoice", 1)]

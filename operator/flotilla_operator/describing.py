@@ -1,0 +1,155 @@
+"""What an Expert's spec, its profile and the policies that name it say of its scaling now. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from flotilla_api.expert import ExpertSpec
+from flotilla_api.policy import RoutingPolicySpec
+
+from .ledger import Scaling
+from .reconcile.scaled import ScaledExpert
+from .reconcile.types import Manifest, ObjectRef
+from .resources.pricing import served_price, token_price
+from .resources.specs import InvalidSpecError, Served, find_profile, parse_model, parse_policy
+from .scaling.fleet import ExpertSignals, FleetSignals, NamespacedName
+from .scaling.schedules import Floor, floor_at
+from .scaling.targets import Replacement, Terms, lost_request_usd, make_target, make_terms
+
+REMEMBERED_MAX = 20_000
+"""Objects whose meaning is remembered; all are forgotten together when there are more."""
+
+T = TypeVar("T")
+
+
+class Memory(Generic[T]):
+    """What was made of objects, until one of them changes."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[tuple[str, ...], T]] = {}
+
+    def of(self, make: Callable[[], T], *objects: Manifest | None) -> T:
+        """What `make` makes of these objects, of which the first is there."""
+        versions = tuple(_version(each) for each in objects)
+        uid, _, _ = versions[0].partition("@")
+        known = self._made.get(uid)
+        if known is not None and known[0] == versions:
+            return known[1]
+        if len(self._made) >= REMEMBERED_MAX:
+            self._made.clear()
+        self._made[uid] = (versions, made := make())
+        return made
+
+
+class Describer:
+    """Reads each object once, not at every tick."""
+
+    def __init__(self) -> None:
+        self._terms = Memory[Terms | None]()
+        self._policies = Memory[RoutingPolicySpec | None]()
+        self._replacements = Memory[Replacement]()
+        self._floors: dict[str, tuple[Terms, Floor]] = {}
+
+    def describe(self, scaled: ScaledExpert, signals: FleetSignals, now: datetime) -> Scaling | None:
+        """None: its spec cannot be read, or asks for no scaling."""
+        terms = self.terms(scaled)
+        if terms is None:
+            return None
+        if terms.mode == "Off":
+            return Scaling(acts=False, target=None)
+        measured = signals.experts.get(scaled.name, ExpertSignals())
+        loss = lost_request_usd(self._replacements_of(scaled), signals.request_usd, measured)
+        target = make_target(terms, self._floor(scaled.uid, terms, now), loss, now.timestamp())
+        return Scaling(acts=terms.mode == "Apply", target=target, sleep_after_seconds=terms.sleep_after_seconds)
+
+    def terms(self, scaled: ScaledExpert) -> Terms | None:
+        """What its spec and its profile say; None as above."""
+        return self._terms.of(lambda: _make_terms(scaled), scaled.expert, self.profile(scaled))
+
+    def profile(self, scaled: ScaledExpert) -> Manifest | None:
+        """The AcceleratorProfile that it names; None: there is none of that name."""
+        return _profile_of(scaled.expert["spec"], scaled)
+
+    def _floor(self, uid: str, terms: Terms, now: datetime) -> Floor:
+        known = self._floors.get(uid)
+        if known is None or known[0] is not terms or not known[1].holds(now):
+            if len(self._floors) >= REMEMBERED_MAX:
+                self._floors.clear()
+            self._floors[uid] = known = (terms, floor_at(terms.windows, now))
+        return known[1]
+
+    def _replacements_of(self, scaled: ScaledExpert) -> list[Replacement]:
+        """The first Fallback of each route that leads to the Expert."""
+        refs = {ref: None for policy in self._policies_of(scaled) for ref in _first_fallbacks(policy, scaled)}
+        found = ((ref, scaled.around.get(ref)) for ref in refs)
+        return [self._replacement(ref, manifest, scaled) for ref, manifest in found if manifest is not None]
+
+    def _policies_of(self, scaled: ScaledExpert) -> Iterator[RoutingPolicySpec]:
+        for ref, manifest in scaled.around.items():
+            if ref.kind == "RoutingPolicy":
+                policy = self._policies.of(lambda manifest=manifest: _parse_policy(manifest), manifest)
+                if policy is not None:
+                    yield policy
+
+    def _replacement(self, ref: ObjectRef, fallback: Manifest, scaled: ScaledExpert) -> Replacement:
+        profile = _profile_of(fallback["spec"].get("served") or {}, scaled)
+        return self._replacements.of(lambda: _make_replacement(ref, fallback, scaled), fallback, profile)
+
+
+def _make_terms(scaled: ScaledExpert) -> Terms | None:
+    try:
+        served = parse_model(scaled.expert)
+    except InvalidSpecError:
+        return None
+    if not isinstance(served, Served) or not isinstance(served.spec, ExpertSpec):
+        return None
+    return make_terms(served.spec, find_profile(served, scaled.around))
+
+
+def _make_replacement(ref: ObjectRef, fallback: Manifest, scaled: ScaledExpert) -> Replacement:
+    name = NamespacedName(ref.namespace, ref.name)
+    try:
+        model = parse_model(fallback)
+    except InvalidSpecError:
+        return Replacement(name, None)
+    if isinstance(model, Served):
+        return Replacement(name, served_price(model, find_profile(model, scaled.around)))
+    return Replacement(name, token_price(model.cost) if model.cost else None)
+
+
+def _parse_policy(manifest: Manifest) -> RoutingPolicySpec | None:
+    try:
+        return parse_policy(manifest)
+    except InvalidSpecError:
+        return None
+
+
+def _first_fallbacks(policy: RoutingPolicySpec, scaled: ScaledExpert) -> Iterator[ObjectRef]:
+    """Of the policy's own route and of each rule's, where the Expert is one of the route's."""
+    routes = [(policy.experts, policy.fallbacks)]
+    routes += [
+        (
+            policy.experts if rule.experts is None else rule.experts,
+            policy.fallbacks if rule.fallbacks is None else rule.fallbacks,
+        )
+        for rule in policy.rules or ()
+    ]
+    for experts, fallbacks in routes:
+        if fallbacks and any(each.name == scaled.name.name for each in experts):
+            yield ObjectRef("Fallback", scaled.name.namespace, fallbacks[0].name)
+
+
+def _profile_of(served: Manifest, scaled: ScaledExpert) -> Manifest | None:
+    """The profile that the spec of a served model names."""
+    accelerator: Manifest = served.get("accelerator") or {}
+    name: str = accelerator.get("profile", "")
+    return scaled.around.get(ObjectRef("AcceleratorProfile", "", name))
+
+
+def _version(manifest: Manifest | None) -> str:
+    if manifest is None:
+        return ""
+    metadata = manifest["metadata"]
+    return f"{metadata['uid']}@{metadata.get('resourceVersion', '')}"
