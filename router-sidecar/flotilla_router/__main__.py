@@ -140,6 +140,7 @@ class RouterProcess:
             wakes=self._wakes,
             draw=random.random,
         )
+        self.telemetry.held = self.dispatcher.holds
         self.store = SnapshotStore(
             self.registry,
             reach,

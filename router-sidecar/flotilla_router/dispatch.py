@@ -88,19 +88,15 @@ class Dispatcher:
         self.telemetry.in_flight -= 1
 
     def loaded(self, live: Live) -> None:
-        """A snapshot is in use: requests that wait for an expert go on, if it has a replica now."""
+        """A snapshot is in use: requests that wait for an expert go on within a tick, if it has a replica now."""
         if self.holds.loaded(live):
             for exchange in self.under_way:
                 exchange.look_again()
-            self.loop.call_soon(self._look)
 
     def _tick(self) -> None:
         self._ticking = bool(self.under_way)
         if self._ticking:
             self.loop.call_later(TICK_SECONDS, self._tick)
-        self._look()
-
-    def _look(self) -> None:
         now = self.loop.time()
         for exchange in [exchange for exchange in self.under_way if exchange.due <= now]:
             try:

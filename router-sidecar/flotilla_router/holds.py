@@ -43,6 +43,9 @@ class Holds:
         self._seen: tuple[int, frozenset[str]] | None = None
         """Of the snapshot in use: its generation, and the experts that sleep."""
 
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
     def enter(self, hold: Hold) -> None:
         """A request waits; where too many do, its wait is over at once."""
         waiting = self._waiting.setdefault(hold.expert, set())

@@ -89,6 +89,8 @@ class Telemetry(Collector):
         self.control_connected = False
         self.connections: Sized = ()
         """Those of clients that are open."""
+        self.held: Sized = ()
+        """Requests that wait for a sleeping expert."""
         self._problems: tuple[str, ...] = ()
         self.snapshot_digest = ""
         self._requests = _Counter(m.ROUTER_REQUESTS, "Finished requests.", ("policy", "api", "model", "code"))
@@ -224,6 +226,7 @@ class Telemetry(Collector):
         dropped.add_metric((self.policy,), self.log.dropped)
         yield dropped
         yield self._gauge(m.ROUTER_IN_FLIGHT, "Requests under way.", self.in_flight)
+        yield self._gauge(m.ROUTER_HELD, "Requests that wait for a sleeping expert.", len(self.held))
         yield self._gauge(m.ROUTER_CONNECTIONS, "Open connections of clients.", len(self.connections))
         yield self._gauge(m.ROUTER_PROBLEMS, "What keeps this router from doing its work.", len(self._problems))
         yield self._gauge(m.ROUTER_CONTROL_CONNECTED, "1 while the control API answers.", int(self.control_connected))

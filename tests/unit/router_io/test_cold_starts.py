@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from rig import (
 
 from flotilla_api.snapshot import ColdStartConfig, RoutingSnapshot, Target
 from flotilla_router.control import ControlError
+from flotilla_router.exchange import Exchange
 from flotilla_router.holds import Holds
 from flotilla_router.telemetry import Telemetry
 from flotilla_router.wakes import RETRY_SECONDS, Wakes
@@ -97,6 +99,14 @@ async def waiting(rig: Rig, body: Mapping[str, Any]) -> AsyncGenerator[RawClient
         yield raw
 
 
+def never_look(rig: Rig) -> None:
+    """No clock makes the requests that wait look whether they still have to."""
+    for exchange in rig.process.dispatcher.under_way:
+        assert isinstance(exchange, Exchange)
+        assert exchange.hold is not None
+        exchange.due = exchange.hold.due = inf
+
+
 def escalations(rig: Rig, expert: str = "maths") -> float:
     """Those of cold starts."""
     labels = f'cause="ColdStart",expert="{expert}",group="policy",policy="{POLICY}"'
@@ -105,6 +115,10 @@ def escalations(rig: Rig, expert: str = "maths") -> float:
 
 def demand(rig: Rig, expert: str = "maths") -> float:
     return rig.metric(f'flotilla_router_demand_total{{expert="{expert}",policy="{POLICY}"}}')
+
+
+def held(rig: Rig) -> float:
+    return rig.metric("flotilla_router_requests_held{")
 
 
 def wakes(rig: Rig, result: str, expert: str = "maths") -> float:
@@ -185,6 +199,7 @@ async def test_a_request_waits_for_the_expert_that_it_wakes(tmp_path: Path, mode
         waiting(rig, chat(model=model)) as raw,
     ):
         await until(lambda: operator.wakes)
+        never_look(rig)
         rig.load(a_policy(sleeper("maths", maths.address), served_fallback("big", big.address), mode=mode))
         reply = await raw.reply()
         line = await rig.request_line()
@@ -323,14 +338,17 @@ async def test_only_so_many_wait_for_one_expert(tmp_path: Path) -> None:
         model_server(replies(chat_answer("5"))) as big,
         cold_router(tmp_path, a_policy(sleeper("maths"), served_fallback("big", big.address), mode="Hold")) as rig,
     ):
-        rig.process.dispatcher.holds = Holds(most=1)
+        rig.process.dispatcher.holds = rig.process.telemetry.held = Holds(most=1)
         async with waiting(rig, chat()):
             for _ in range(2):
                 assert (await ask(rig.port, post(chat()))).headers["x-flotilla-model"] == "big"
-        await until(lambda: not rig.process.dispatcher.under_way)
+            assert held(rig) == 1
+        await until(lambda: not held(rig))
         async with waiting(rig, chat()) as raw:
+            assert held(rig) == 1
             rig.load(a_policy(served_fallback("big", big.address)))
             assert (await raw.reply()).headers["x-flotilla-model"] == "big"
+        assert held(rig) == 0
 
 
 @pytest.mark.parametrize(
@@ -348,6 +366,7 @@ async def test_a_request_that_waits_goes_on_by_the_policy_of_now(
         cold_router(tmp_path, a_policy(sleeper("maths"), mode="Hold")) as rig,
         waiting(rig, chat()) as raw,
     ):
+        never_look(rig)
         rig.load(change.model_copy(update={"generation": 2}))
         reply = await raw.reply()
 
