@@ -98,7 +98,7 @@ class Scaling(Model):
     max: int = Field(description="The largest number of replicas.", ge=1, le=1000)
     mode: ScalingMode | None = Field(
         None,
-        description="Apply scales. Recommend only says in the status what it would do. Off does neither. In both the number is left to others, such as a HorizontalPodAutoscaler on the Deployment. Default: Apply.",
+        description='Apply scales. Recommend only says in the status what it would do; "Off", to be quoted, does neither: in both the number is left to others, such as a HorizontalPodAutoscaler on the Deployment. Default: Apply.',
     )
     objectives: Objectives | None = Field(
         None,

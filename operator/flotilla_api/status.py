@@ -73,6 +73,9 @@ class ScalingDecision(Model):
 class ScalingStatus(Model):
     """What the scaler thinks of an Expert."""
 
+    at: str | None = Field(
+        None, description="When this was found; it is not said again because numbers in it move.", max_length=32
+    )
     recommended: int | None = Field(None, description="How many replicas are right now.")
     rule: str | None = Field(None, description="What bound that, one documented word.", max_length=64)
     message: str | None = Field(None, description="The numbers that bound it, when it last changed.", max_length=512)

@@ -213,6 +213,7 @@ _SERVED_STATUS: Manifest = {
     "costPerHourUSD": "0.80",
 }
 _SCALING_STATUS: Manifest = {
+    "at": "2026-11-23T08:00:00Z",
     "recommended": 2,
     "rule": "Economics",
     "message": "4.10 requests/s, a replica takes 2.80/s: 2 cost least",

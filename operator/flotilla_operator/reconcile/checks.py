@@ -9,7 +9,7 @@ from flotilla_api.conditions import ConditionType, Reason
 from flotilla_operator.resources.pods import find_condition
 
 from .conditions import Check, failed, make_conditions, make_events, passed
-from .types import Manifest, Observed, StepFailure, Verdict
+from .types import Event, Manifest, Observed, StepFailure, Verdict
 
 
 def accepted(failures: Sequence[StepFailure]) -> Check:
@@ -42,14 +42,16 @@ def make_verdict(
     checks: Sequence[Check],
     fields: dict[str, Any],
     requeue_after_seconds: float | None = None,
+    *,
+    events: Sequence[Event] = (),
 ) -> Verdict:
-    """The status of `checks` and `fields` that are known, and the events of its transitions."""
+    """The status of `checks` and `fields` that are known, and the events of its transitions, with more `events`."""
     status: Manifest = {
         "observedGeneration": observed.owner["metadata"]["generation"],
         "conditions": make_conditions(observed.owner, checks, observed.now),
     }
     status |= {name: value for name, value in fields.items() if value is not None}
-    return Verdict(status, make_events(observed.owner, checks), requeue_after_seconds)
+    return Verdict(status, (*events, *make_events(observed.owner, checks)), requeue_after_seconds)
 
 
 def pods_forbidden(deployment: Manifest | None) -> str:

@@ -20,6 +20,9 @@ _WAITING = frozenset(
         Reason.PODS_PENDING,
         Reason.ROLLING_OUT,
         Reason.SCALED_TO_ZERO,
+        Reason.ASLEEP,
+        Reason.OFF,
+        Reason.RECOMMENDING,
         Reason.WAITING_FOR_ROUTERS,
         Reason.PARAMETERS_UNKNOWN,
     }

@@ -7,21 +7,24 @@ from dataclasses import dataclass
 
 from flotilla_api.accelerator import AcceleratorProfileSpec
 from flotilla_api.conditions import ConditionType, Reason
+from flotilla_api.expert import ExpertSpec
 from flotilla_api.names import ENGINE_CONTAINER, POD_HASH_ANNOTATION
 from flotilla_operator.resources.engine import engine_address
 from flotilla_operator.resources.engine_template import startup_seconds
 from flotilla_operator.resources.manifest import child_of, owner_selector
 from flotilla_operator.resources.memory import MemoryEstimate, estimate_memory
-from flotilla_operator.resources.pods import find_condition, is_live, is_ready
+from flotilla_operator.resources.pods import find_condition, is_asleep, is_live, is_ready
 from flotilla_operator.resources.pricing import hourly_cost_usd
 from flotilla_operator.resources.replicas import wanted_replicas
 from flotilla_operator.resources.specs import Served, find_profile
+from flotilla_operator.scaling.targets import make_terms
 
 from .causes import MISSING_OBJECTS, STUCK, Cause, PodRules, has_node, next_look_seconds, scheduling_cause, worst_cause
 from .checks import accepted, blocks, is_rolled_out, make_verdict, pods_forbidden
 from .conditions import Check, failed, passed, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
+from .scaling_status import scaling_verdict
 from .types import Manifest, Observed, StepFailure, Verdict
 
 
@@ -44,7 +47,18 @@ class EngineFacts:
     @property
     def ready(self) -> list[Manifest]:
         """Pods that answer."""
-        return [pod for pod in self.pods if is_ready(pod)]
+        return [pod for pod in self.pods if _answers(pod)]
+
+    @property
+    def asleep(self) -> bool:
+        """Whether all pods that would answer sleep."""
+        return not self.ready and any(is_ready(pod) for pod in self.pods)
+
+    @property
+    def wakes(self) -> bool:
+        """Whether a request starts it where nothing answers."""
+        report = self.observed.scaling
+        return self.served.wakes and not (report and report.other_scaler)
 
     @property
     def wanted(self) -> int:
@@ -65,16 +79,34 @@ def engine_verdict(
     accepted_check = accepted(failures)
     resolved = _references_resolved(facts)
     available = _available(facts, accepted_check, resolved)
+    scaling = scaling_verdict(observed, served)
     checks = [
-        accepted_check,
+        _accepted_spec(served, facts.profile) or accepted_check,
         resolved,
         _fits(facts),
         _scheduled(facts),
         available,
         _progressing(facts),
+        *scaling.checks,
         _ready(facts, accepted_check, resolved, available),
     ]
-    return make_verdict(observed, checks, _fields(facts), next_look_seconds(facts.pods, facts.rules))
+    looks = (next_look_seconds(facts.pods, facts.rules), scaling.requeue_after_seconds)
+    next_look = min((seconds for seconds in looks if seconds is not None), default=None)
+    fields = _fields(facts) | {"scaling": scaling.status}
+    return make_verdict(observed, checks, fields, next_look, events=scaling.events)
+
+
+def _accepted_spec(served: Served, profile: AcceleratorProfileSpec | None) -> Check | None:
+    """What the API server could not know is wrong; all else of the spec holds, so the Expert may be ready."""
+    terms = make_terms(served.spec, profile) if isinstance(served.spec, ExpertSpec) else None
+    if terms is None or not terms.problems:
+        return None
+    text = f"{'; '.join(terms.problems)}; everything else of the spec holds"
+    return failed(ConditionType.ACCEPTED, Reason.INVALID_SPEC, text)
+
+
+def _answers(pod: Manifest) -> bool:
+    return is_ready(pod) and not is_asleep(pod)
 
 
 def gather_facts(observed: Observed, served: Served, wanted: Sequence[Manifest]) -> EngineFacts:
@@ -170,8 +202,8 @@ def _available(facts: EngineFacts, accepted_check: Check, resolved: Check) -> Ch
     kind = ConditionType.AVAILABLE
     if facts.ready:
         return passed(kind, Reason.AVAILABLE, f"replicas answer at {facts.endpoint}")
-    if facts.wanted == 0:
-        return failed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")
+    if rest := _rest(facts):
+        return failed(kind, *rest)
     if facts.cause:
         return failed(kind, facts.cause.reason, facts.cause.message)
     if forbidden := pods_forbidden(facts.deployment):
@@ -201,13 +233,14 @@ def _progressing(facts: EngineFacts) -> Check:
 
 
 def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available: Check) -> Check:
-    """True only when a replica of this generation answers.
+    """True only when a replica of this generation answers, or a request wakes one.
 
     | accepted | profile | wanted | of this generation | others answer | Ready                        |
     |----------|---------|--------|--------------------|---------------|------------------------------|
     | no       |         |        |                    |               | False, why it is not         |
     | yes      | unknown |        |                    |               | False, as ReferencesResolved |
-    | yes      | found   | 0      |                    |               | False, ScaledToZero          |
+    | yes      | found   | 0      |                    |               | ScaledToZero: if it is woken |
+    | yes      | found   | > 0    | sleep              | no            | Asleep: if it is woken       |
     | yes      | found   | > 0    | answer             |               | True                         |
     | yes      | found   | > 0    | cannot start       |               | False, their cause           |
     | yes      | found   | > 0    | start              | yes           | False, RollingOut            |
@@ -217,15 +250,23 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
     blocker = accepted_check if blocks(accepted_check) else resolved
     if blocks(accepted_check) or facts.profile is None:
         return same_as(kind, blocker)
-    if facts.wanted == 0:
-        return failed(kind, Reason.SCALED_TO_ZERO, "no replica is wanted")
-    if any(is_ready(pod) for pod in facts.current):
+    if rest := _rest(facts):
+        reason, message = rest
+        return passed(kind, reason, f"{message}; a request wakes it") if facts.wakes else failed(kind, reason, message)
+    if any(_answers(pod) for pod in facts.current):
         return passed(kind, Reason.READY, f"replicas of this generation answer at {facts.endpoint}")
     if facts.cause and facts.cause.reason in STUCK:
         return failed(kind, facts.cause.reason, facts.cause.message)
     if facts.ready:
         return failed(kind, Reason.ROLLING_OUT, "replicas of an earlier generation answer while new ones start")
     return same_as(kind, available)
+
+
+def _rest(facts: EngineFacts) -> tuple[Reason, str] | None:
+    """Why nothing answers though nothing is wrong; None: something should."""
+    if facts.wanted == 0:
+        return Reason.SCALED_TO_ZERO, "no replica is wanted"
+    return (Reason.ASLEEP, "every replica sleeps") if facts.asleep else None
 
 
 def _fields(facts: EngineFacts) -> dict[str, object]:

@@ -23,6 +23,7 @@ from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
 from .gateway import parse_time, snapshot_of
+from .scaling_status import policy_escalations
 from .sidecar_status import (
     lagging_sidecars,
     sidecar_count,
@@ -91,10 +92,10 @@ class GatewayFacts:
         return missed[0].intersection(*missed[1:]) if missed else frozenset()
 
     def can_answer(self, target: Target) -> bool:
-        """Whether a router could get an answer of the target."""
+        """Whether a router could get an answer of the target, after it woke it if need be."""
         if target.external:
             return target.name not in self.missed_everywhere(ProblemKind.CREDENTIAL)
-        return bool(target.endpoints)
+        return target.wakes or bool(target.endpoints)
 
 
 def gateway_verdict(
@@ -111,6 +112,7 @@ def gateway_verdict(
         router_ready,
         propagated,
         *((injected,) if (injected := sidecars_injected(observed, spec)) else ()),
+        *((healthy,) if (healthy := policy_escalations(observed, spec)) else ()),
         _ready(facts, accepted_check, router_ready, propagated),
     ]
     return make_verdict(observed, checks, _fields(facts), _next_look_seconds(facts))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from flotilla_api.expert import DEFAULT_APIS, Capabilities
 from flotilla_api.fallback import DEFAULT_EXTERNAL_APIS
 from flotilla_api.policy import DEFAULT_MODELS, RoutingPolicySpec
-from flotilla_api.scaling import DEFAULT_SCALING_MODE, Scaling
 from flotilla_api.snapshot import ExternalTarget, RequestEdits, RoutingSnapshot, Target
 
 from .credentials import credentials_folder
@@ -105,13 +104,8 @@ def _served_target(ref: ObjectRef, served: Served, references: References, pods:
         jsonSchema=capabilities.jsonSchema is not False,
         maxContextTokens=capabilities.maxContextTokens or engine_length,
         price=served_price(served, find_profile(served, references)),
-        wakes=_wakes(served.scaling),
+        wakes=served.wakes,
     )
-
-
-def _wakes(scaling: Scaling | None) -> bool:
-    """Whether the scaler may take it to zero, outside of what schedules ask for: then requests wake it."""
-    return scaling is not None and scaling.min == 0 and (scaling.mode or DEFAULT_SCALING_MODE) == "Apply"
 
 
 def _external_target(model: ExternalModel) -> Target:

@@ -13,7 +13,7 @@ from flotilla_api.expert import DEFAULT_ACCELERATOR_COUNT, DEFAULT_REPLICAS, Exp
 from flotilla_api.fallback import External, FallbackSpec
 from flotilla_api.meta import Model
 from flotilla_api.policy import RoutingPolicySpec
-from flotilla_api.scaling import DEFAULT_MIN_REPLICAS, Scaling
+from flotilla_api.scaling import DEFAULT_MIN_REPLICAS, DEFAULT_SCALING_MODE, Scaling
 
 from .manifest import Manifest, ObjectRef
 
@@ -55,6 +55,12 @@ class Served:
         if self.scaling is not None:
             return max(DEFAULT_MIN_REPLICAS if self.scaling.min is None else self.scaling.min, 1)
         return DEFAULT_REPLICAS if self.spec.replicas is None else self.spec.replicas
+
+    @property
+    def wakes(self) -> bool:
+        """Whether the scaler may stop it, outside of what schedules ask for: then a request wakes it."""
+        scaling = self.scaling
+        return scaling is not None and scaling.min == 0 and (scaling.mode or DEFAULT_SCALING_MODE) == "Apply"
 
     @property
     def profile_ref(self) -> ObjectRef:

@@ -150,6 +150,11 @@ def moved(observed: Observed) -> Observed:
             id="nobody can answer",
         ),
         pytest.param(
+            a_cluster(NO_EXTERNAL, a_profile(), an_expert(scaling={"min": 0, "max": 1}), engines=()),
+            {"RouterReady": "True", "ConfigPropagated": "True", "Ready": "True"},
+            id="nobody answers now, and a request wakes the expert",
+        ),
+        pytest.param(
             a_cluster(routers=(a_waiting_pod(POLICY, "ImagePullBackOff"),)),
             {"RouterReady": "False ImagePullFailed", "Ready": "False ImagePullFailed"},
             id="the router's image cannot be pulled",
