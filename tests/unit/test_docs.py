@@ -11,14 +11,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from flotilla_api import conditions, metrics
 from flotilla_api.causes import CAUSE_GROUPS
 from flotilla_api.conditions import ConditionType, Reason
+from flotilla_api.scaling import Scaling
+from flotilla_operator.scaling import types
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
+AUTOSCALING = ROOT / "docs" / "autoscaling.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = {"quickstart": "*.yaml", "sidecar": "20-deployment.yaml"}
 """Folders of examples, and which files of each the README shows."""
@@ -101,6 +105,28 @@ def test_operations_lists_every_condition_and_metric_as_the_code_says() -> None:
         OPERATIONS.write_text(_current_operations())
 
     assert OPERATIONS.read_text() == _current_operations()
+
+
+def _current_autoscaling() -> str:
+    return _with_table(AUTOSCALING.read_text(), "| rule | what bound the number |", _sentences(types, "Rule"))
+
+
+def test_autoscaling_lists_every_rule_as_the_code_says() -> None:
+    """As above."""
+    if os.environ.get("UPDATE_GOLDEN"):
+        AUTOSCALING.write_text(_current_autoscaling())
+
+    assert set(_sentences(types, "Rule")) == set(types.Rule)
+    assert AUTOSCALING.read_text() == _current_autoscaling()
+
+
+def test_autoscaling_shows_every_field() -> None:
+    """The YAML at its top is a spec that the models take, and leaves nothing out."""
+    (shown,) = re.findall(r"```yaml\n(scaling:.*?)```", AUTOSCALING.read_text(), re.DOTALL)
+
+    scaling = Scaling.model_validate(yaml.safe_load(shown)["scaling"])
+
+    assert scaling.model_fields_set == set(Scaling.model_fields)
 
 
 def test_every_constant_has_a_sentence() -> None:

@@ -24,7 +24,12 @@ def _load(folder: str) -> list[Manifest]:
 
 
 QUICKSTART = _load("quickstart")
-OURS = [manifest for manifest in [*QUICKSTART, *_load("accelerators")] if manifest["apiVersion"] == API_VERSION]
+AUTOSCALING = _load("autoscaling")
+OURS = [
+    manifest
+    for manifest in [*QUICKSTART, *AUTOSCALING, *_load("accelerators")]
+    if manifest["apiVersion"] == API_VERSION
+]
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:
