@@ -1,6 +1,7 @@
 """A real Prometheus server for tests: the PATH's, or Debian's package, unpacked once into the user's cache.
 
-Its licence is Apache-2.0. Nothing is installed, and no right of root is needed.
+Its licence is Apache-2.0. Nothing is installed, and no right of root is needed. Debian builds it without Kubernetes'
+service discovery; `stack.discovery` stands in for that.
 """
 
 from __future__ import annotations

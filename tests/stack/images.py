@@ -15,6 +15,7 @@ ROUTER_IMAGE = "flotilla-router"
 ENGINE_IMAGE = "vllm/vllm-openai"
 PROVIDER_IMAGE = "flotilla-simulated-provider"
 PROMETHEUS_IMAGE = "prom/prometheus"
+DISCOVERY_IMAGE = "flotilla-prometheus-discovery"
 PYTHON_IMAGE = "python-openai"
 """What the agents of examples/sidecar run on: Python and the OpenAI SDK, and nothing of ours."""
 
@@ -48,6 +49,7 @@ def make_images(engine_env: Mapping[str, str] | None = None) -> dict[str, ImageS
         ),
         PROVIDER_IMAGE: ImageSpec([*_PYTHON, "-m", "fakes.provider"], env=fakes),
         PROMETHEUS_IMAGE: ImageSpec([str(prometheus_program())]),
+        DISCOVERY_IMAGE: ImageSpec([*_PYTHON, "-m", "stack.discovery"], env=fakes),
         PYTHON_IMAGE: ImageSpec(_PYTHON, {"python": _PYTHON}),
     }
 

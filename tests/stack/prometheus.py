@@ -19,13 +19,14 @@ import yaml
 from localcluster.access import ClusterAccess
 from localcluster.prometheus import ensure_prometheus
 from localcluster.waiting import wait_until
-from stack.images import PROMETHEUS_IMAGE
+from stack.images import DISCOVERY_IMAGE, PROMETHEUS_IMAGE
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "prometheus"
 NAMESPACE = "monitoring"
 NAME = "prometheus"
 PORT = 9090
+TARGETS = "/targets/pods.json"
 READY_SECONDS = 60
 _STORAGE = ["--storage.tsdb.retention.time=2h", "--storage.tsdb.min-block-duration=2h"]
 
@@ -144,10 +145,13 @@ def pod_url() -> str:
 
 
 def scrape_configs(scrape_seconds: float) -> list[Manifest]:
-    """Those of examples/prometheus, with another interval."""
+    """Those of examples/prometheus, with another interval, and targets from a file: see `discovery`."""
     given: Manifest = yaml.safe_load((EXAMPLE / "scrape-configs.yaml").read_text())
     interval = _interval(scrape_seconds)
-    return [{**each, "scrape_interval": interval, "scrape_timeout": interval} for each in given["scrape_configs"]]
+    changed: Manifest = {"scrape_interval": interval, "scrape_timeout": interval}
+    changed["file_sd_configs"] = [{"files": [TARGETS], "refresh_interval": "1s"}]
+    configs: list[Manifest] = given["scrape_configs"]
+    return [{**{k: v for k, v in each.items() if k != "kubernetes_sd_configs"}, **changed} for each in configs]
 
 
 def _process_configuration(directory: Path, scrape_seconds: float) -> Manifest:
@@ -212,7 +216,7 @@ def _deployment() -> Manifest:
 
 def _pod_spec() -> Manifest:
     options = ["--config.file=/etc/prometheus/prometheus.yaml", "--storage.tsdb.path=/prometheus"]
-    container = {
+    container: Manifest = {
         "name": NAME,
         "image": PROMETHEUS_IMAGE,
         "args": [*options, f"--web.listen-address=$(POD_IP):{PORT}", *_STORAGE],
@@ -224,11 +228,15 @@ def _pod_spec() -> Manifest:
             {"name": "data", "mountPath": "/prometheus"},
         ],
     }
-    volumes: list[Manifest] = [{"name": "configuration", "configMap": {"name": NAME}}, {"name": "data", "emptyDir": {}}]
+    targets = {"name": "targets", "mountPath": str(Path(TARGETS).parent)}
+    container["volumeMounts"].append(targets)
+    discovery = {"name": "discovery", "image": DISCOVERY_IMAGE, "args": [TARGETS], "volumeMounts": [targets]}
+    volumes: list[Manifest] = [{"name": "configuration", "configMap": {"name": NAME}}]
+    volumes += [{"name": name, "emptyDir": {}} for name in ("data", "targets")]
     return {
         "serviceAccountName": NAME,
         "terminationGracePeriodSeconds": 5,
-        "containers": [container],
+        "containers": [container, discovery],
         "volumes": volumes,
     }
 

@@ -20,8 +20,8 @@ from .signals import STALE_SECONDS, Unknown
 
 GRACE_SCRAPES = 4
 """Until a new pod is found, and scraped twice."""
-SIDECARS_SCRAPED_MIN_RATIO = 0.9
-"""One agent's broken pod among many must not stop the scaling of what all others use."""
+SIDECARS_PER_MISSED = 10
+"""One in so many may be missed: an agent's broken pod must not stop the scaling of what all others use."""
 SCRAPES_MIN = 2.0
 NAMED_MAX = 3
 """Of what is wrong alike, this many are named."""
@@ -130,7 +130,7 @@ class Evidence:
         if gateways:
             return Unknown(f"router {named(gateways)} of RoutingPolicy {policy.name} is not scraped")
         sidecars = [pod.name for pod in routers.sidecars if self._is_missed(pod, counting)]
-        if len(sidecars) <= (1 - SIDECARS_SCRAPED_MIN_RATIO) * len(routers.sidecars):
+        if len(sidecars) * SIDECARS_PER_MISSED <= len(routers.sidecars):
             return None
         count = f"{len(sidecars)} of {len(routers.sidecars)} sidecars of RoutingPolicy {policy.name}"
         return Unknown(f"{count} are not scraped: {named(sidecars)}")
