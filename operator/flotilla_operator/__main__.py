@@ -46,7 +46,7 @@ from .resources.sidecar import allows_sidecars
 from .resources.specs import InvalidSpecError, parse_policy, policy_experts
 from .runtime import Runtime
 from .scaler import Scaler
-from .scaling.report import ScalingReport
+from .scaling.report import Recommendation, ScalingReport
 from .settings import Settings, SettingsError, load_settings
 from .sharing import Sharing
 from .telemetry import LOGGER, Telemetry, configure_logging, fields
@@ -237,6 +237,9 @@ class Operator:
     def _scaling_of(self, key: Key) -> ScalingReport | None:
         return self._scaler.report(key) if self._scaler else None
 
+    def _recommend(self, key: Key) -> Recommendation | None:
+        return self._scaler.recommend(key) if self._scaler else None
+
     def _wake_replica(self, key: Key) -> None:
         """A request found no replica of the Expert."""
         if self._scaler:
@@ -251,6 +254,7 @@ class Operator:
             clock=self._clock,
             exists=lambda key: self._store.get(ref_of(key)) is not None,
             wakening=Wakening(names=self._names, on_wake=self._wake_replica),
+            recommend=self._recommend,
         )
 
     def _names(self, key: Key, expert: str) -> bool:

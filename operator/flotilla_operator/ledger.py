@@ -12,7 +12,7 @@ from .resources.pods import is_asleep, is_live, seconds_of
 from .scaling.decide import decide
 from .scaling.fleet import ExpertSignals, History
 from .scaling.observe import PodState, count_replicas, observe, remember_cold_starts
-from .scaling.report import Record, ScalingReport
+from .scaling.report import Recommendation, Record, ScalingReport
 from .scaling.rivals import Rivalry, notice
 from .scaling.signals import Known, Unknown, fresh
 from .scaling.types import Decision, Rule, State, Target, Tuning
@@ -194,6 +194,13 @@ class Ledger:
             shadow_usd_per_hour=self.shadow_usd_per_hour,
             asleep=self.sleeping_pods,
         )
+
+    def recommendation(self, steady: float) -> Recommendation | None:
+        """As above, for autoscalers of others."""
+        report, at = self.report(steady), self.state.ticked_at
+        if report is None or at is None:
+            return None
+        return Recommendation(report.recommended, self.expert.replicas, report.rule, report.message, steady - at)
 
 
 def material(report: ScalingReport | None) -> object:

@@ -20,7 +20,7 @@ from .reconcile.scaled import ScaledExpert
 from .reconcile.types import Key, ObjectRef
 from .resources.pods import seconds_of
 from .scaling.fleet import ExpertSignals, FleetSignals, History, NamespacedName
-from .scaling.report import ScalingReport
+from .scaling.report import Recommendation, ScalingReport
 from .scaling.signals import Unknown
 from .scaling.types import TUNING, Tuning
 from .slumber import Slumber, is_sleep_due
@@ -119,6 +119,11 @@ class Scaler:
         """What the reconciler tells of an Expert."""
         ledger = self._ledgers.get(key)
         return ledger.report(self._moment().steady) if ledger else None
+
+    def recommend(self, key: Key) -> Recommendation | None:
+        """What others' autoscalers are told of an Expert; None: nothing has been decided about it."""
+        ledger = self._ledgers.get(key)
+        return ledger.recommendation(self._moment().steady) if ledger else None
 
     async def run(self) -> None:
         """Ticks and wakes, for ever."""

@@ -48,6 +48,7 @@ class Access:
         self._allows_sidecars = allows_sidecars
         self._routers = TokenReviews(client, clock, CONTROL_AUDIENCE)
         self._relayed = TokenReviews(client, clock, GATEWAY_AUDIENCE)
+        self._autoscalers = TokenReviews(client, clock, CONTROL_AUDIENCE, bound=False)
         self._permissions: ExpiringCache[bool] = ExpiringCache(clock.monotonic, CALLERS_MAX)
         self._labels: ExpiringCache[str] = ExpiringCache(clock.monotonic, CALLERS_MAX)
         """What `_labelled_policy` found; '' where it found none."""
@@ -55,7 +56,7 @@ class Access:
 
     async def admit(self, authorization: str, namespace: str, policy: str) -> Admission | Denied:
         """The caller, when it is a pod of `namespace` that may get the snapshot of `policy`."""
-        caller = await self._authenticate(authorization)
+        caller = await self._authenticate(authorization, self._routers)
         if isinstance(caller, Denied):
             return caller
         if caller.namespace != namespace:
@@ -65,18 +66,28 @@ class Access:
         labelled = not is_gateway and await self._labelled_policy(caller) == policy
         if labelled and self._allows_sidecars(key):
             return Admission(caller, sidecar=True)
-        if await self._may_get(caller, namespace, policy):
+        if await self._may_get_snapshot(caller, namespace, policy):
             return Admission(caller, sidecar=False)
         return _disabled(key) if labelled else _forbidden(caller, namespace, policy)
 
     async def admit_gateway(self, authorization: str, namespace: str, policy: str) -> Caller | Denied:
         """The caller, when RBAC grants it the snapshot of `policy`; a label is not enough for what gateways may ask."""
-        caller = await self._authenticate(authorization)
+        caller = await self._authenticate(authorization, self._routers)
         if isinstance(caller, Denied):
             return caller
-        if caller.namespace == namespace and await self._may_get(caller, namespace, policy):
+        if caller.namespace == namespace and await self._may_get_snapshot(caller, namespace, policy):
             return caller
         return _forbidden(caller, namespace, policy)
+
+    async def admit_autoscaler(self, authorization: str, namespace: str, expert: str) -> Caller | Denied:
+        """The caller, when RBAC grants it the recommendation for `expert`; it may be of any namespace, and no pod."""
+        caller = await self._authenticate(authorization, self._autoscalers)
+        if isinstance(caller, Denied):
+            return caller
+        if await self._may_get(caller, namespace, "experts", "recommendation", expert):
+            return caller
+        refused = f"RBAC does not let {caller.username} get experts/recommendation {expert} in {namespace}"
+        return Denied(403, refused)
 
     async def review(self, token: str, namespace: str, policy: str) -> Caller | Denied:
         """The pod that showed `token` to a gateway of `policy`, when it is labelled for it; otherwise a 403."""
@@ -90,11 +101,11 @@ class Access:
             return caller
         return Denied(403, f"pod {caller.pod} in {caller.namespace} is not labelled for policy {policy} in {namespace}")
 
-    async def _authenticate(self, authorization: str) -> Caller | Denied:
+    async def _authenticate(self, authorization: str, reviews: TokenReviews) -> Caller | Denied:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return Denied(401, f"show a ServiceAccount token with audience {CONTROL_AUDIENCE} as a bearer token")
-        return await self._routers.caller(token.strip())
+        return await reviews.caller(token.strip())
 
     async def _labelled_policy(self, caller: Caller) -> str:
         """The policy that the caller's live pod names; '': it names none, is gone, is another by now, or is a child."""
@@ -113,23 +124,26 @@ class Access:
             return ""
         return (metadata["uid"] == caller.pod_uid and wanted_policy({"metadata": metadata})) or ""
 
-    async def _may_get(self, caller: Caller, namespace: str, policy: str) -> bool:
-        name = (caller, namespace, policy)
-        known = self._permissions.get(name)
+    async def _may_get_snapshot(self, caller: Caller, namespace: str, policy: str) -> bool:
+        return await self._may_get(caller, namespace, "routingpolicies", "snapshot", policy)
+
+    async def _may_get(self, caller: Caller, namespace: str, resource: str, subresource: str, name: str) -> bool:
+        asked = (caller, namespace, resource, subresource, name)
+        known = self._permissions.get(asked)
         if known is not None:
             return known
-        allowed = await self._review_access(caller, namespace, policy)
-        return self._permissions.put(name, allowed, ALLOWED_SECONDS if allowed else DENIED_SECONDS)
-
-    async def _review_access(self, caller: Caller, namespace: str, policy: str) -> bool:
         attributes = {
             "group": GROUP,
-            "resource": "routingpolicies",
-            "subresource": "snapshot",
+            "resource": resource,
+            "subresource": subresource,
             "verb": "get",
             "namespace": namespace,
-            "name": policy,
+            "name": name,
         }
+        allowed = await self._review_access(caller, attributes)
+        return self._permissions.put(asked, allowed, ALLOWED_SECONDS if allowed else DENIED_SECONDS)
+
+    async def _review_access(self, caller: Caller, attributes: dict[str, str]) -> bool:
         spec: dict[str, Any] = {
             "user": caller.username,
             "uid": caller.uid,

@@ -10,6 +10,8 @@ the Lease passes the request on to the one that does.
 `flotilla_api.control.WAKE_PATH`. Whoever may have the policy's snapshot may ask this for the Experts that the policy
 names. A replica that does not hold the Lease passes it on.
 
+`GET /v1/recommendations/{namespace}/{expert}` is for autoscalers of others; see `recommendations`.
+
 `POST /v1/tokens/{namespace}/{policy}` with `{"token": ...}` says whose token a sidecar showed to its gateway; see
 `flotilla_api.control.REVIEW_PATH`. Every replica answers that itself: sidecars' calls do not wait for a Lease.
 """
@@ -39,10 +41,13 @@ from flotilla_api.control import (
 )
 from flotilla_operator.ports import Clock, OperatorError
 from flotilla_operator.reconcile.types import Acknowledgement, Key
+from flotilla_operator.scaling.report import Recommendation
 from flotilla_operator.telemetry import LOGGER, fields
 
 from .access import Access, Admission
+from .answers import denial, problem, unavailable
 from .certificates import Certificates
+from .recommendations import RECOMMENDATION_PATH, Recommendations
 from .routers import POLL_SECONDS, Report, RouterRegistry
 from .tokens import TOKEN_MAX_CHARACTERS, Denied, ExpiringCache
 
@@ -105,6 +110,7 @@ class ControlApi:
         clock: Clock,
         exists: Callable[[Key], bool],
         wakening: Wakening,
+        recommend: Callable[[Key], Recommendation | None],
     ) -> None:
         self._access = access
         self._registry = registry
@@ -112,6 +118,7 @@ class ControlApi:
         self._leadership = leadership
         self._exists = exists
         self._wakening = wakening
+        self._recommendations = Recommendations(access, clock, recommend, exists)
         self._woken: ExpiringCache[bool] = ExpiringCache(clock.monotonic, WAKES_MAX)
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -130,6 +137,7 @@ class ControlApi:
         app.router.add_get(SNAPSHOT_PATH, self._snapshot)
         app.router.add_post(REVIEW_PATH, self._review)
         app.router.add_post(WAKE_PATH, self._wake)
+        app.router.add_get(RECOMMENDATION_PATH, self._recommend)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=POLL_SECONDS + 15, sock_connect=CONNECT_TIMEOUT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),
@@ -186,7 +194,7 @@ class ControlApi:
         authorization = request.headers.get("Authorization", "")
         admission = await self._access.admit(authorization, policy.namespace, policy.name)
         if isinstance(admission, Denied):
-            return _denial(admission)
+            return denial(admission)
         if not self._wakening.names(policy, expert.name):
             return problem(403, "Forbidden", f"{policy} does not name {expert}")
         if not self._exists(expert):
@@ -196,6 +204,18 @@ class ControlApi:
             self._wakening.on_wake(expert)
         return web.Response(status=202)
 
+    async def _recommend(self, request: web.Request) -> web.StreamResponse:
+        namespace, expert = request.match_info["namespace"], request.match_info["expert"]
+        if not (NAME.match(namespace) and NAME.match(expert)):
+            return problem(404, "NotFound", "the path is /v1/recommendations/NAMESPACE/EXPERT")
+        key = Key("Expert", namespace, expert)
+        try:
+            if not self._leadership.leading():
+                return await self._pass_on(request)
+            return await self._recommendations.answer(request.headers.get("Authorization", ""), key)
+        except OperatorError as error:
+            return _unanswered(key, error)
+
     async def _review(self, request: web.Request) -> web.StreamResponse:
         key = _parse_key(request)
         if key is None:
@@ -204,7 +224,7 @@ class ControlApi:
             authorization = request.headers.get("Authorization", "")
             gateway = await self._access.admit_gateway(authorization, key.namespace, key.name)
             if isinstance(gateway, Denied):
-                return _denial(gateway)
+                return denial(gateway)
             token = await _read_token(request)
             if token is None:
                 return problem(400, "BadRequest", f'the body is {{"token": TEXT}}, of at most {BODY_MAX_BYTES} bytes')
@@ -218,7 +238,7 @@ class ControlApi:
     async def _answer(self, request: web.Request, key: Key) -> web.StreamResponse:
         admission = await self._access.admit(request.headers.get("Authorization", ""), key.namespace, key.name)
         if isinstance(admission, Denied):
-            return _denial(admission)
+            return denial(admission)
         if not self._registry.published(key) and not self._exists(key):
             return problem(404, "NotFound", f"{key} does not exist")
         if not self._leadership.leading():
@@ -261,21 +281,6 @@ class ControlApi:
             return web.Response(
                 status=answer.status, body=body or None, headers=passed, content_type=answer.content_type
             )
-
-
-def problem(status: int, reason: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    """An error as JSON: {"error": {"reason", "message"}}."""
-    return web.json_response({"error": {"reason": reason, "message": message}}, status=status, headers=headers)
-
-
-def unavailable(message: str) -> web.Response:
-    """A 503 that asks to come back."""
-    return problem(503, "Unavailable", message, {"Retry-After": "1"})
-
-
-def _denial(denied: Denied) -> web.Response:
-    """Of a caller that may not ask at all."""
-    return problem(denied.status, "Unauthorized" if denied.status == 401 else "Forbidden", denied.message)
 
 
 def _unanswered(key: Key, error: OperatorError) -> web.Response:

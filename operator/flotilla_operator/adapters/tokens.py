@@ -35,12 +35,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated pod."""
+    """An authenticated ServiceAccount, and its pod where the token is bound to one."""
 
     username: str
     namespace: str
     """Of its ServiceAccount."""
     pod: str
+    """''; as `pod_uid`, where the token is bound to none."""
     pod_uid: str
     groups: tuple[str, ...]
     uid: str
@@ -78,17 +79,19 @@ class ExpiringCache(Generic[Value]):
 
 
 class TokenReviews:
-    """Finds the pods that tokens for `audience` are bound to; answers are cached."""
+    """Finds whose tokens of `audience` they are, which must be bound to pods unless `bound` is False; answers are
+    cached."""
 
-    def __init__(self, client: Client, clock: Clock, audience: str) -> None:
+    def __init__(self, client: Client, clock: Clock, audience: str, *, bound: bool = True) -> None:
         self._client = client
         self._audience = audience
+        self._bound = bound
         self._callers: ExpiringCache[Caller] = ExpiringCache(clock.monotonic, CALLERS_MAX)
         self._denials: ExpiringCache[Denied] = ExpiringCache(clock.monotonic, DENIALS_MAX)
         self._reviews = asyncio.Semaphore(REVIEWS_AT_A_TIME)
 
     async def caller(self, token: str) -> Caller | Denied:
-        """The pod that holds `token`, or a 401.
+        """Who holds `token`, or a 401.
 
         Raises:
             OperatorError: the API server cannot say now.
@@ -115,7 +118,7 @@ class TokenReviews:
         status: Manifest = answer.get("status") or {}
         if not status.get("authenticated") or self._audience not in (status.get("audiences") or ()):
             return Denied(401, f"the token is not valid for audience {self._audience}")
-        return _caller(status["user"])
+        return _caller(status["user"], bound=self._bound)
 
 
 def account_name(namespace: str, account: str) -> str:
@@ -123,11 +126,13 @@ def account_name(namespace: str, account: str) -> str:
     return f"{_SERVICE_ACCOUNT}{namespace}:{account}"
 
 
-def _caller(user: Manifest) -> Caller | Denied:
+def _caller(user: Manifest, *, bound: bool) -> Caller | Denied:
     username: str = user.get("username", "")
     extra = cast("dict[str, list[str]]", user.get("extra") or {})
     pod, pod_uid = (next(iter(extra.get(key, ())), "") for key in (_POD_NAME, _POD_UID))
-    if not username.startswith(_SERVICE_ACCOUNT) or not pod or not pod_uid:
+    if not username.startswith(_SERVICE_ACCOUNT):
+        return Denied(401, "the token is no ServiceAccount's")
+    if bound and not (pod and pod_uid):
         return Denied(401, "the token is not bound to a pod")
     return Caller(
         username=username,

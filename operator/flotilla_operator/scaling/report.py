@@ -42,3 +42,17 @@ class ScalingReport:
     """What one GPU more in its pool would save; None: prices are unknown, or nothing is short."""
     asleep: int = 0
     """Replicas that sleep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What others' autoscalers are told of an expert."""
+
+    replicas: int
+    """What the decision and the allocation came to."""
+    current: int
+    """What is asked for now."""
+    rule: Rule
+    message: str
+    age_seconds: float
+    """Since it was decided."""

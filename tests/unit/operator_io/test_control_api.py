@@ -31,6 +31,7 @@ from flotilla_operator.adapters.control_api import ControlApi, Leadership, Waken
 from flotilla_operator.adapters.routers import Pace, RouterRegistry
 from flotilla_operator.adapters.tokens import DENIALS_MAX, ExpiringCache
 from flotilla_operator.reconcile.types import Acknowledgement, Key, PublishedSnapshot
+from flotilla_operator.scaling.report import Recommendation
 from flotilla_operator.telemetry import Telemetry
 
 KEY = Key("RoutingPolicy", "agents", "router")
@@ -86,6 +87,7 @@ class Server:
     allows_sidecars: bool = True
     woken: list[Key] = field(default_factory=list[Key])
     experts_woken: list[Key] = field(default_factory=list[Key])
+    recommendation: Recommendation | None = None
 
 
 @dataclass
@@ -110,17 +112,25 @@ class World:
             leading=lambda: server.leading,
             pace=Pace(poll_seconds=poll_seconds, absence_seconds=0.05, repeat_seconds=0.0, gather_seconds=0.02),
         )
+
+        def exists(key: Key) -> bool:
+            return server.exists and key in (KEY, EXPERT)
+
+        def recommend(key: Key) -> Recommendation | None:
+            return server.recommendation if key == EXPERT else None
+
         control = ControlApi(
             Access(self.client, self.clock, allows_sidecars=lambda key: server.allows_sidecars or key != KEY),
             registry,
             self.certificates,
             Leadership(leading=lambda: server.leading, leader_address=lambda: server.leader),
             clock=self.clock,
-            exists=lambda key: server.exists and key in (KEY, EXPERT),
+            exists=exists,
             wakening=Wakening(
                 names=lambda key, expert: key == KEY and expert in ("sql", "gone"),
                 on_wake=experts_woken.append,
             ),
+            recommend=recommend,
         )
         server = Server(control, registry, woken=woken, experts_woken=experts_woken, **changes)
         await control.start("127.0.0.1", 0)
