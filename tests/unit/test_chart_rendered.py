@@ -440,7 +440,7 @@ def test_lease_is_the_one_that_the_operator_uses(rendered: list[Manifest]) -> No
 
 
 def test_rights_over_workloads_are_what_the_operator_writes(rendered: list[Manifest]) -> None:
-    """Writes go to exactly the kinds of children; everything else is read."""
+    """Writes go to exactly the kinds of children, a Deployment's number, and marks of pods that go first or sleep."""
     children = {
         (child.api_version.rpartition("/")[0], child.plural) for kinds in CHILD_KINDS.values() for child in kinds
     }
@@ -448,11 +448,11 @@ def test_rights_over_workloads_are_what_the_operator_writes(rendered: list[Manif
     grants = _grants(workloads)
 
     assert {(group, resource) for group, resource, verb in grants if verb == "delete"} == children
-    assert {
-        (group, resource) for group, resource, verb in grants if verb == "patch" and "/" not in resource
-    } == children
-    assert {resource for _, resource, verb in grants if verb == "patch" and "/" in resource} == {
-        f"{kind.plural}/status" for kind in KINDS if kind.name in OWNER_KINDS
+    patched = {(group, resource) for group, resource, verb in grants if verb == "patch"}
+    assert {each for each in patched if "/" not in each[1]} == children | {("", "pods")}
+    assert {resource for _, resource in patched if "/" in resource} == {
+        *(f"{kind.plural}/status" for kind in KINDS if kind.name in OWNER_KINDS),
+        "deployments/scale",
     }
 
 

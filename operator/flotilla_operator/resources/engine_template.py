@@ -88,6 +88,7 @@ def restart_hash(served: Served, profile: AcceleratorProfileSpec) -> str:
         "drainSeconds": drain_seconds(spec),
         "labels": _without_injection(overrides.labels or {}),
         "annotations": overrides.annotations,
+        "sleep": "enabled" if served.may_sleep else None,
         "resources": _own_resources(overrides, profile),
         **_placement(profile, overrides),
     }

@@ -63,6 +63,11 @@ class Served:
         return scaling is not None and scaling.min == 0 and (scaling.mode or DEFAULT_SCALING_MODE) == "Apply"
 
     @property
+    def may_sleep(self) -> bool:
+        """Whether its engines may be put to sleep."""
+        return self.scaling is not None and self.scaling.sleep is not None
+
+    @property
     def profile_ref(self) -> ObjectRef:
         """The AcceleratorProfile that the spec names."""
         return ObjectRef("AcceleratorProfile", "", self.spec.accelerator.profile)

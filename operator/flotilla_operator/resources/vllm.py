@@ -29,6 +29,8 @@ def vllm_args(served: Served) -> list[str]:
     ]
     if engine.maxModelLen:
         args += ["--max-model-len", str(engine.maxModelLen)]
+    if served.may_sleep:
+        args.append("--enable-sleep-mode")
     return [*args, *(engine.args or [])]
 
 
@@ -59,6 +61,8 @@ def fetch_command(source: ModelSource) -> list[str]:
 def engine_env(served: Served) -> list[Manifest]:
     """The engine's environment: its address, caches in a writable place, no way to the internet; the user's wins."""
     defaults = [*_writable_env(), _value("HF_HUB_OFFLINE", "1"), _value("VLLM_NO_USAGE_STATS", "1")]
+    if served.may_sleep:  # /sleep and /wake_up are among the paths that only this opens
+        defaults.append(_value("VLLM_SERVER_DEV_MODE", "1"))
     return [_pod_ip(), *_with_user_env(served, defaults)]
 
 

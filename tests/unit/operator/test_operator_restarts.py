@@ -122,3 +122,17 @@ def test_no_drain_is_not_the_default_drain() -> None:
     _, digest = judged(an_expert(drain={"timeout": "0s"}), PROFILE)
 
     assert digest != judged(an_expert(), PROFILE)[1]
+
+
+def test_only_experts_that_may_sleep_run_with_sleep_mode() -> None:
+    """Asking for sleep makes their pods anew, and nobody else's; how they are scaled restarts nothing."""
+    scaled = an_expert(scaling={"min": 0, "max": 4})
+    sleepy = an_expert(scaling={"min": 0, "max": 4, "sleep": {"after": "5m"}})
+
+    template, digest = judged(sleepy, PROFILE)
+
+    engine = template["spec"]["containers"][0]
+    assert "--enable-sleep-mode" in engine["args"]
+    assert {"name": "VLLM_SERVER_DEV_MODE", "value": "1"} in engine["env"]
+    assert digest != judged(scaled, PROFILE)[1]
+    assert judged(scaled, PROFILE) == judged(an_expert(), PROFILE)
