@@ -97,6 +97,7 @@ def carried_out(api: LocalCluster, observed: Observed) -> Observed:
     [
         pytest.param(an_expert(), id="an expert"),
         pytest.param(DEMANDING, id="an expert full of zero values and quantities"),
+        pytest.param(an_expert(scaling={"min": 3, "max": 8}), id="an expert that is scaled"),
         pytest.param(a_policy(), id="a policy"),
         pytest.param(GUARDED, id="a policy with keys and a certificate"),
     ],
