@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -79,17 +80,17 @@ def success(kind: str, result: object, **more: object) -> bytes:
 
 
 @asynccontextmanager
-async def running_prometheus_fake() -> AsyncGenerator[FakePrometheus]:
+async def running_prometheus_fake(tls: ssl.SSLContext | None = None) -> AsyncGenerator[FakePrometheus]:
     """Serves on loopback until the block ends."""
     fake = FakePrometheus()
     application = web.Application()
     application.router.add_get("/prefix/api/v1/{path}", fake.answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    fake.url = f"http://{host}:{port}/prefix"
+    fake.url = f"{'https' if tls else 'http'}://{host}:{port}/prefix"
     try:
         yield fake
     finally:

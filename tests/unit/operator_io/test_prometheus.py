@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from flotilla_operator.scaling.fleet import (
     ServedExpert,
 )
 from flotilla_operator.scaling.signals import Known, Signal, Unknown
+from stack.certificates import make_serving_certificate
 
 SCOPE = r.Scope()
 KEY, POLICY = NamespacedName("team", "invoice"), NamespacedName("team", "router")
@@ -265,6 +267,29 @@ async def test_authority_that_is_none_is_a_reason(server: FakePrometheus, tmp_pa
     signals = await read(server, ca_file=str(tmp_path / "ca.crt"))
 
     assert "Prometheus cannot be asked" in why(invoice(signals).arrivals)
+
+
+async def test_server_is_believed_for_its_authority_alone(tmp_path: Path) -> None:
+    """Not without one that is named, not for another, and at once when the file changes."""
+    own, other = make_serving_certificate("localhost"), make_serving_certificate("localhost")
+    (tmp_path / "server.pem").write_text(own.key + own.certificate)
+    authorities = tmp_path / "ca.crt"
+    authorities.write_text(other.authority)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "server.pem")
+
+    async with running_prometheus_fake(context) as server:
+        server.vectors = {r.promql(reading, SCOPE): rows for reading, rows in HEALTHY.items()}
+        server.url = server.url.replace("127.0.0.1", "localhost")
+        without = await read(server)
+        async with source(server, ca_file=str(authorities)) as metrics:
+            wrong = await metrics.read(time.time())
+            authorities.write_text(own.authority)
+            right = await metrics.read(time.time())
+
+    assert "certificate verify failed" in why(invoice(without).arrivals)
+    assert "certificate verify failed" in why(invoice(wrong).arrivals)
+    assert invoice(right).arrivals == Known(2.5, 4.0)
 
 
 async def test_secrets_are_in_no_reason(server: FakePrometheus, tmp_path: Path) -> None:
