@@ -24,8 +24,11 @@ from .checks import accepted, blocks, is_rolled_out, make_verdict, pods_forbidde
 from .conditions import Check, failed, passed, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
-from .scaling_status import scaling_verdict
+from .scaling_status import ScalingVerdict, scaling_verdict
 from .types import Manifest, Observed, StepFailure, Verdict
+
+_NEVER_WOKEN = frozenset({Reason.OTHER_AUTOSCALER, Reason.INSUFFICIENT_ACCELERATORS})
+"""Why the scaler cannot do what a request asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class EngineFacts:
     rules: PodRules
     cause: Cause | None
     """Why pods do not answer, those of this generation first; None: all that exist do."""
+    scaling: ScalingVerdict
 
     @property
     def ready(self) -> list[Manifest]:
@@ -57,8 +61,7 @@ class EngineFacts:
     @property
     def wakes(self) -> bool:
         """Whether a request starts it where nothing answers."""
-        report = self.observed.scaling
-        return self.served.wakes and not (report and report.other_scaler)
+        return self.served.wakes and self.scaling.reason not in _NEVER_WOKEN
 
     @property
     def wanted(self) -> int:
@@ -79,7 +82,7 @@ def engine_verdict(
     accepted_check = accepted(failures)
     resolved = _references_resolved(facts)
     available = _available(facts, accepted_check, resolved)
-    scaling = scaling_verdict(observed, served)
+    scaling = facts.scaling
     checks = [
         _accepted_spec(served, facts.profile) or accepted_check,
         resolved,
@@ -132,6 +135,7 @@ def gather_facts(observed: Observed, served: Served, wanted: Sequence[Manifest])
         current=current,
         rules=rules,
         cause=worst_cause(current, observed.warnings, rules) or worst_cause(pods, observed.warnings, rules),
+        scaling=scaling_verdict(observed, served),
     )
 
 
@@ -240,6 +244,7 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
     | no       |         |        |                    |               | False, why it is not         |
     | yes      | unknown |        |                    |               | False, as ReferencesResolved |
     | yes      | found   | 0      |                    |               | ScaledToZero: if it is woken |
+    | yes      | found   | 0      | (no accelerator)   |               | False, why it is not woken   |
     | yes      | found   | > 0    | sleep              | no            | Asleep: if it is woken       |
     | yes      | found   | > 0    | answer             |               | True                         |
     | yes      | found   | > 0    | cannot start       |               | False, their cause           |
@@ -263,7 +268,9 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
 
 
 def _rest(facts: EngineFacts) -> tuple[Reason, str] | None:
-    """Why nothing answers though nothing is wrong; None: something should."""
+    """Why nothing answers and nothing is asked to; None: something should."""
+    if facts.wanted == 0 and facts.scaling.reason is Reason.INSUFFICIENT_ACCELERATORS:
+        return Reason.INSUFFICIENT_ACCELERATORS, "no accelerator is left for it: see ScalingActive"
     if facts.wanted == 0:
         return Reason.SCALED_TO_ZERO, "no replica is wanted"
     return (Reason.ASLEEP, "every replica sleeps") if facts.asleep else None

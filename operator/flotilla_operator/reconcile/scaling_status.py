@@ -30,6 +30,7 @@ _LINGERING = frozenset(
         Reason.METRICS_STALE,
         Reason.LATENCY_NOT_CAPACITY_BOUND,
         Reason.STARTUP_STALLED,
+        Reason.INSUFFICIENT_ACCELERATORS,
         Reason.QUALITY_BOUND,
     }
 )
@@ -45,6 +46,11 @@ class ScalingVerdict:
     checks: tuple[Check, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after_seconds: float | None = None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Of ScalingActive; None: it is not scaled."""
+        return self.checks[0].reason if self.checks else None
 
 
 def scaling_verdict(observed: Observed, served: Served) -> ScalingVerdict:
@@ -198,6 +204,7 @@ def _scaling_active(scaling: Scaling, observed: Observed, rule: str | None) -> C
     | Apply     | it could not be written      | False, ScaleFailed              |
     | others    | of pods that do not start    | False, StartupStalled           |
     | others    | of unknown demand            | False, MetricsStale             |
+    | others    | that others get the GPUs     | False, InsufficientAccelerators |
     | others    | neither price nor objective  | False, PriceUnknown             |
     | others    | latency, and nothing is full | False, LatencyNotCapacityBound  |
     | Recommend | any other                    | False, Recommending             |
@@ -237,6 +244,8 @@ def _cannot_tell(report: ScalingReport) -> Complaint | None:
         return Reason.STARTUP_STALLED, text
     if report.unknown:
         return Reason.METRICS_STALE, f"demand is unknown, so nothing shrinks: {_cut(report.unknown)}"
+    if report.rule is Rule.ACCELERATORS:
+        return Reason.INSUFFICIENT_ACCELERATORS, _cut(report.message)
     if report.rule is Rule.PRICE_UNKNOWN:
         text = "nothing says how many are right: set hourlyUSD of the profile and cost of a fallback, or objectives"
         return Reason.PRICE_UNKNOWN, text

@@ -94,6 +94,7 @@ def scaling_of(observed: Observed) -> Manifest:
         pytest.param({}, a_report(notes=frozenset({Note.STARTUP_STALLED})), "False StartupStalled", id="stalled"),
         pytest.param({}, a_report(unknown="down", rule=Rule.MINIMUM), "False MetricsStale", id="unknown demand"),
         pytest.param({}, a_report(rule=Rule.PRICE_UNKNOWN), "False PriceUnknown", id="no price"),
+        pytest.param({}, a_report(rule=Rule.ACCELERATORS), "False InsufficientAccelerators", id="no accelerator"),
         pytest.param(
             {},
             a_report(notes=frozenset({Note.LATENCY_NOT_CAPACITY_BOUND})),
@@ -335,6 +336,24 @@ def test_new_leader_says_what_the_last_one_did_until_it_knows_better() -> None:
     assert judge(restarted).status == restarted.owner["status"]
 
 
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (a_report(0, Rule.ACCELERATORS), "False InsufficientAccelerators"),
+        (a_report(0, other_scaler="HPA a"), "False ScaledToZero"),
+        (a_report(0, Rule.IDLE), "True ScaledToZero"),
+    ],
+)
+def test_new_leader_leaves_ready_as_it_was(report: ScalingReport, expected: str) -> None:
+    """Also where nothing could be woken."""
+    first = a_scaled_expert(report, replicas=0)
+
+    restarted = later(first, scaling=None)
+
+    assert condition(first, "Ready") == expected
+    assert judge(restarted).status == restarted.owner["status"]
+
+
 def test_mode_off_keeps_the_past_and_says_nothing_of_now() -> None:
     """What was recommended before is no recommendation."""
     first = a_scaled_expert(a_report(records=(a_record(),)))
@@ -354,6 +373,7 @@ def test_mode_off_keeps_the_past_and_says_nothing_of_now() -> None:
         pytest.param({"mode": "Recommend"}, a_report(0), "False ScaledToZero", id="nobody wakes it"),
         pytest.param({}, a_report(0, other_scaler="HPA a"), "False ScaledToZero", id="somebody else stopped it"),
         pytest.param({"min": 1}, a_report(1), "False ScaledToZero", id="it should not be at zero"),
+        pytest.param({}, a_report(0, Rule.ACCELERATORS), "False InsufficientAccelerators", id="nothing to wake it on"),
     ],
 )
 def test_expert_at_zero_is_ready_when_a_request_wakes_it(
@@ -363,7 +383,7 @@ def test_expert_at_zero_is_ready_when_a_request_wakes_it(
     observed = a_scaled_expert(report, replicas=0, **scaling)
 
     assert condition(observed, "Ready") == expected
-    assert condition(observed, "Available") == "False ScaledToZero"
+    assert condition(observed, "Available") == f"False {expected.split()[1]}"
     assert condition(observed, "Scheduled") == "True ScaledToZero"
     assert not [each for each in judge(observed).events if each.type == "Warning" and each.reason == "ScaledToZero"]
 
