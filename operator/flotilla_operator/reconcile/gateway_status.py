@@ -23,7 +23,7 @@ from .conditions import Check, failed, passed, previous_check, same_as, unknown
 from .engine import find_child
 from .evictions import evicted
 from .gateway import parse_time, snapshot_of
-from .scaling_status import policy_escalations
+from .scaling_checks import policy_escalations
 from .sidecar_status import (
     lagging_sidecars,
     sidecar_count,

@@ -27,7 +27,8 @@ from builders import (
 )
 from flotilla_api.names import ASLEEP_ANNOTATION, SCALER_MANAGER
 from flotilla_api.status import ExpertStatus
-from flotilla_operator.reconcile.scaling_status import DECISIONS_MAX, LINGER_SECONDS, QUIET_SECONDS
+from flotilla_operator.reconcile.scaling_checks import LINGER_SECONDS
+from flotilla_operator.reconcile.scaling_status import DECISIONS_MAX, QUIET_SECONDS
 from flotilla_operator.reconcile.types import Manifest, Observed
 from flotilla_operator.scaling.report import Record, ScalingReport
 from flotilla_operator.scaling.types import Input, Note, Rule
