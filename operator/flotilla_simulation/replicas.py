@@ -146,10 +146,10 @@ class Cluster:
 
 def ttft_quantile(histogram: Ints, ratio: float) -> float:
     """Seconds to the first token that `ratio` of the started requests kept; 0 without any."""
-    reached = np.cumsum(histogram)
-    if reached[-1] == 0:
+    total = float(histogram.sum())
+    if total == 0:
         return 0.0
-    found = int(np.searchsorted(reached, ratio * reached[-1]))
+    found = int(np.argmax(np.cumsum(histogram) >= ratio * total))
     return TTFT_LEAST_SECONDS * math.pow(10.0, found / TTFT_BINS_PER_DECADE)
 
 
