@@ -140,7 +140,8 @@ def _covering(situation: _Situation, rate: float) -> int:
 
 
 def _peak(situation: _Situation) -> float:
-    return situation.losses.recent.quantile(1.0)
+    since = situation.now - situation.tuning.recent_seconds
+    return max((rate for at, rate in situation.state.demand if at > since), default=0.0)
 
 
 def _limited_by_startup(situation: _Situation, wish: _Wish) -> _Wish:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -14,31 +14,40 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """E[(d - x)+] over samples of demand d."""
+    """E[(d - x)+] over weighted samples of demand d."""
 
     ordered: Sequence[float]
     _above: Sequence[float] = field(repr=False)
-    """Sums of the samples from each place on."""
+    """Sums of weight x sample, from each place on."""
+    _weights: Sequence[float] = field(repr=False)
+    """Sums of weights, from each place on."""
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Excess:
-        """Over these samples, each with the same weight."""
+    def of(cls, samples: Sequence[tuple[float, float]]) -> Excess:
+        """Over (sample, positive weight)."""
         ordered = sorted(samples)
-        above = [0.0, *accumulate(reversed(ordered))]
-        above.reverse()
-        return cls(ordered, above)
+        return cls(
+            [sample for sample, _ in ordered],
+            _sums_from_each(sample * weight for sample, weight in reversed(ordered)),
+            _sums_from_each(weight for _, weight in reversed(ordered)),
+        )
 
     def expected(self, capacity: float) -> float:
         """Requests a second above `capacity`, on average; 0 without samples."""
-        count = len(self.ordered)
-        if count == 0:
+        if not self.ordered:
             return 0.0
         first = bisect_right(self.ordered, capacity)
-        return max(0.0, (self._above[first] - (count - first) * capacity) / count)
+        return max(0.0, (self._above[first] - self._weights[first] * capacity) / self._weights[0])
 
     def quantile(self, ratio: float) -> float:
-        """The sample below which `ratio` of them lie; 0 without samples."""
+        """The sample below which `ratio` of them lie, whatever their weights; 0 without samples."""
         return self.ordered[min(len(self.ordered) - 1, int(ratio * len(self.ordered)))] if self.ordered else 0.0
+
+
+def _sums_from_each(reversed_values: Iterable[float]) -> Sequence[float]:
+    sums = [0.0, *accumulate(reversed_values)]
+    sums.reverse()
+    return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +56,22 @@ class Losses:
 
     capacity: float
     """Requests a second of one replica."""
-    recent: Excess
     hour: Excess
-    recent_share: float
+    """Of the last hour; a sample weighs the less, the older it is."""
 
     @classmethod
     def of(cls, demand: Sequence[tuple[float, float]], capacity: float, now: float, tuning: Tuning) -> Losses:
-        """From (when, requests a second) of the last hour, oldest first."""
-        recent = [rate for at, rate in demand if at > now - tuning.recent_seconds]
-        return cls(capacity, Excess.of(recent), Excess.of([rate for _, rate in demand]), tuning.recent_share)
+        """From (when, requests a second) of the last hour, oldest first.
+
+        Weights are 1 / (age + recency): the last minute, the last quarter and the last hour say about as much each,
+        whatever time scale the demand changes at.
+        """
+        fresh = tuning.recency_seconds
+        return cls(capacity, Excess.of([(rate, 1.0 / (max(now - at, 0.0) + fresh)) for at, rate in demand]))
 
     def per_second(self, replicas: int) -> float:
-        """L(n): part of the last minute's and part of the last hour's mean excess; convex in `replicas`."""
-        taken = replicas * self.capacity
-        if not self.recent.ordered:
-            return self.hour.expected(taken)
-        return self.recent_share * self.recent.expected(taken) + (1 - self.recent_share) * self.hour.expected(taken)
+        """L(n): the mean excess of demand over what `replicas` take; convex in `replicas`."""
+        return self.hour.expected(replicas * self.capacity)
 
 
 @dataclass(frozen=True, slots=True)

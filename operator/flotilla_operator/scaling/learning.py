@@ -7,6 +7,9 @@ from dataclasses import replace
 from .signals import Known, Signal, fresh, value_of
 from .types import Observation, State, Target, Tuning
 
+_LEAST_SLOT_SECONDS = 1e-3
+"""No request is shorter: what measures less than that measures nothing."""
+
 
 def learn(observation: Observation, target: Target, state: State, now: float, tuning: Tuning) -> State:
     """`state` after one more tick; called again within half a tick, it only looks after times."""
@@ -31,7 +34,7 @@ def learn_slot_seconds(observation: Observation, known: float | None, tuning: Tu
         return known
     if finished.value * tuning.tick_seconds < tuning.learning_requests:
         return known
-    seen = busy.value / finished.value
+    seen = max(busy.value / finished.value, _LEAST_SLOT_SECONDS)
     return seen if known is None else known + tuning.learning_weight * (seen - known)
 
 

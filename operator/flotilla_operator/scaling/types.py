@@ -201,15 +201,16 @@ class Tuning:
     """The rules' constants; the simulator measures what each is worth."""
 
     tick_seconds: float = 15.0
-    utilization: float = 0.70
+    utilization: float = 0.60
     """Of the slots, that is planned with."""
     learning_weight: float = 0.05
     """Of a tick in the learned slot-seconds."""
     learning_requests: float = 5.0
     """Least finished requests for a tick to count."""
+    recency_seconds: float = 30.0
+    """A sample of demand weighs 1 / (age + this) in the expected losses."""
     recent_seconds: float = 60.0
-    recent_share: float = 0.5
-    """Of the last `recent_seconds` in the expected losses; the rest is the last hour's."""
+    """Whose highest demand objectives ask for where prices are unknown."""
     history_seconds: float = 3600.0
     shrink_after_seconds: float = 300.0
     shrink_again_seconds: float = 150.0
