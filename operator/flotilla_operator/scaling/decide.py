@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, replace
 
 from .economics import SECONDS_PER_HOUR, Losses, Prices, cheapest
-from .learning import is_saturated, learn, missed_objectives, replica_capacity, stalled_pods
+from .learning import TTFT_P95, is_saturated, learn, missed_objectives, replica_capacity, stalled_pods
 from .signals import Known, Signal, Unknown, fresh, value_of
 from .types import TUNING, Decision, Input, Note, Observation, Rule, State, Target, Tuning
 
@@ -120,7 +120,7 @@ def _objective_floor(situation: _Situation) -> int:
     """What the objectives ask for beyond dollars.
 
     escalationRatio: the least number whose expected losses are within it. A latency objective that is missed while
-    something is full: one replica more than answer now.
+    something is full: one replica more than answer now; ttftP95 only where late requests have no price.
     """
     target, losses, floor = situation.target, situation.losses, 0
     ratio = target.objectives.escalation_ratio
@@ -129,7 +129,8 @@ def _objective_floor(situation: _Situation) -> int:
         while floor < target.maximum and losses.per_second(floor) > ratio * arriving:
             floor += 1
     missed = situation.state.missed_ticks >= situation.tuning.missed_ticks
-    if missed and is_saturated(situation.observation, target, situation.tuning):
+    asked = set(missed_objectives(situation.observation, target)) - ({TTFT_P95} if situation.prices else set())
+    if asked and missed and is_saturated(situation.observation, target, situation.tuning):
         floor = max(floor, situation.observation.replicas.ready + 1)
     return floor
 

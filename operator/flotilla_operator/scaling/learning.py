@@ -7,6 +7,8 @@ from dataclasses import replace
 from .signals import Known, Signal, fresh, value_of
 from .types import Observation, State, Target, Tuning
 
+TTFT_P95 = "ttftP95"
+"""The objective that says which requests are late."""
 _LEAST_SLOT_SECONDS = 1e-3
 """No request is shorter: what measures less than that measures nothing."""
 
@@ -87,7 +89,7 @@ def missed_objectives(observation: Observation, target: Target) -> tuple[str, ..
     """The names of the latency objectives that are missed now."""
     wanted = target.objectives
     pairs = (
-        ("ttftP95", observation.ttft_p95, wanted.ttft_p95),
+        (TTFT_P95, observation.ttft_p95, wanted.ttft_p95),
         ("queueP95", observation.queue_p95, wanted.queue_p95),
         ("tpotP95", observation.tpot_p95, wanted.tpot_p95),
     )

@@ -101,14 +101,14 @@ async def test_an_expert_grows_at_once_to_what_demand_asks_for() -> None:
         invoice = world.fleet.add("invoice", 1)
         await world.tick()
 
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         await world.tick()
 
         assert world.fleet.writes == [("invoice", 4)]
         record = world.report(invoice).records[-1]
         assert (record.before, record.after, record.rule) == (1, 4, Rule.ECONOMICS)
         assert record.at == world.clock.now().timestamp()
-        assert any(each.name == "arrivals" and each.value == 3.5 for each in record.inputs)
+        assert any(each.name == "arrivals" and each.value == 3.0 for each in record.inputs)
 
 
 async def test_nothing_is_written_while_the_number_is_right() -> None:
@@ -145,7 +145,7 @@ async def test_other_modes_never_change_the_number(mode: str) -> None:
         invoice = world.fleet.add("invoice", 1)
         target = world.fleet.scalings[invoice].target if mode == "Recommend" else None
         world.fleet.scalings[invoice] = Scaling(acts=False, target=target)
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
 
         await world.tick(4)
 
@@ -174,7 +174,7 @@ async def test_an_expert_whose_spec_cannot_be_read_is_left_alone() -> None:
         broken, invoice = world.fleet.add("broken", 2), world.fleet.add("invoice", 1)
         del world.fleet.scalings[broken]
         for key in (broken, invoice):
-            world.metrics.measure(key, at_rate(3.5))
+            world.metrics.measure(key, at_rate(3.0))
 
         await world.tick(2)
 
@@ -186,9 +186,9 @@ async def test_a_defect_that_one_expert_provokes_does_not_stop_the_others(caplog
     """It is logged with its traceback and counted, and its number stays."""
     async with a_world() as world:
         broken, invoice = world.fleet.add("broken", 2), world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         world.fleet.aim(broken, slots="many")
-        world.metrics.measure(broken, at_rate(3.5))
+        world.metrics.measure(broken, at_rate(3.0))
 
         with caplog.at_level(logging.ERROR, "flotilla"):
             await world.tick()
@@ -205,7 +205,7 @@ async def test_a_sharing_that_fails_leaves_each_expert_its_own_number() -> None:
         raise ZeroDivisionError
 
     async with a_world(share=fail) as world:
-        world.metrics.measure(world.fleet.add("invoice", 1), at_rate(3.5))
+        world.metrics.measure(world.fleet.add("invoice", 1), at_rate(3.0))
         await world.tick()
 
         assert world.fleet.writes == [("invoice", 4)]
@@ -220,7 +220,7 @@ async def test_what_sharing_gives_is_what_is_asked_for() -> None:
 
     async with a_world(share=share) as world:
         invoice = world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         await world.tick()
 
         report = world.report(invoice)
@@ -265,7 +265,7 @@ async def test_a_source_that_breaks_its_promise_stops_nothing() -> None:
     """It may not raise; should it, the next tick comes all the same."""
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         world.metrics.error = RuntimeError("a defect")
         await world.tick(3)
         world.metrics.error = None
@@ -295,7 +295,7 @@ async def test_a_clock_that_jumps_shrinks_nothing(seconds: float) -> None:
         busy = world.fleet.add("busy", 4)
         idle = world.fleet.add("idle", 2)
         world.fleet.add_pod(busy, "9", ready=False, age_seconds=5.0)
-        world.metrics.measure(busy, at_rate(3.5))
+        world.metrics.measure(busy, at_rate(3.0))
         world.metrics.measure(idle, at_rate(0.0))
         await world.tick(2)
 
@@ -358,7 +358,7 @@ async def test_a_wake_is_answered_while_another_experts_write_hangs() -> None:
         slow, invoice = world.fleet.add("slow", 1), world.fleet.add("invoice", 0)
         await world.clock.advance(1)
         world.fleet.hold = asyncio.Event()
-        world.metrics.measure(slow, at_rate(3.5))
+        world.metrics.measure(slow, at_rate(3.0))
         await world.tick()
         world.fleet.hold = None
 
@@ -448,7 +448,7 @@ async def test_a_new_leader_learns_the_last_hour_from_what_others_remember() -> 
             world.metrics.measure(key, at_rate(0.5))
         now = world.clock.now().timestamp()
         world.metrics.remember(steady, now, [0.5] * 240)
-        world.metrics.remember(bursty, now, [3.9] * 120 + [0.5] * 120)
+        world.metrics.remember(bursty, now, [3.3] * 120 + [0.5] * 120)
 
         world.scaler.lead(True)
         await world.clock.advance(400)
@@ -480,8 +480,8 @@ async def test_an_idle_time_that_others_remember_counts() -> None:
         for key in (idle, used):
             world.metrics.measure(key, at_rate(0.0))
         now = world.clock.now().timestamp()
-        world.metrics.remember(idle, now, [*[1.0] * 170, *[0.0] * 70])
-        world.metrics.remember(used, now, [*[0.0] * 230, 1.0, *[0.0] * 9])
+        world.metrics.remember(idle, now, [*[0.8] * 170, *[0.0] * 70])
+        world.metrics.remember(used, now, [*[0.0] * 230, 0.8, *[0.0] * 9])
 
         world.scaler.lead(True)
         await world.tick(2)
@@ -506,7 +506,7 @@ async def test_slot_seconds_that_others_remember_are_learned() -> None:
     """Capacity does not begin from a guess again."""
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(1.9))
+        world.metrics.measure(invoice, at_rate(1.6))
         world.metrics.remember(invoice, world.clock.now().timestamp(), [], Known(3.5))
 
         await world.tick()
@@ -556,7 +556,7 @@ async def test_metrics_tell_what_is_wanted_there_and_right() -> None:
         invoice = world.fleet.add("invoice", 2)
         world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=False)
         world.fleet.add_pod(invoice, "9", ready=False, age_seconds=1.0)
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         world.metrics.problems = ("a pod is scraped twice",)
 
         await world.tick()
@@ -581,7 +581,7 @@ async def test_the_reconciler_hears_of_changes_and_of_nothing_else() -> None:
         world.metrics.measure(invoice, at_rate(1.6))
         await world.tick()
         assert not world.woken
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         await world.tick()
 
         assert world.woken == [invoice]
@@ -595,7 +595,7 @@ async def test_another_autoscaler_on_the_deployment_makes_the_scaler_step_back()
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
 
         await world.clock.advance(OTHERS_EVERY_SECONDS - 1)
         assert world.fleet.looks_for_others == 1
@@ -611,7 +611,7 @@ async def test_the_scaler_comes_back_when_the_other_is_gone() -> None:
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
         await world.tick()
 
         world.fleet.others.clear()
@@ -625,7 +625,7 @@ async def test_autoscalers_that_cannot_be_listed_are_no_reason_to_stop(caplog: p
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.others_error = UnavailableError(403, "Forbidden", "no right")
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
 
         await world.tick()
 
@@ -661,7 +661,7 @@ async def test_a_write_that_fails_is_tried_again_and_told_of_after_a_while() -> 
         invoice = world.fleet.add("invoice", 1)
         await world.clock.advance(1)
         world.fleet.error = UnavailableError(503, "ServiceUnavailable", "etcd is slow")
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
 
         await world.tick()
         assert not world.report(invoice).failure
@@ -679,7 +679,7 @@ async def test_a_write_without_the_lease_ends_without_a_word() -> None:
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.error = NotLeadingError()
-        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.measure(invoice, at_rate(3.0))
 
         await world.clock.advance(4 * FAILING_TOLD_SECONDS)
 
