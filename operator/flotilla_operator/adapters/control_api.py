@@ -71,9 +71,9 @@ BODY_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 WAKE_SECONDS = 1.0
-"""Wakes of one Expert within this are one: routers repeat theirs while they are asked for it."""
+"""Wakes of one Expert by a policy's routers within this are one: they repeat theirs while they are asked for it."""
 WAKES_MAX = 4096
-"""Experts whose last wake is remembered."""
+"""Pairs of policy and Expert whose last wake is remembered."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -94,7 +94,7 @@ class Wakening:
     names: Callable[[Key, str], bool]
     """Whether a policy names an Expert."""
     on_wake: Callable[[Key], None]
-    """An Expert is asked for: it is looked at now. Called at most once a second for each."""
+    """An Expert is asked for: it is looked at now. Called at most once a second for each policy."""
 
 
 class ControlApi:
@@ -195,13 +195,14 @@ class ControlApi:
         admission = await self._access.admit(authorization, policy.namespace, policy.name)
         if isinstance(admission, Denied):
             return denial(admission)
+        if self._woken.get((policy, expert)) is not None:
+            return web.Response(status=202)
         if not self._wakening.names(policy, expert.name):
             return problem(403, "Forbidden", f"{policy} does not name {expert}")
         if not self._exists(expert):
             return problem(404, "NotFound", f"{expert} does not exist")
-        if self._woken.get(expert) is None:
-            self._woken.put(expert, True, WAKE_SECONDS)
-            self._wakening.on_wake(expert)
+        self._woken.put((policy, expert), True, WAKE_SECONDS)
+        self._wakening.on_wake(expert)
         return web.Response(status=202)
 
     async def _recommend(self, request: web.Request) -> web.StreamResponse:
