@@ -100,7 +100,7 @@ def test_rates_take_two_samples_in_the_window() -> None:
 
 def test_pods_are_added_up_and_a_clock_that_goes_back_forgets_the_future() -> None:
     """Samples stay in order."""
-    one, other = a_pod((0, 0), (15, 30)), a_pod((0, 0), (60, 5), (15, 15))
+    one, other = a_pod((0, 0), (15, 30)), a_pod((0, 0), (60, 500), (15, 15))
 
     assert summed_values(r.DEMAND, [one, other], 16, SCOPE) == {("team", "invoice"): 3.0}
 
