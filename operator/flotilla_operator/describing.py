@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -10,11 +10,11 @@ from flotilla_api.expert import ExpertSpec
 from flotilla_api.policy import RoutingPolicySpec
 
 from .ledger import Scaling
+from .reconcile.replacements import replacements
 from .reconcile.scaled import ScaledExpert
 from .reconcile.types import Manifest, ObjectRef
-from .resources.pricing import served_price, token_price
 from .resources.specs import InvalidSpecError, Served, find_profile, parse_model, parse_policy
-from .scaling.fleet import ExpertSignals, FleetSignals, NamespacedName
+from .scaling.fleet import ExpertSignals, FleetSignals
 from .scaling.schedules import Floor, floor_at
 from .scaling.targets import Replacement, Terms, lost_request_usd, make_target, make_terms
 
@@ -48,8 +48,7 @@ class Describer:
 
     def __init__(self) -> None:
         self._terms = Memory[Terms | None]()
-        self._policies = Memory[RoutingPolicySpec | None]()
-        self._replacements = Memory[Replacement]()
+        self._replacements = Memory[frozenset[Replacement]]()
         self._floors: dict[str, tuple[Terms, Floor]] = {}
 
     def describe(self, scaled: ScaledExpert, signals: FleetSignals, now: datetime) -> Scaling | None:
@@ -60,7 +59,9 @@ class Describer:
         if terms.mode == "Off":
             return Scaling(acts=False, target=None)
         measured = signals.experts.get(scaled.name, ExpertSignals())
-        loss = lost_request_usd(self._replacements_of(scaled), signals.request_usd, measured)
+        around = (scaled.around[ref] for ref in sorted(scaled.around))
+        found = self._replacements.of(lambda: _make_replacements(scaled), scaled.expert, *around)
+        loss = lost_request_usd(found, signals.request_usd, measured)
         target = make_target(terms, self._floor(scaled.uid, terms, now), loss, now.timestamp())
         return Scaling(acts=terms.mode == "Apply", target=target, sleep_after_seconds=terms.sleep_after_seconds)
 
@@ -80,23 +81,6 @@ class Describer:
             self._floors[uid] = known = (terms, floor_at(terms.windows, now))
         return known[1]
 
-    def _replacements_of(self, scaled: ScaledExpert) -> list[Replacement]:
-        """The first Fallback of each route that leads to the Expert."""
-        refs = {ref: None for policy in self._policies_of(scaled) for ref in _first_fallbacks(policy, scaled)}
-        found = ((ref, scaled.around.get(ref)) for ref in refs)
-        return [self._replacement(ref, manifest, scaled) for ref, manifest in found if manifest is not None]
-
-    def _policies_of(self, scaled: ScaledExpert) -> Iterator[RoutingPolicySpec]:
-        for ref, manifest in scaled.around.items():
-            if ref.kind == "RoutingPolicy":
-                policy = self._policies.of(lambda manifest=manifest: _parse_policy(manifest), manifest)
-                if policy is not None:
-                    yield policy
-
-    def _replacement(self, ref: ObjectRef, fallback: Manifest, scaled: ScaledExpert) -> Replacement:
-        profile = _profile_of(fallback["spec"].get("served") or {}, scaled)
-        return self._replacements.of(lambda: _make_replacement(ref, fallback, scaled), fallback, profile)
-
 
 def _make_terms(scaled: ScaledExpert) -> Terms | None:
     try:
@@ -108,15 +92,13 @@ def _make_terms(scaled: ScaledExpert) -> Terms | None:
     return make_terms(served.spec, find_profile(served, scaled.around))
 
 
-def _make_replacement(ref: ObjectRef, fallback: Manifest, scaled: ScaledExpert) -> Replacement:
-    name = NamespacedName(ref.namespace, ref.name)
-    try:
-        model = parse_model(fallback)
-    except InvalidSpecError:
-        return Replacement(name, None)
-    if isinstance(model, Served):
-        return Replacement(name, served_price(model, find_profile(model, scaled.around)))
-    return Replacement(name, token_price(model.cost) if model.cost else None)
+def _make_replacements(scaled: ScaledExpert) -> frozenset[Replacement]:
+    """What answers in its place, under all policies that name it and can be read."""
+    known = {**scaled.around, ObjectRef.of(scaled.expert): scaled.expert}
+    policies = [manifest for ref, manifest in scaled.around.items() if ref.kind == "RoutingPolicy"]
+    specs = [spec for spec in map(_parse_policy, policies) if spec is not None]
+    found = [replacements(scaled.name.namespace, spec, known).get(scaled.name.name, frozenset()) for spec in specs]
+    return frozenset[Replacement]().union(*found)
 
 
 def _parse_policy(manifest: Manifest) -> RoutingPolicySpec | None:
@@ -124,21 +106,6 @@ def _parse_policy(manifest: Manifest) -> RoutingPolicySpec | None:
         return parse_policy(manifest)
     except InvalidSpecError:
         return None
-
-
-def _first_fallbacks(policy: RoutingPolicySpec, scaled: ScaledExpert) -> Iterator[ObjectRef]:
-    """Of the policy's own route and of each rule's, where the Expert is one of the route's."""
-    routes = [(policy.experts, policy.fallbacks)]
-    routes += [
-        (
-            policy.experts if rule.experts is None else rule.experts,
-            policy.fallbacks if rule.fallbacks is None else rule.fallbacks,
-        )
-        for rule in policy.rules or ()
-    ]
-    for experts, fallbacks in routes:
-        if fallbacks and any(each.name == scaled.name.name for each in experts):
-            yield ObjectRef("Fallback", scaled.name.namespace, fallbacks[0].name)
 
 
 def _profile_of(served: Manifest, scaled: ScaledExpert) -> Manifest | None:
