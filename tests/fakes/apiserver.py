@@ -14,12 +14,12 @@ from typing import Any, cast
 from aiohttp import web
 
 from flotilla_operator.adapters.client import STRATEGIC_MERGE
-from flotilla_operator.adapters.kinds import CORE_EVENT, KINDS, Kind
+from flotilla_operator.adapters.kinds import AUTOSCALER, CORE_EVENT, KINDS, NODE, QUOTA, Kind
 
 Json = dict[str, Any]
 NAMESPACE = Kind("Namespace", "", "v1", "namespaces", namespaced=False)
 """kopf waits until it is served."""
-_COLLECTIONS = frozenset(kind.plural for kind in (*KINDS.values(), CORE_EVENT))
+_COLLECTIONS = frozenset(kind.plural for kind in (*KINDS.values(), CORE_EVENT, AUTOSCALER, NODE, QUOTA))
 _GROUPS = frozenset(kind.collection_path("").rpartition("/")[0] for kind in KINDS.values())
 
 
