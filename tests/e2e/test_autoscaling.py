@@ -1,0 +1,105 @@
+"""An expert that is scaled: it grows under load, goes to zero when idle, and one request wakes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+
+from e2e.load import load_on
+from e2e.objects import Manifest, a_policy, an_expert, an_external_fallback
+from e2e.steps import Space
+from flotilla_api.names import FIELD_MANAGER, SCALER_MANAGER
+
+SLOW = {"SIM_SEQUENCE_TOKENS_PER_SECOND": "24", "SIM_LOAD_SECONDS": "1"}
+"""One answer of 24 tokens takes a second, and starting takes one more."""
+SLOTS = 2
+CLIENTS = 10
+GROWTH_SECONDS = 150.0
+"""Three scrapes for a rate, one tick, and a start."""
+IDLE_SECONDS = 150.0
+
+
+def a_scaled_expert(name: str, **scaling: object) -> Manifest:
+    """An expert with few slots whose number follows its load."""
+    return an_expert(name, env=SLOW, engine={"maxNumSeqs": SLOTS}, scaling={"max": 4, **scaling})
+
+
+def _fleet(space: Space, expert: Manifest, *fallbacks: str, **policy: object) -> None:
+    name = expert["metadata"]["name"]
+    space.apply(expert, *map(an_external_fallback, fallbacks))
+    space.apply(a_policy("assist", experts=[name], fallbacks=list(fallbacks), **policy))
+    space.wait_ready("RoutingPolicy", "assist")
+    space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
+
+
+def _wanted(space: Space, expert: str) -> int:
+    return space.get("Deployment", f"{expert}-expert")["spec"]["replicas"]
+
+
+@contextmanager
+def _timed(record: dict[str, float], what: str) -> Generator[None]:
+    began = time.monotonic()
+    yield
+    record[what] = round(time.monotonic() - began, 1)
+
+
+@pytest.mark.timeout(600)
+def test_load_grows_an_expert_idleness_ends_it_and_a_request_wakes_it(
+    space: Space, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From 1 to several under load, to zero after idleAfter, and back by one request that the fallback answers at once;
+    no request fails all along, and every change has its decision in the status."""
+    _fleet(space, a_scaled_expert("elastic", min=0, idleAfter="30s", objectives={"ttftP95": "500ms"}), "big")
+    space.wait_for(lambda: space.engines("elastic"), "the first engine")
+    space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
+    gateway, seconds = space.gateway("assist"), dict[str, float]()
+
+    with load_on(gateway, clients=CLIENTS) as load:
+        with _timed(seconds, "load step to two replicas that answer"):
+            space.wait_for(lambda: len(space.engines("elastic")) >= 2, "a second engine", GROWTH_SECONDS)
+        load.wait_for_more(CLIENTS)
+    assert load.failures == []
+    with _timed(seconds, "end of the load to zero"):
+        space.wait_for(lambda: _wanted(space, "elastic") == 0, "zero replicas", IDLE_SECONDS)
+    space.wait_for(lambda: not space.owned("Pod", "Expert", "elastic"), "the pods to have drained")
+    space.wait_condition("Expert", "elastic", "Available", "False", "ScaledToZero")
+    with _timed(seconds, "first request at zero"):
+        bridged = gateway.ask("is anybody there?")
+    with _timed(seconds, "wake to the expert's own answer"):
+        space.wait_for(
+            lambda: gateway.ask("and now?").headers["x-flotilla-model"] == "elastic", "the expert to answer", 60
+        )
+
+    assert (bridged.status_code, bridged.headers["x-flotilla-model"]) == (200, "big")
+    assert bridged.headers["x-flotilla-reason"] == "ColdStart"
+    decisions = space.get("Expert", "elastic")["status"]["scaling"]["decisions"]
+    assert [each["rule"] for each in decisions][:2] == ["Woken", "Idle"]
+    assert all(each["message"] and each["inputs"] for each in decisions)
+    with capsys.disabled():
+        print("", *(f"{what}: {value} s" for what, value in seconds.items()), sep="\n  ")
+
+
+def test_scaling_and_replicas_hand_over_without_a_dip(space: Space) -> None:
+    """From replicas: 2 to scaling and back to a larger number, no pod is lost, and the last word is always heard."""
+    space.apply(an_expert("steady", replicas=2))
+    space.wait_for(lambda: len(space.engines("steady")) == 2, "two engines")
+    before = {engine.name for engine in space.engines("steady")}
+
+    space.apply(an_expert("steady", scaling={"min": 2, "max": 4, "objectives": {"ttftP95": "500ms"}}))
+    space.wait_for(lambda: _owners(space, "steady") == {SCALER_MANAGER}, "the scaler to own the number")
+    space.wait_condition("Expert", "steady", "ScalingActive", "True")
+    assert {engine.name for engine in space.engines("steady")} == before
+
+    space.apply(an_expert("steady", replicas=3))
+    space.wait_for(lambda: len(space.engines("steady")) == 3, "three engines")
+    assert {engine.name for engine in space.engines("steady")} > before
+    assert FIELD_MANAGER in _owners(space, "steady")
+
+
+def _owners(space: Space, expert: str) -> set[str]:
+    """Who owns the Deployment's number of replicas."""
+    fields = space.get("Deployment", f"{expert}-expert")["metadata"]["managedFields"]
+    return {each["manager"] for each in fields if "f:replicas" in each.get("fieldsV1", {}).get("f:spec", {})}
