@@ -35,6 +35,8 @@ BACKFILL_EVERY_SECONDS = 60.0
 OTHERS_EVERY_SECONDS = 60.0
 """Between two looks for other autoscalers."""
 ACTING_AT_A_TIME = 8
+DECIDED_AT_A_TIME = 50
+"""Before the event loop has its turn."""
 YOUNG_SECONDS = 60.0
 """How old an Expert may be when it is first seen, so that all of its life is known here."""
 
@@ -173,9 +175,11 @@ class Scaler:
     async def _settle(self, ledgers: Sequence[Ledger]) -> None:
         """These are decided about. Where one wants another number, all may get other shares."""
         before = {id(ledger): ledger.wanted for ledger in self._ledgers.values()}
-        for ledger in ledgers:
+        for number, ledger in enumerate(ledgers, start=1):
             self._decide(ledger)
-        if any(ledger.wanted != before[id(ledger)] for ledger in ledgers) or len(ledgers) == len(self._ledgers):
+            if number % DECIDED_AT_A_TIME == 0:
+                await asyncio.sleep(0)  # routers that poll are not kept waiting
+        if any(ledger.wanted != before.get(id(ledger)) for ledger in ledgers) or len(ledgers) == len(self._ledgers):
             self._share_out()
             ledgers = list(self._ledgers.values())
         await self._act(ledgers)
