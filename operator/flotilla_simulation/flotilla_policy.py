@@ -12,8 +12,8 @@ from flotilla_operator.scaling.types import TUNING, Decision, Observation, Repli
 from .policies import SCRAPE_LAG_SECONDS
 from .replicas import Sample, ttft_quantile
 
-RATE_WINDOW_SECONDS = 30.0
-"""From the first to the last of three scrapes, which is what a range of 45 s holds."""
+RATE_WINDOW_SECONDS = 15.0
+"""Between two scrapes, as the operator's queries take rates."""
 
 
 @dataclass(slots=True)

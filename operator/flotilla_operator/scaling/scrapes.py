@@ -73,7 +73,8 @@ class PodScrapes:
             elif reading.kind == "gauge" and window:
                 yield labels, last.samples[text]
             elif reading.kind == "rate" and len(window) > 1:
-                yield labels, growth([each.samples.get(text) for each in window]) / (last.at - window[0].at)
+                since = window if reading.quantile is not None else window[-2:]
+                yield labels, growth([each.samples.get(text) for each in since]) / (last.at - since[0].at)
 
     def grown(self, reading: Reading) -> Iterator[Series]:
         """How much each of a reading's counters grew from the scrape before to the last."""

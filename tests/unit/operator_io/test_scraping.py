@@ -267,7 +267,7 @@ async def test_history_is_as_long_as_the_process_has_seen(world: World) -> None:
     found = (await world.source.history(world.now, 150.0, TICK))[KEY]
 
     assert found.demand[:4] == (None, None, None, None)
-    assert found.demand[5:] == pytest.approx((0.0, 1.0, 4 / 3, 4 / 3, 2 / 3, 0.0), rel=0.02)
+    assert found.demand[5:] == pytest.approx((0.0, 2.0, 2.0, 0.0, 0.0, 0.0), rel=0.02)
     assert known(found.slot_seconds) == pytest.approx(4.0)
 
 

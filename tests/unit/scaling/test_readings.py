@@ -14,7 +14,7 @@ from flotilla_operator.scaling.readings import Reading, Scope, promql
         pytest.param(
             r.DEMAND,
             "sum by (namespace, expert) (max by (namespace, pod, policy, expert) "
-            '(rate(flotilla_router_demand_total{namespace!="",pod!=""}[45s])))',
+            '(irate(flotilla_router_demand_total{namespace!="",pod!=""}[45s])))',
             id="a counter of routers",
         ),
         pytest.param(
