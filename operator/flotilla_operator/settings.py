@@ -125,7 +125,8 @@ class Settings(BaseModel):
     """For all queries, or scrapes, of one tick together. Default 10: a tick takes 15."""
 
     scrape_interval_seconds: float = Field(15.0, ge=1, le=60)
-    """Between two samples of a pod: what the monitoring is set to. Rates are over three of them."""
+    """Between two samples that Prometheus takes of a pod: what it is set to. Rates are over three of them. Default 15,
+    which is also what the operator does where it scrapes by itself, whatever this says."""
 
     @field_validator("prometheus_url")
     @classmethod

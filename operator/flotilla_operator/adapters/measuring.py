@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from flotilla_operator.ports import MetricsSource
 from flotilla_operator.scaling.readings import Scope
+from flotilla_operator.scaling.types import TUNING
 from flotilla_operator.settings import Settings
 
 from .client import Client
@@ -19,14 +20,17 @@ from .scraping import ScrapedMetrics
 @asynccontextmanager
 async def open_metrics(settings: Settings, client: Client, view: FleetView) -> AsyncGenerator[MetricsSource]:
     """A Prometheus server where one is named, else the operator's own scraping; connections end with the block."""
-    scope = Scope(settings.scrape_interval_seconds, settings.prometheus_labels, settings.watch_namespaces)
     seconds = settings.prometheus_timeout_seconds
     if settings.prometheus_url:
+        scope = Scope(settings.scrape_interval_seconds, settings.prometheus_labels, settings.watch_namespaces)
         async with PrometheusServer(_server(settings)) as server:
             yield PrometheusMetrics(server, scope, fleet=view.now, timeout_seconds=seconds)
     else:
         locate = SidecarLocator(client).locate
-        async with ScrapedMetrics(scope, fleet=view.now, locate=locate, timeout_seconds=seconds) as scraped:
+        # Pods are scraped when they are asked about, once a tick, whatever a monitoring would do.
+        async with ScrapedMetrics(
+            Scope(TUNING.tick_seconds), fleet=view.now, locate=locate, timeout_seconds=seconds
+        ) as scraped:
             yield scraped
 
 
