@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
 from e2e.load import load_on
@@ -80,6 +81,40 @@ def test_load_grows_an_expert_idleness_ends_it_and_a_request_wakes_it(
     assert all(each["message"] and each["inputs"] for each in decisions)
     with capsys.disabled():
         print("", *(f"{what}: {value} s" for what, value in seconds.items()), sep="\n  ")
+
+
+@pytest.mark.timeout(600)
+def test_an_expert_sleeps_before_it_goes_and_a_request_wakes_it(
+    space: Space, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pod stays, gets no request while it sleeps, and answers again as soon as its engine is awake."""
+    _fleet(space, a_scaled_expert("drowsy", min=0, idleAfter="10m", sleep={"after": "15s"}), "big")
+    space.wait_for(lambda: space.engines("drowsy"), "the engine")
+    space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
+    gateway, seconds, pods = space.gateway("assist"), dict[str, float](), space.owned("Pod", "Expert", "drowsy")
+    assert gateway.ask("hello").headers["x-flotilla-model"] == "drowsy"
+
+    with _timed(seconds, "last request to sleep"):
+        space.wait_for(lambda: _is_asleep(space, "drowsy"), "the engine to sleep", IDLE_SECONDS)
+    with _timed(seconds, "first request while it sleeps"):
+        bridged = gateway.ask("is anybody there?")
+    with _timed(seconds, "wake to the expert's own answer"):
+        space.wait_for(
+            lambda: gateway.ask("and now?").headers["x-flotilla-model"] == "drowsy", "the expert to answer", 30
+        )
+
+    assert (bridged.status_code, bridged.headers["x-flotilla-model"]) == (200, "big")
+    assert bridged.headers["x-flotilla-reason"] == "ColdStart"
+    assert [each["metadata"]["uid"] for each in space.owned("Pod", "Expert", "drowsy")] == [
+        each["metadata"]["uid"] for each in pods
+    ]
+    with capsys.disabled():
+        print("", *(f"{what}: {value} s" for what, value in seconds.items()), sep="\n  ")
+
+
+def _is_asleep(space: Space, expert: str) -> bool:
+    """As its engine says itself."""
+    return httpx.get(f"{space.engine(expert).url}/is_sleeping", timeout=5).json()["is_sleeping"]
 
 
 def test_scaling_and_replicas_hand_over_without_a_dip(space: Space) -> None:
