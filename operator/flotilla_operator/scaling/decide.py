@@ -102,7 +102,8 @@ def _by_demand(situation: _Situation) -> _Wish:
     if situation.prices is None:
         wish = _Wish(_covering(situation, max(_peak(situation), losses.hour.quantile(0.95))), Rule.OBJECTIVE)
     else:
-        wish = _Wish(cheapest(situation.prices, losses, _economic_least(situation), target.maximum), Rule.ECONOMICS)
+        # One more than max, and less than min, so that the rule tells which of them bound it.
+        wish = _Wish(cheapest(situation.prices, losses, _economic_least(situation), target.maximum + 1), Rule.ECONOMICS)
     if target.slo_floor:
         wish = _raise_to(_Wish(_covering(situation, losses.hour.quantile(0.95)), Rule.SLO_FLOOR), wish)
     return _raise_to(_Wish(_objective_floor(situation), Rule.OBJECTIVE), wish)
@@ -110,9 +111,8 @@ def _by_demand(situation: _Situation) -> _Wish:
 
 def _economic_least(situation: _Situation) -> int:
     """Dollars alone end the last replica only where an hour has shown that it does not pay."""
-    minimum = situation.target.minimum
-    if minimum > 0 or situation.current == 0 or _is_known_not_to_pay(situation):
-        return minimum
+    if situation.target.minimum > 0 or situation.current == 0 or _is_known_not_to_pay(situation):
+        return 0
     return min(1, situation.target.maximum)
 
 
@@ -148,7 +148,7 @@ def _peak(situation: _Situation) -> float:
 def _limited_by_startup(situation: _Situation, wish: _Wish) -> _Wish:
     """No growth while pods stall: more of them would not start either."""
     stalled = stalled_pods(situation.observation, situation.target, situation.tuning)
-    if stalled and wish.replicas > situation.current:
+    if stalled and min(wish.replicas, situation.target.maximum) > situation.current:
         return _Wish(situation.current, Rule.STARTUP_STALLED)
     return wish
 
@@ -240,7 +240,7 @@ def _notes(situation: _Situation, wish: _Wish) -> frozenset[Note]:
 def _fallback_cheaper(situation: _Situation, wish: _Wish) -> bool:
     """Requests are lost at the least number, and one replica more would cost more than they do."""
     prices, losses, least = situation.prices, situation.losses, situation.target.minimum
-    if prices is None or wish.rule is not Rule.ECONOMICS or wish.replicas != least:
+    if prices is None or wish.rule not in (Rule.ECONOMICS, Rule.MINIMUM) or wish.replicas != least:
         return False
     return losses.per_second(least) > 0 and cheapest(prices, losses, least, least + 1) == least
 
