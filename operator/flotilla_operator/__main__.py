@@ -147,7 +147,7 @@ class Operator:
             )
             tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
             await stopping.wait()
-            await self._runtime.drain(DRAIN_SECONDS)
+            await asyncio.gather(self._runtime.drain(DRAIN_SECONDS), scaler.drain(DRAIN_SECONDS))
             await self._elector.release()
             await self._webhook.settle()
             for task in tasks:

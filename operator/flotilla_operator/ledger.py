@@ -94,20 +94,29 @@ class Ledger:
     """Steady: when pods were put to sleep, by uid."""
     told: object = None
     """What the reconciler last heard of."""
+    advised: int | None = None
+    """The number that was last recommended."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is written."""
     _born: dict[tuple[str, bool], float] = field(default_factory=dict[tuple[str, bool], float])
     """Steady: since when a pod is as it is, by uid and whether it answers."""
 
-    def look(self, expert: ScaledExpert, now: Moment) -> None:
-        """The Expert is as it is now."""
+    def look(self, expert: ScaledExpert, now: Moment, *, other_scaler: str = "") -> None:
+        """The Expert is as it is now, and that autoscaler has its Deployment."""
         self.expert = expert
+        self.other_scaler = other_scaler
         self.pods = self._age(pod_states(expert.pods, now.wall), now.steady)
         self.cold_starts = remember_cold_starts(self.cold_starts, self.pods)
-        if expert.deployment is not None:
+        if other_scaler:
+            self.leave()
+        elif expert.deployment is not None:
             self.rivalry = notice(self.rivalry, expert.replicas, now.steady)
         live = {pod.uid for pod in self.pods}
         self.slept = {uid: at for uid, at in self.slept.items() if uid in live}
+
+    def leave(self) -> None:
+        """The number is known to be others' to set: that they do is no reason to step back afterwards."""
+        self.rivalry = Rivalry(self.expert.replicas)
 
     def _age(self, pods: Sequence[PodState], steady: float) -> tuple[PodState, ...]:
         """Ages that grow with time, not with the clock on the wall."""

@@ -137,6 +137,16 @@ class Scaler:
             for task in self._slumbering.values():
                 task.cancel()
 
+    async def drain(self, seconds: float) -> None:
+        """Nothing more is begun, and writes that were have ended, or `seconds` have passed."""
+        self.lead(False)
+        try:
+            async with asyncio.timeout(seconds):
+                for _ in range(ACTING_AT_A_TIME):
+                    await self._writing.acquire()
+        except TimeoutError:
+            logger.warning("scaling cut short", extra=fields(seconds=seconds))
+
     async def _tick_for_ever(self) -> None:
         while True:
             await self._led.wait()
@@ -226,8 +236,7 @@ class Scaler:
         if ledger is None:
             age = now.wall - seconds_of(expert.expert["metadata"]["creationTimestamp"])
             ledger = self._ledgers[expert.key] = Ledger(expert, seen_whole=age < YOUNG_SECONDS)
-        ledger.look(expert, now)
-        ledger.other_scaler = self._others.get(expert.deployment_ref, "")
+        ledger.look(expert, now, other_scaler=self._others.get(expert.deployment_ref, ""))
         return ledger
 
     def _forget(self, key: Key) -> None:
@@ -254,8 +263,10 @@ class Scaler:
         key, now = ledger.expert.key, self._moment()
         try:
             scaling = self._describe(ledger.expert, self._signals, self._clock.now())
-            self._scalings[key] = scaling or NOT_SCALED
-            ledger.target = self._scalings[key].target
+            self._scalings[key] = scaling = scaling or NOT_SCALED
+            ledger.target = scaling.target
+            if not scaling.acts:
+                ledger.leave()
             decision = ledger.decide(self._measured(ledger.expert.name), now.steady, self._tuning)
         except Exception:  # a defect that one Expert provokes must not stop the others
             logger.exception("scaling decision crashed", extra=_about(key))
@@ -309,6 +320,8 @@ class Scaler:
 
     async def _carry_out(self, ledger: Ledger) -> None:
         async with self._writing, ledger.lock:
+            if not self._led.is_set():
+                return
             measured = self._measured(ledger.expert.name)
             await self._actor.act(ledger, self._number(ledger), measured.pods)
         if self._is_sleep_due(ledger) or ledger.sleeping_pods:
@@ -340,8 +353,16 @@ class Scaler:
         self._telemetry.tell(key.namespace, key.name, desired=ledger.expert.replicas, actual=actual, report=report)
         news = material(report)
         if news != ledger.told:
+            self._log_advice(ledger, report)
             ledger.told = news
             self._wake(key)
+
+    def _log_advice(self, ledger: Ledger, report: ScalingReport | None) -> None:
+        """A number that is for others to set is told of when it changes; one that is set, when it has been."""
+        if report and report.recommended != ledger.advised and not self._acts(ledger):
+            told = {"recommended": report.recommended, "rule": report.rule.value, "reason": report.message}
+            logger.info("recommended", extra=fields(**_names(ledger.expert.key), **told))
+        ledger.advised = report.recommended if report else None
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T | None:
         """What `work` comes to; None when it takes too long."""
@@ -367,4 +388,8 @@ class Scaler:
 
 
 def _about(key: Key) -> dict[str, object]:
-    return fields(kind=key.kind, namespace=key.namespace, name=key.name)
+    return fields(**_names(key))
+
+
+def _names(key: Key) -> dict[str, str]:
+    return {"kind": key.kind, "namespace": key.namespace, "name": key.name}

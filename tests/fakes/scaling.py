@@ -17,11 +17,13 @@ from flotilla_operator.reconcile.scaled import ScaledExpert
 from flotilla_operator.reconcile.types import Key, Manifest, ObjectRef
 from flotilla_operator.scaling.fleet import ExpertSignals, FleetSignals, History, NamespacedName
 from flotilla_operator.scaling.signals import NOT_MEASURED, Known, Signal
-from flotilla_operator.scaling.types import Target
+from flotilla_operator.scaling.types import Target, Tuning
 
 NAMESPACE = "agents"
 TARGET = Target(minimum=0, maximum=8, slots=10, replica_usd_per_hour=1.0, loss_usd=1.0, prior_slot_seconds=7.0)
-"""With these, a replica takes one request a second, and every request that is lost pays for one."""
+TUNING = Tuning(utilization=0.7, shrink_after_seconds=300.0, shrink_again_seconds=150.0, shrink_ratio=0.5)
+"""With these, a replica takes one request a second, and every request that is lost pays for one. Whatever turns out to
+be the best tuning, these tests are about others' behaviour."""
 
 
 def key_of(name: str) -> Key:

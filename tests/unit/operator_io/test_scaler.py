@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from fakes.clock import VirtualClock, settle
-from fakes.scaling import FakeEngines, FakeFleet, FakeMetrics, FakeShares, at_rate, key_of
+from fakes.scaling import TUNING, FakeEngines, FakeFleet, FakeMetrics, FakeShares, at_rate, key_of
 from flotilla_api.names import ASLEEP_ANNOTATION, DELETION_COST_ANNOTATION
 from flotilla_operator.ledger import FAILING_TOLD_SECONDS, Ledger, Scaling
 from flotilla_operator.ports import EngineError, NotFoundError, NotLeadingError, RefusedError, UnavailableError
@@ -67,7 +67,15 @@ async def a_world(
     clock, metrics, engines, telemetry = VirtualClock(), FakeMetrics(), FakeEngines(), Telemetry()
     fleet, woken, shares = FakeFleet(clock), list[Key](), FakeShares(share)
     scaler = Scaler(
-        fleet, engines, metrics, clock, telemetry, describe=fleet.describe, shares=shares, wake=woken.append
+        fleet,
+        engines,
+        metrics,
+        clock,
+        telemetry,
+        describe=fleet.describe,
+        shares=shares,
+        wake=woken.append,
+        tuning=TUNING,
     )
     world = World(clock, fleet, metrics, engines, telemetry, scaler, shares, woken)
     running = asyncio.create_task(scaler.run())
@@ -101,14 +109,14 @@ async def test_an_expert_grows_at_once_to_what_demand_asks_for() -> None:
         invoice = world.fleet.add("invoice", 1)
         await world.tick()
 
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         await world.tick()
 
         assert world.fleet.writes == [("invoice", 4)]
         record = world.report(invoice).records[-1]
         assert (record.before, record.after, record.rule) == (1, 4, Rule.ECONOMICS)
         assert record.at == world.clock.now().timestamp()
-        assert any(each.name == "arrivals" and each.value == 3.0 for each in record.inputs)
+        assert any(each.name == "arrivals" and each.value == 3.5 for each in record.inputs)
 
 
 async def test_nothing_is_written_while_the_number_is_right() -> None:
@@ -129,7 +137,7 @@ async def test_without_the_lease_nothing_is_read_or_written() -> None:
     """A standby's scaler waits, and its wakes are the leader's business."""
     async with a_world(leading=False) as world:
         invoice = world.fleet.add("invoice", 0)
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
 
         world.scaler.woken(invoice)
         await world.tick(4)
@@ -145,7 +153,7 @@ async def test_other_modes_never_change_the_number(mode: str) -> None:
         invoice = world.fleet.add("invoice", 1)
         target = world.fleet.scalings[invoice].target if mode == "Recommend" else None
         world.fleet.scalings[invoice] = Scaling(acts=False, target=target)
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
 
         await world.tick(4)
 
@@ -174,7 +182,7 @@ async def test_an_expert_whose_spec_cannot_be_read_is_left_alone() -> None:
         broken, invoice = world.fleet.add("broken", 2), world.fleet.add("invoice", 1)
         del world.fleet.scalings[broken]
         for key in (broken, invoice):
-            world.metrics.measure(key, at_rate(3.0))
+            world.metrics.measure(key, at_rate(3.5))
 
         await world.tick(2)
 
@@ -186,9 +194,9 @@ async def test_a_defect_that_one_expert_provokes_does_not_stop_the_others(caplog
     """It is logged with its traceback and counted, and its number stays."""
     async with a_world() as world:
         broken, invoice = world.fleet.add("broken", 2), world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         world.fleet.aim(broken, slots="many")
-        world.metrics.measure(broken, at_rate(3.0))
+        world.metrics.measure(broken, at_rate(3.5))
 
         with caplog.at_level(logging.ERROR, "flotilla"):
             await world.tick()
@@ -205,7 +213,7 @@ async def test_a_sharing_that_fails_leaves_each_expert_its_own_number() -> None:
         raise ZeroDivisionError
 
     async with a_world(share=fail) as world:
-        world.metrics.measure(world.fleet.add("invoice", 1), at_rate(3.0))
+        world.metrics.measure(world.fleet.add("invoice", 1), at_rate(3.5))
         await world.tick()
 
         assert world.fleet.writes == [("invoice", 4)]
@@ -220,7 +228,7 @@ async def test_what_sharing_gives_is_what_is_asked_for() -> None:
 
     async with a_world(share=share) as world:
         invoice = world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         await world.tick()
 
         report = world.report(invoice)
@@ -265,7 +273,7 @@ async def test_a_source_that_breaks_its_promise_stops_nothing() -> None:
     """It may not raise; should it, the next tick comes all the same."""
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         world.metrics.error = RuntimeError("a defect")
         await world.tick(3)
         world.metrics.error = None
@@ -295,7 +303,7 @@ async def test_a_clock_that_jumps_shrinks_nothing(seconds: float) -> None:
         busy = world.fleet.add("busy", 4)
         idle = world.fleet.add("idle", 2)
         world.fleet.add_pod(busy, "9", ready=False, age_seconds=5.0)
-        world.metrics.measure(busy, at_rate(3.0))
+        world.metrics.measure(busy, at_rate(3.5))
         world.metrics.measure(idle, at_rate(0.0))
         await world.tick(2)
 
@@ -358,7 +366,7 @@ async def test_a_wake_is_answered_while_another_experts_write_hangs() -> None:
         slow, invoice = world.fleet.add("slow", 1), world.fleet.add("invoice", 0)
         await world.clock.advance(1)
         world.fleet.hold = asyncio.Event()
-        world.metrics.measure(slow, at_rate(3.0))
+        world.metrics.measure(slow, at_rate(3.5))
         await world.tick()
         world.fleet.hold = None
 
@@ -556,7 +564,7 @@ async def test_metrics_tell_what_is_wanted_there_and_right() -> None:
         invoice = world.fleet.add("invoice", 2)
         world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=False)
         world.fleet.add_pod(invoice, "9", ready=False, age_seconds=1.0)
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         world.metrics.problems = ("a pod is scraped twice",)
 
         await world.tick()
@@ -581,7 +589,7 @@ async def test_the_reconciler_hears_of_changes_and_of_nothing_else() -> None:
         world.metrics.measure(invoice, at_rate(1.6))
         await world.tick()
         assert not world.woken
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         await world.tick()
 
         assert world.woken == [invoice]
@@ -595,7 +603,7 @@ async def test_another_autoscaler_on_the_deployment_makes_the_scaler_step_back()
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
 
         await world.clock.advance(OTHERS_EVERY_SECONDS - 1)
         assert world.fleet.looks_for_others == 1
@@ -611,7 +619,7 @@ async def test_the_scaler_comes_back_when_the_other_is_gone() -> None:
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
         await world.tick()
 
         world.fleet.others.clear()
@@ -625,7 +633,7 @@ async def test_autoscalers_that_cannot_be_listed_are_no_reason_to_stop(caplog: p
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.others_error = UnavailableError(403, "Forbidden", "no right")
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
 
         await world.tick()
 
@@ -652,6 +660,61 @@ async def test_somebody_who_sets_the_number_again_and_again_is_let() -> None:
         assert not world.report(invoice).other_scaler
 
 
+async def test_what_another_autoscaler_did_is_no_reason_to_stay_away_when_it_is_gone() -> None:
+    """It set the number again and again, as it should."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
+        world.metrics.measure(invoice, at_rate(3.5))
+        for number in (2, 3, 2):
+            await world.tick()
+            world.fleet.change(invoice, replicas=number, last_writer="kube-controller-manager")
+
+        world.fleet.others.clear()
+        await world.clock.advance(OTHERS_EVERY_SECONDS)
+
+        assert world.fleet.writes == [("invoice", 4)]
+
+
+async def test_whoever_sets_a_recommended_number_is_no_rival(caplog: pytest.LogCaptureFixture) -> None:
+    """It is theirs to set; and what is recommended is logged when it changes, not at every tick."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=False)
+        world.metrics.measure(invoice, at_rate(3.5))
+        with caplog.at_level(logging.INFO, "flotilla"):
+            for number in (2, 3, 2):
+                await world.tick()
+                world.fleet.change(invoice, replicas=number, last_writer="kubectl-scale")
+            await world.tick()
+        assert not world.report(invoice).other_scaler
+        assert [record.message for record in caplog.records].count("recommended") == 1
+
+        world.fleet.scalings[invoice] = replace(world.fleet.scalings[invoice], acts=True)
+        await world.tick()
+
+        assert world.fleet.writes == [("invoice", 4)]
+
+
+async def test_writes_that_were_begun_end_before_the_lease_is_given_up() -> None:
+    """And none is begun any more: the next holder may write at once."""
+    async with a_world() as world:
+        world.fleet.hold = asyncio.Event()
+        for number in range(20):
+            world.metrics.measure(world.fleet.add(f"e{number}", 1), at_rate(3.5))
+        await world.clock.advance(1)
+
+        draining = asyncio.create_task(world.scaler.drain(60))
+        await settle()
+        assert not draining.done()
+        world.fleet.hold.set()
+        await draining
+        begun = len(world.fleet.writes)
+        await world.tick(4)
+
+        assert 0 < begun == len(world.fleet.writes) < 20
+
+
 # Writes fail
 
 
@@ -661,7 +724,7 @@ async def test_a_write_that_fails_is_tried_again_and_told_of_after_a_while() -> 
         invoice = world.fleet.add("invoice", 1)
         await world.clock.advance(1)
         world.fleet.error = UnavailableError(503, "ServiceUnavailable", "etcd is slow")
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
 
         await world.tick()
         assert not world.report(invoice).failure
@@ -679,7 +742,7 @@ async def test_a_write_without_the_lease_ends_without_a_word() -> None:
     async with a_world() as world:
         invoice = world.fleet.add("invoice", 1)
         world.fleet.error = NotLeadingError()
-        world.metrics.measure(invoice, at_rate(3.0))
+        world.metrics.measure(invoice, at_rate(3.5))
 
         await world.clock.advance(4 * FAILING_TOLD_SECONDS)
 
