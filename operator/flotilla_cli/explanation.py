@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 Manifest = Mapping[str, Any]
-_TOLD_CONDITIONS = ("ScalingActive", "Scheduled", "Ready")
+_TOLD_CONDITIONS = ("ScalingActive", "EscalationHealthy", "Scheduled", "Ready")
 
 
 def summarize(expert: Manifest) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def render(expert: Manifest, now: datetime) -> str:
     scaling: Manifest = status.get("scaling") or {}
     if not scaling:
         return f"Expert {name}: nothing was decided yet\n"
-    parts = [_head(name, status, scaling), _condition_table(status)]
+    parts = [_head(name, status, scaling, now), _condition_table(status)]
     decisions: Sequence[Manifest] = scaling.get("decisions") or []
     parts += [_decision(each, now) for each in decisions]
     if not decisions:
@@ -43,7 +43,7 @@ def render(expert: Manifest, now: datetime) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _head(name: str, status: Manifest, scaling: Manifest) -> str:
+def _head(name: str, status: Manifest, scaling: Manifest, now: datetime) -> str:
     replicas = f"{status.get('replicas', 0)}, {status.get('readyReplicas', 0)} ready"
     asleep = scaling.get("asleep") or 0
     rows = [
@@ -52,6 +52,8 @@ def _head(name: str, status: Manifest, scaling: Manifest) -> str:
         ["Recommended:", f"{scaling.get('recommended', '?')}  {scaling.get('rule', '')}".rstrip()],
         ["Because:", scaling.get("message", "")],
     ]
+    if at := scaling.get("at"):
+        rows.append(["Found:", f"{at} ({_age(at, now)} ago)"])
     shadow = scaling.get("shadowUSDPerHour")
     if shadow is not None:
         rows.append(["Short of:", f"accelerators; one more in the pool would save ${shadow}/h"])

@@ -76,9 +76,9 @@ class Sharing:
         claims = self._claims(placed, supply.occupancy)
         grants = allocate(claims, _bounding(pools, supply), make_quotas(scaled, supply.occupancy))
         for ledger, _ in placed:
-            grant = grants[ledger.expert.name]
-            ledger.wanted, ledger.limited = grant.replicas, grant.message
-            ledger.shadow_usd_per_hour = grant.shadow_usd_per_hour
+            if grant := grants.get(ledger.expert.name):
+                ledger.wanted, ledger.limited = grant.replicas, grant.message
+                ledger.shadow_usd_per_hour = grant.shadow_usd_per_hour
 
     def _claims(self, placed: Iterable[tuple[Ledger, Placement]], occupancy: Occupancy) -> list[Claim]:
         staying, leaving = occupancy.places(), occupancy.places(leaving=True)

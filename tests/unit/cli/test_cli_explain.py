@@ -20,6 +20,8 @@ from flotilla_cli.explanation import render
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 PATH = "/apis/flotilla.dev/v1alpha1/namespaces/agents/experts/invoice"
 COUNTERFACTUAL = "a $0.80/h replica pays for itself above 178 lost requests/h at $0.0045; 210/h are expected with 2"
+ACTIVE = "the number of replicas follows demand, from 0 to 4"
+READY = "replicas of this generation answer at invoice-expert.agents.svc:8000"
 GREW = {
     "at": "2026-11-23T11:56:30Z",
     "from": 2,
@@ -43,11 +45,12 @@ EXPERT: dict[str, Any] = {
         "replicas": 3,
         "readyReplicas": 2,
         "conditions": [
-            {"type": "Ready", "status": "True", "reason": "Ready", "message": "2 of 3 replicas answer"},
+            {"type": "Ready", "status": "True", "reason": "Ready", "message": READY},
             {"type": "Fits", "status": "True", "reason": "Fits", "message": "it does"},
-            {"type": "ScalingActive", "status": "True", "reason": "Applying", "message": "the scaler sets the number"},
+            {"type": "ScalingActive", "status": "True", "reason": "ScalingActive", "message": ACTIVE},
         ],
         "scaling": {
+            "at": "2026-11-23T11:56:30Z",
             "recommended": 3,
             "rule": "Economics",
             "message": GREW["message"],
@@ -62,11 +65,12 @@ Expert:        agents/invoice
 Replicas:      3, 2 ready, 1 asleep
 Recommended:   3  Economics
 Because:       4.20 requests/s, a replica takes 1.75/s: 3 cost least
+Found:         2026-11-23T11:56:30Z (3m30s ago)
 Short of:      accelerators; one more in the pool would save $0.30/h
 
-CONDITION       STATUS   REASON     MESSAGE
-ScalingActive   True     Applying   the scaler sets the number
-Ready           True     Ready      2 of 3 replicas answer
+CONDITION       STATUS   REASON          MESSAGE
+ScalingActive   True     ScalingActive   {ACTIVE}
+Ready           True     Ready           {READY}
 
 2026-11-23T11:56:30Z (3m30s ago)  2 -> 3  Economics
   4.20 requests/s, a replica takes 1.75/s: 3 cost least
