@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +17,7 @@ from flotilla_operator.scaling.fleet import (
     ExpertSignals,
     Fleet,
     FleetSignals,
+    History,
     MeasuredPod,
     NamespacedName,
     Routers,
@@ -163,20 +164,22 @@ async def test_rates_survive_a_restart_of_a_container(world: World) -> None:
     """A counter that begins again at zero is a reset: the rate is that of both lives."""
     router = world.add_router(Router("router", {"invoice": 1000.0}))
     stop = asyncio.Event()
-    offset = {"count": 1000.0}
+    life = {"began": 0.0, "count": 1000.0}
+    elapsed = {"seconds": 0.0}
 
     def count(seconds: float) -> None:
-        router.demand = {"invoice": offset["count"] + 10 * seconds}
+        elapsed["seconds"] = seconds
+        router.demand = {"invoice": life["count"] + 10 * (seconds - life["began"])}
 
     counting = asyncio.create_task(grow(count, stop))
     await world.until(lambda signals: is_known(signals.arrivals) and known(signals.arrivals) > 5)
-    offset["count"] = 0.0
-    rates = [known((await world.expert()).arrivals) for _ in range(20) if not await asyncio.sleep(0.1)]
+    life |= {"began": elapsed["seconds"], "count": 0.0}
+    seen = [(await world.expert()).arrivals for _ in range(20) if not await asyncio.sleep(0.1)]
+    await world.until(lambda signals: is_known(signals.arrivals) and known(signals.arrivals) > 5)
     stop.set()
     await counting
 
-    assert max(rates) < 100
-    assert min(rates) > 1
+    assert all(1 < signal.value < 100 for signal in seen if isinstance(signal, Known))
 
 
 async def test_pod_that_two_jobs_scrape_counts_once(world: World) -> None:
@@ -303,8 +306,11 @@ async def test_history_has_gaps_where_nobody_was_scraped(world: World) -> None:
     counting = asyncio.create_task(grow(count, stop))
     await world.until(lambda signals: is_known(signals.arrivals) and known(signals.arrivals) > 15)
     assert world.metrics
-    now = time.time()
-    found = (await world.metrics.history(now, 60.0, 1.0))[NamespacedName(world.namespace, EXPERT.name)]
+    histories: Mapping[NamespacedName, History] = {}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not histories:  # a busy machine may take longer than the read's timeout
+            histories = await world.metrics.history(time.time(), 60.0, 1.0)
+    found = histories[NamespacedName(world.namespace, EXPERT.name)]
     stop.set()
     await counting
 
@@ -312,4 +318,4 @@ async def test_history_has_gaps_where_nobody_was_scraped(world: World) -> None:
     assert found.demand[0] is None
     assert found.demand[-1] == pytest.approx(20, rel=0.5)
     assert known(found.slot_seconds) == pytest.approx(3.0, rel=0.1)
-    assert found.until == now
+    assert time.time() - found.until < WAIT_SECONDS

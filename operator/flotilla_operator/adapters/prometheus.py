@@ -6,6 +6,7 @@ Each reading is one query for the whole fleet. Whatever goes wrong with one make
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,11 @@ from flotilla_operator.scaling.readings import (
 )
 from flotilla_operator.scaling.reduce import reduce_signals
 from flotilla_operator.scaling.signals import Unknown
+from flotilla_operator.telemetry import LOGGER, fields
 
 from .prometheus_server import Answer, Credentials, NoAnswerError, PrometheusServer
+
+logger = logging.getLogger(LOGGER)
 
 SKEW_MAX_SECONDS = 30.0
 """Between this machine's clock and the server's, and between the server's and the moment that an answer is about."""
@@ -92,6 +96,8 @@ class PrometheusMetrics:
             tasks = [group.create_task(self._ask_range(each, work, (start, start + seconds, step))) for each in wanted]
         demand, routers = (task.result() for task in tasks)
         if isinstance(demand, Unknown) or isinstance(routers, Unknown):
+            reasons = sorted({each.why for each in (demand, routers) if isinstance(each, Unknown)})
+            logger.warning("history not read", extra=fields(reasons=reasons))
             return {}
         past = Past(demand.rows, routers.rows, done[slot_seconds], done[finished], start, step)
         return make_histories(past, self._fleet(), until=now, seconds=seconds)

@@ -332,11 +332,12 @@ async def test_history_is_asked_by_the_servers_clock(server: FakePrometheus) -> 
     assert found[KEY].until == now
 
 
-async def test_history_of_a_server_that_fails_is_none(server: FakePrometheus) -> None:
-    """Nothing is known, which is not that nothing happened."""
+async def test_history_of_a_server_that_fails_is_none(server: FakePrometheus, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is known, which is not that nothing happened; the log says why."""
     server.statuses[""] = 500
 
     async with source(server) as metrics:
         found = await metrics.history(time.time(), 180.0, 60.0)
 
     assert found == {}
+    assert [vars(record)["fields"] for record in caplog.records] == [{"reasons": ["Prometheus answered 500"]}]
