@@ -57,6 +57,8 @@ class FakeFleet:
     hold: asyncio.Event | None = None
     """What writes wait for."""
     looks_for_others: int = 0
+    attempts: int = 0
+    """Writes of numbers, those that failed included."""
 
     def add(self, name: str, replicas: int, *, owned: bool = True, **target: Any) -> Key:
         """An Expert that has been there for long, with that many pods that answer."""
@@ -105,6 +107,7 @@ class FakeFleet:
         return self.stored.get(key)
 
     async def scale(self, expert: ScaledExpert, replicas: int) -> None:
+        self.attempts += 1
         await self._meet(self.error)
         self.writes.append((expert.key.name, replicas))
         self.change(expert.key, replicas=replicas, owned=True)

@@ -13,6 +13,7 @@ import pytest
 from fakes.clock import VirtualClock, settle
 from fakes.scaling import TUNING, FakeEngines, FakeFleet, FakeMetrics, FakeShares, at_rate, key_of
 from flotilla_api.names import ASLEEP_ANNOTATION, DELETION_COST_ANNOTATION
+from flotilla_operator.acting import RETRY_MAX_SECONDS
 from flotilla_operator.ledger import FAILING_TOLD_SECONDS, Ledger, Scaling
 from flotilla_operator.ports import EngineError, NotFoundError, NotLeadingError, RefusedError, UnavailableError
 from flotilla_operator.reconcile.types import Key, ObjectRef
@@ -701,7 +702,7 @@ async def test_writes_that_were_begun_end_before_the_lease_is_given_up() -> None
     async with a_world() as world:
         world.fleet.hold = asyncio.Event()
         for number in range(20):
-            world.metrics.measure(world.fleet.add(f"e{number}", 1), at_rate(3.5))
+            world.metrics.measure(world.fleet.add(f"e{number}", 1, owned=False), at_rate(3.5))
         await world.clock.advance(1)
 
         draining = asyncio.create_task(world.scaler.drain(60))
@@ -735,6 +736,18 @@ async def test_a_write_that_fails_is_tried_again_and_told_of_after_a_while() -> 
 
         assert world.fleet.writes == [("invoice", 4)]
         assert not world.report(invoice).failure
+
+
+async def test_a_write_that_never_succeeds_is_tried_more_and_more_seldom() -> None:
+    """The API server has others to serve."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.fleet.error = RefusedError(403, "Forbidden", "no right")
+        world.metrics.measure(invoice, at_rate(3.5))
+
+        await world.clock.advance(HOUR)
+
+        assert world.fleet.attempts == pytest.approx(HOUR / RETRY_MAX_SECONDS + 7, abs=3)
 
 
 async def test_a_write_without_the_lease_ends_without_a_word() -> None:
@@ -796,6 +809,17 @@ async def test_an_engine_that_sleeps_is_not_disturbed() -> None:
 
         assert world.engines.calls == [f"sleep {SLEEPER}"]
         assert len(world.fleet.annotated) == 1
+
+
+async def test_what_an_engine_said_before_it_slept_does_not_disturb_it() -> None:
+    """Its sleep state is as old as the last scrape."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        world.metrics.measure(invoice, quiet(sleep="Awake"))
+
+        await world.clock.advance(SLEEP_AFTER + 75)
+
+        assert world.engines.calls == [f"sleep {SLEEPER}"]
 
 
 @pytest.mark.parametrize("running", [1.0, float("nan")])

@@ -89,7 +89,7 @@ class World:
             pod["metadata"]["ownerReferences"] = [_controller(made)]
             pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
             pod["spec"] = {"nodeName": "gpu-1", "containers": [{"name": "engine", "resources": {"limits": {GPU: "1"}}}]}
-            self.put(pod)
+            self.api.put(AGENT_POD.path("", pod["metadata"]["name"]), self.put(pod))
         return owner
 
     def wants(self, name: str, replicas: int, *, pods: int = 0) -> Ledger:
