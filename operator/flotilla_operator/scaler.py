@@ -23,7 +23,7 @@ from .scaling.fleet import ExpertSignals, FleetSignals, History, NamespacedName
 from .scaling.report import Recommendation, ScalingReport
 from .scaling.signals import Unknown
 from .scaling.types import TUNING, Tuning
-from .slumber import Slumber, is_sleep_due
+from .slumber import Rest, Slumber, rest_due
 from .telemetry import LOGGER, Telemetry, fields
 
 T = TypeVar("T")
@@ -305,18 +305,21 @@ class Scaler:
     def _has_work(self, ledger: Ledger) -> bool:
         number = self._number(ledger)
         differs = number is not None and number != ledger.expert.replicas
-        return bool(
-            differs or not ledger.expert.owned or ledger.failing or self._is_sleep_due(ledger) or ledger.sleeping_pods
-        )
+        return bool(differs or not ledger.expert.owned or ledger.failing or self._has_to_sleep_or_wake(ledger))
 
     def _number(self, ledger: Ledger) -> int | None:
         """What its Deployment should ask for; None: that is left to others."""
         return ledger.wanted if self._acts(ledger) and ledger.decision is not None else None
 
-    def _is_sleep_due(self, ledger: Ledger) -> bool:
+    def _rest(self, ledger: Ledger) -> Rest:
+        """What its pods are to do."""
         scaling = self._scalings.get(ledger.expert.key)
         after = scaling.sleep_after_seconds if scaling and scaling.acts else None
-        return is_sleep_due(ledger, after, self._moment().steady)
+        return rest_due(ledger, after, self._moment().steady)
+
+    def _has_to_sleep_or_wake(self, ledger: Ledger) -> bool:
+        rest = self._rest(ledger)
+        return rest == "Sleep" or (rest == "Serve" and ledger.sleeping_pods > 0)
 
     async def _carry_out(self, ledger: Ledger) -> None:
         async with self._writing, ledger.lock:
@@ -324,7 +327,7 @@ class Scaler:
                 return
             measured = self._measured(ledger.expert.name)
             await self._actor.act(ledger, self._number(ledger), measured.pods)
-        if self._is_sleep_due(ledger) or ledger.sleeping_pods:
+        if self._has_to_sleep_or_wake(ledger):
             self._start_slumber(ledger)
 
     def _start_slumber(self, ledger: Ledger) -> None:
@@ -337,12 +340,12 @@ class Scaler:
 
     async def _lay_or_rouse(self, ledger: Ledger) -> None:
         """What is due when it ends has been done: a wake may come while engines doze off."""
-        done: bool | None = None
-        while done is not (due := self._is_sleep_due(ledger)):
-            if due:
+        done: Rest = "Stay"
+        while done != (due := self._rest(ledger)):
+            if due == "Sleep":
                 measured = self._measured(ledger.expert.name)
                 await self._slumber.lay(ledger, measured, self._moment().steady, self._read_at)
-            else:
+            elif due == "Serve":
                 await self._slumber.rouse(ledger)
             done = due
 

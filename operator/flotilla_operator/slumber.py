@@ -1,11 +1,12 @@
 """Engines that sleep while nobody asks for them: a level between serving and zero.
 
-| sleep is due | the pod                                   | then                                                    |
-|--------------|-------------------------------------------|---------------------------------------------------------|
-| yes          | serves                                    | it is marked, so that it leaves every router's snapshot |
-| yes          | is marked, and has done nothing since     | its engine is put to sleep                              |
-| yes          | sleeps                                    | nothing                                                 |
-| no           | is marked or sleeps                       | its engine is woken, then the mark goes                 |
+| due   | the pod                               | then                                                    |
+|-------|---------------------------------------|---------------------------------------------------------|
+| Sleep | serves                                | it is marked, so that it leaves every router's snapshot |
+| Sleep | is marked, and has done nothing since | its engine is put to sleep                              |
+| Sleep | sleeps                                | nothing                                                 |
+| Serve | is marked or sleeps                   | its engine is woken, then the mark goes                 |
+| Stay  |                                       | nothing                                                 |
 
 The mark goes on first and off last: an engine that sleeps says that it is healthy, and requests to it hang.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from typing import Literal
 
 from flotilla_api.names import ASLEEP_ANNOTATION
 
@@ -24,7 +26,10 @@ from .reconcile.types import Manifest
 from .resources.pods import is_asleep, is_ready, pod_address
 from .scaling.fleet import ExpertSignals, PodSignals
 from .scaling.signals import STALE_SECONDS, Known, Signal, fresh
+from .scaling.types import Target
 from .telemetry import LOGGER, fields
+
+Rest = Literal["Sleep", "Serve", "Stay"]
 
 MARK = "true"
 SETTLE_SECONDS = 5.0
@@ -33,15 +38,30 @@ SETTLE_SECONDS = 5.0
 logger = logging.getLogger(LOGGER)
 
 
-def is_sleep_due(ledger: Ledger, after_seconds: float | None, steady: float) -> bool:
-    """Whether demand has been a confirmed zero for long enough, and neither a person nor a schedule wants replicas."""
-    since, target = ledger.state.zero_since, ledger.target
-    if after_seconds is None or since is None or target is None or ledger.rival:
-        return False
-    if target.minimum > 0 or target.scheduled_minimum > 0 or target.override:
-        return False
+def rest_due(ledger: Ledger, after_seconds: float | None, steady: float) -> Rest:
+    """What an Expert's pods are to do; `after_seconds` None: they may not sleep.
+
+    | may sleep, and nobody asks for replicas | demand                           | then  |
+    |-----------------------------------------|----------------------------------|-------|
+    | no                                      |                                  | Serve |
+    | yes                                     | known, and not zero              | Serve |
+    | yes                                     | a confirmed zero for long enough | Sleep |
+    | yes                                     | unknown, or zero for less        | Stay  |
+
+    A request wakes them, whatever is measured, so what is unknown wakes nobody: neither does a restart of the operator.
+    """
+    target, since = ledger.target, ledger.state.zero_since
+    if after_seconds is None or target is None or ledger.rival or _is_asked_for(ledger, target, after_seconds, steady):
+        return "Serve"
+    if since is None:
+        return "Stay" if ledger.unknown else "Serve"
+    return "Sleep" if steady - since >= after_seconds else "Stay"
+
+
+def _is_asked_for(ledger: Ledger, target: Target, after_seconds: float, steady: float) -> bool:
+    """By a request a while ago, or by the spec."""
     woken = ledger.woken_at is not None and steady - ledger.woken_at < after_seconds
-    return steady - since >= after_seconds and not woken
+    return woken or target.minimum > 0 or target.scheduled_minimum > 0 or bool(target.override)
 
 
 class Slumber:

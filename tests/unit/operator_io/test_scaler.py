@@ -925,6 +925,27 @@ async def test_replicas_that_are_asked_for_do_not_sleep(target: dict[str, int]) 
         assert not world.fleet.annotated
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_what_is_unknown_wakes_nobody(restarted: bool) -> None:
+    """Neither an outage of Prometheus nor a new leader that remembers nothing; a request does, whatever is measured."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+        world.engines.calls.clear()
+
+        if restarted:
+            world.scaler.lead(False)
+            world.scaler.lead(True)
+        else:
+            world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("no answer")))
+        await world.tick(4)
+        assert not [call for call in world.engines.calls if call.startswith("wake")]
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert not world.engines.asleep
+
+
 async def test_replicas_are_woken_when_they_may_sleep_no_longer() -> None:
     """The spec changed while they slept."""
     async with a_world() as world:
