@@ -23,8 +23,9 @@ from .learning import TTFT_P95, is_saturated, learn, missed_objectives, replica_
 from .signals import Known, Signal, Unknown, fresh, value_of
 from .types import TUNING, Decision, Input, Note, Observation, Rule, State, Target, Tuning
 
-_LEAST_CAUSE_RATIO = 0.01
-"""Of arrivals, from which on escalations are worth a note."""
+QUALITY_BOUND_RATIO = 0.3
+"""Of arrivals: with more than this escalated for quality, most of what a small model saves is paid twice. A cascade
+that works escalates some of its answers all the time, which is no complaint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ def _notes(situation: _Situation, wish: _Wish) -> frozenset[Note]:
     missed = situation.state.missed_ticks >= tuning.missed_ticks
     found = {
         Note.LATENCY_NOT_CAPACITY_BOUND: missed and not is_saturated(observation, target, tuning),
-        Note.QUALITY_BOUND: quality > _LEAST_CAUSE_RATIO * arrivals and quality > capacity,
+        Note.QUALITY_BOUND: quality > QUALITY_BOUND_RATIO * arrivals and quality > capacity,
         Note.STARTUP_STALLED: stalled_pods(observation, target, tuning) > 0,
         Note.FALLBACK_CHEAPER: _fallback_cheaper(situation, wish),
     }

@@ -110,9 +110,9 @@ def _usual_cold_start(seen: tuple[float, ...], target: Target, tuning: Tuning) -
 
 
 def _zero_since(observation: Observation, state: State, now: float) -> float | None:
-    arrivals = fresh(observation.arrivals)
-    idle = isinstance(arrivals, Known) and arrivals.value == 0 and value_of(observation.running) == 0
-    if not idle or value_of(observation.waiting) > 0:
+    """Only while demand and what is in the engines are confirmed zeros."""
+    signals = (observation.arrivals, observation.running, observation.waiting)
+    if any(value_of(signal, default=1.0) > 0 for signal in signals):
         return None
     return now if state.zero_since is None else state.zero_since
 

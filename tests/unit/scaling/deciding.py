@@ -41,7 +41,9 @@ def a_target(**changes: Any) -> Target:
 
 def measured(rate: float, *, wanted: int = 1, ready: int | None = None, **signals: float) -> Observation:
     """`rate` requests a second arrive; all that is measured is fresh."""
-    known: dict[str, Any] = {name: Known(float(value)) for name, value in signals.items()}
+    known: dict[str, Any] = {
+        name: Known(float(value)) for name, value in ({"running": 0, "waiting": 0} | signals).items()
+    }
     return Observation(Replicas(wanted, wanted if ready is None else ready), arrivals=Known(rate), **known)
 
 

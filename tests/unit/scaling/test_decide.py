@@ -133,6 +133,26 @@ def test_a_minimum_keeps_an_idle_expert() -> None:
     assert life.said[-1].message == "scaling.min is 1; 0.00 requests/s, a replica takes 1.00/s"
 
 
+@pytest.mark.parametrize("signal", ["arrivals", "running", "waiting"])
+def test_nothing_that_is_unknown_counts_as_idle(signal: str) -> None:
+    """A long answer may be under way in an engine that nobody has measured."""
+    observation = replace(measured(0.0), **{signal: Unknown("not scraped")})
+
+    found = decided(observation, a_target(idle_after_seconds=900.0), state=past(0.0, zero_since=NOW - 4000))
+
+    assert (found.replicas, found.state.zero_since) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("lost", "bound"), [pytest.param(0.5, False, id="as usual"), pytest.param(0.8, True, id="most")]
+)
+def test_a_cascade_that_escalates_some_answers_is_no_complaint(lost: float, bound: bool) -> None:
+    """QualityBound is said from 30 % of arrivals on."""
+    found = decided(measured(2.0, wanted=2, quality_losses=lost), state=past(2.0))
+
+    assert (Note.QUALITY_BOUND in found.notes) is bound
+
+
 def test_a_wake_gives_a_replica_at_once() -> None:
     """Though demand is still a confirmed zero."""
     found = decided(measured(0.0, wanted=0), state=past(0.0, zero_since=NOW - 4000))
