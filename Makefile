@@ -20,7 +20,7 @@ ROUTER_BUILD := $(if $(CAN_COMPILE),FLOTILLA_ROUTER_BUILD=$(COMPILED))
 export PYTHONPATH := tests:bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiled unit up down check format crds bench images kind lock clean
+.PHONY: help venv demo test compiled unit up down check format crds bench bench-scaling images kind lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ crds: $(READY) ## write crds/ and the chart's copies from the models
 
 bench: $(READY) $(if $(CAN_COMPILE),compiled) ## the figures of docs/benchmarks.md, also as build/bench/*.json
 	$(ROUTER_BUILD) $(BIN)/python -m slice_bench
+
+bench-scaling: $(READY) ## what autoscaling costs, against others: tables and plots of docs/, build/bench/scaling.json
+	$(BIN)/python -m scaling_bench
 
 images: ## the operator's and the router's images, where docker or podman is present
 	@builder=$$(command -v docker || command -v podman) || { echo "make images needs docker or podman" >&2; exit 1; }; \

@@ -299,12 +299,15 @@ async def test_history_has_gaps_where_nobody_was_scraped(world: World) -> None:
     engine = world.add_engine(Engine("invoice"))
     stop = asyncio.Event()
 
+    counted = {"seconds": 0.0}
+
     def count(seconds: float) -> None:
+        counted["seconds"] = seconds
         router.demand = {"invoice": 20 * seconds}
         engine.finished, engine.slot_seconds = 10 * seconds, 30 * seconds
 
     counting = asyncio.create_task(grow(count, stop))
-    await world.until(lambda signals: is_known(signals.arrivals) and known(signals.arrivals) > 15)
+    await world.until(lambda signals: is_known(signals.arrivals) and counted["seconds"] > 8 * SCRAPE_SECONDS)
     assert world.metrics
     histories: Mapping[NamespacedName, History] = {}
     async with asyncio.timeout(WAIT_SECONDS):
