@@ -110,7 +110,7 @@ class Scaling(Model):
     )
     schedules: list[Schedule] | None = Field(
         None,
-        description="Least numbers of replicas by the clock, such as for office hours; of several open windows the largest holds.",
+        description="Least numbers of replicas by the clock, such as for office hours; of several open windows the largest holds. They are asked for as long before as a start takes.",
         max_length=16,
     )
     override: Override | None = Field(None, description="A number that holds for a while instead of what demand says.")

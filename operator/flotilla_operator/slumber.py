@@ -54,8 +54,14 @@ def rest_due(ledger: Ledger, after_seconds: float | None, steady: float) -> Rest
     if after_seconds is None or target is None or ledger.rival or _is_asked_for(ledger, target, after_seconds, steady):
         return "Serve"
     if since is None:
-        return "Stay" if ledger.unknown else "Serve"
+        return "Serve" if _has_demand(ledger) else "Stay"
     return "Sleep" if steady - since >= after_seconds else "Stay"
+
+
+def _has_demand(ledger: Ledger) -> bool:
+    """Whether requests are known to come."""
+    demand = ledger.state.demand
+    return not ledger.unknown and bool(demand) and demand[-1][1] > 0
 
 
 def _is_asked_for(ledger: Ledger, target: Target, after_seconds: float, steady: float) -> bool:

@@ -27,6 +27,8 @@ class Window:
     zone: ZoneInfo
     duration: timedelta
     replicas: int
+    ahead: timedelta = timedelta(0)
+    """How long before it opens replicas are asked for: they answer when it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class InvalidScheduleError(ValueError):
     """A schedule that the API server accepted and that nobody can follow; the message names what is wrong."""
 
 
-def make_window(schedule: Schedule) -> Window:
-    """The window of one schedule.
+def make_window(schedule: Schedule, *, start_seconds: float = 0.0) -> Window:
+    """The window of one schedule, whose replicas take `start_seconds` to start.
 
     Raises:
         InvalidScheduleError: cron or timeZone means nothing.
@@ -61,7 +63,7 @@ def make_window(schedule: Schedule) -> Window:
         raise InvalidScheduleError(f"cron {schedule.cron!r}: no day is ever like that")
     zone = _zone(DEFAULT_TIME_ZONE if schedule.timeZone is None else schedule.timeZone)
     duration = timedelta(seconds=parse_duration_seconds(schedule.duration))
-    return Window(schedule.cron, zone, duration, schedule.min)
+    return Window(schedule.cron, zone, duration, schedule.min, timedelta(seconds=start_seconds))
 
 
 def floor_at(windows: Sequence[Window], now: datetime) -> Floor:
@@ -81,11 +83,13 @@ def floor_at(windows: Sequence[Window], now: datetime) -> Floor:
 
 
 def _state(window: Window, now: datetime) -> tuple[bool, datetime | None]:
-    """Whether it is open, and when that may change next."""
-    opened = _last_opening(window, now)
+    """Whether its replicas are asked for, and when that may change next."""
+    soon = now + window.ahead
+    opened = _last_opening(window, soon)
     if opened is not None and opened + window.duration > now:
         return True, opened + window.duration
-    return False, _next_opening(window, now)
+    following = _next_opening(window, soon)
+    return False, None if following is None else following - window.ahead
 
 
 def _last_opening(window: Window, now: datetime) -> datetime | None:

@@ -83,7 +83,8 @@ def make_terms(spec: ExpertSpec, profile: AcceleratorProfileSpec | None) -> Term
     if scaling is None:
         return None
     gpus = spec.accelerator.count or DEFAULT_ACCELERATOR_COUNT
-    windows, problems = _windows(scaling.schedules or [])
+    start_seconds = _prior_cold_start_seconds(spec, profile)
+    windows, problems = _windows(scaling.schedules or [], start_seconds)
     override, wrong_time = _override(scaling.override)
     return Terms(
         minimum=api.DEFAULT_MIN_REPLICAS if scaling.min is None else scaling.min,
@@ -99,7 +100,7 @@ def make_terms(spec: ExpertSpec, profile: AcceleratorProfileSpec | None) -> Term
         idle_after_seconds=parse_duration_seconds(scaling.idleAfter or api.DEFAULT_IDLE_AFTER),
         sleep_after_seconds=parse_duration_seconds(scaling.sleep.after) if scaling.sleep else None,
         prior_slot_seconds=_prior_slot_seconds(spec),
-        prior_cold_start_seconds=_prior_cold_start_seconds(spec, profile),
+        prior_cold_start_seconds=start_seconds,
         problems=(*problems, *wrong_time),
     )
 
@@ -170,12 +171,12 @@ def _seconds(duration: str | None) -> float | None:
     return None if duration is None else parse_duration_seconds(duration)
 
 
-def _windows(schedules: list[api.Schedule]) -> tuple[tuple[Window, ...], list[str]]:
+def _windows(schedules: list[api.Schedule], start_seconds: float) -> tuple[tuple[Window, ...], list[str]]:
     windows: list[Window] = []
     problems: list[str] = []
     for index, schedule in enumerate(schedules):
         try:
-            windows.append(make_window(schedule))
+            windows.append(make_window(schedule, start_seconds=start_seconds))
         except InvalidScheduleError as error:
             problems.append(f"spec.scaling.schedules[{index}]: {error}")
     return tuple(windows), problems

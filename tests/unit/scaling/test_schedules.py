@@ -51,6 +51,22 @@ def test_office_hours_are_those_of_the_zone(now: str, replicas: int, until: str)
 @pytest.mark.parametrize(
     ("now", "replicas", "until"),
     [
+        pytest.param("2026-11-23T06:53:59+01:00", 0, "2026-11-23T06:54:00+01:00", id="before a start could be late"),
+        pytest.param("2026-11-23T06:54:00+01:00", 1, "2026-11-23T19:00:00+01:00", id="as long before as a start takes"),
+        pytest.param("2026-11-23T18:59:59+01:00", 1, "2026-11-23T19:00:00+01:00", id="to the end"),
+        pytest.param("2026-11-23T19:00:00+01:00", 0, "2026-11-24T06:54:00+01:00", id="and no longer"),
+    ],
+)
+def test_replicas_are_asked_for_so_early_that_they_answer_when_it_opens(now: str, replicas: int, until: str) -> None:
+    """They take six minutes to start."""
+    floor = floor_at([make_window(_schedule(), start_seconds=360.0)], _at(now))
+
+    assert (floor.replicas, floor.until) == (replicas, _at(until))
+
+
+@pytest.mark.parametrize(
+    ("now", "replicas", "until"),
+    [
         # 2026-03-29: clocks go from 02:00 to 03:00. 2026-10-25: from 03:00 back to 02:00.
         pytest.param("2026-03-29T01:59:59+01:00", 0, "2026-03-29T03:00:00+02:00", id="before the hour that is skipped"),
         pytest.param("2026-03-29T03:00:00+02:00", 1, "2026-03-29T03:20:00+02:00", id="right after it"),

@@ -91,7 +91,8 @@ def test_every_field_of_scaling_is_read() -> None:
     assert (terms.idle_after_seconds, terms.sleep_after_seconds) == (300, 60)
     assert (terms.slots, terms.gpus, terms.replica_usd_per_hour) == (8, 2, 1.6)
     assert terms.override == Override(3, UNTIL)
-    assert terms.windows == (make_window(Schedule.model_validate(schedule)),)
+    start_seconds = terms.prior_cold_start_seconds
+    assert terms.windows == (make_window(Schedule.model_validate(schedule), start_seconds=start_seconds),)
 
 
 def test_expert_with_replicas_has_no_terms() -> None:
