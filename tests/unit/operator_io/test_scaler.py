@@ -811,6 +811,19 @@ async def test_an_engine_that_sleeps_is_not_disturbed() -> None:
         assert len(world.fleet.annotated) == 1
 
 
+async def test_an_engine_that_nobody_measures_sleeps_on() -> None:
+    """Demand is known to be zero: requests wake it, and nothing else."""
+    async with a_world() as world:
+        invoice = a_sleeper(world)
+        await world.clock.advance(SLEEP_AFTER + 60)
+        unmeasured = Unknown("not scraped")
+        world.metrics.measure(invoice, replace(at_rate(0.0), running=unmeasured, waiting=unmeasured))
+
+        await world.clock.advance(300)
+
+        assert world.engines.asleep == {SLEEPER}
+
+
 async def test_what_an_engine_said_before_it_slept_does_not_disturb_it() -> None:
     """Its sleep state is as old as the last scrape."""
     async with a_world() as world:
