@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 _EXTRA = {"click", "kubernetes", "rich", "typer", "yaml"}
 """What the operator's and the router's images do without."""
+_SIMULATION = {"cronsim", "matplotlib", "numba", "numpy"}
+"""What only `flotilla simulate` needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,9 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA:
+        if missing not in _EXTRA | _SIMULATION:
             raise
-        sys.stderr.write(f"error: {missing} is missing: pip install 'flotilla-operator[cli]'\n")
+        extras = "cli" if missing in _EXTRA else "cli,simulate"
+        sys.stderr.write(f"error: {missing} is missing: pip install 'flotilla-operator[{extras}]'\n")
         sys.exit(2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import explain, inject
+from . import explain, inject, simulate
 from .errors import InputError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("explain")(explain.command)
 app.command("inject")(inject.command)
+app.command("simulate")(simulate.command)
 
 
 @app.callback()

@@ -30,10 +30,15 @@ class Scenario:
     """Of one replica."""
 
     @property
+    def work_seconds(self) -> float:
+        """Seconds of a whole replica that a request takes on average."""
+        load = self.workload
+        return float(self.engine.work_seconds(load.prompt_tokens, load.output_tokens).mean())
+
+    @property
     def share_usd(self) -> float:
         """A request's share of a full GPU: hourly price x its seconds of a whole replica / 3600, on average."""
-        load = self.workload
-        return self.hourly_usd * float(self.engine.work_seconds(load.prompt_tokens, load.output_tokens).mean()) / 3600
+        return self.hourly_usd * self.work_seconds / 3600
 
     @property
     def first_replicas(self) -> int:

@@ -123,7 +123,7 @@ def read_client(path: Path) -> Client:
     Raises:
         TraceError: a row is none of that kind.
     """
-    with _opened(path) as text:
+    with open_text(path) as text:
         windows = [_window(path, number, row) for number, row in enumerate(csv.reader(text), 1)]
     if not windows:
         raise TraceError(f"{path}: holds no window")
@@ -144,7 +144,7 @@ def read_azure(path: Path) -> Workload:
     Raises:
         TraceError: a row is none of that kind.
     """
-    with _opened(path) as text:
+    with open_text(path) as text:
         return _workload(path, _azure_rows(path, text))
 
 
@@ -163,7 +163,7 @@ def read_request_log(path: Path) -> Workload:
     Raises:
         TraceError: a line is no JSON object, or no request is left.
     """
-    with _opened(path) as text:
+    with open_text(path) as text:
         return _workload(path, _log_rows(path, text))
 
 
@@ -191,7 +191,12 @@ def _workload(path: Path, rows: Iterable[tuple[float, int, int]]) -> Workload:
     return Workload(arrivals, tokens[:, 0].copy(), tokens[:, 1].copy(), float(arrivals[-1]) + 1.0)
 
 
-def _opened(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """The file as text, decompressed where its name ends in .gz.
+
+    Raises:
+        TraceError: it cannot be opened.
+    """
     try:
         if path.suffix == ".gz":
             return gzip.open(path, "rt", encoding="utf-8", newline="")

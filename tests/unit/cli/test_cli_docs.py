@@ -71,7 +71,7 @@ def test_the_document_shows_what_is_added(ran: Path) -> None:
 def test_the_document_lists_every_option() -> None:
     """With the sentence of --help."""
     commands: Any = typer.main.get_command(app)
-    parameters = [each for name in ("inject", "explain") for each in commands.commands[name].params]
+    parameters = [each for name in ("inject", "explain", "simulate") for each in commands.commands[name].params]
     options = [each for each in parameters if each.param_type_name == "option"]
     rows = [f"| {', '.join(f'`{name}`' for name in each.opts)} | {each.help} |" for each in options]
 
