@@ -176,10 +176,10 @@ def _floor(situation: _Situation) -> _Wish:
 def _is_known_not_to_pay(situation: _Situation) -> bool:
     """Whether a whole hour of demand has shown that the fallback costs less than one replica.
 
-    An hour in which nobody asked has shown nothing.
+    An hour in which nobody asked has shown nothing, and requests that no fallback answers are not for it to save.
     """
     demand, tuning = situation.state.demand, situation.tuning
-    if situation.prices is None or not demand:
+    if situation.prices is None or not demand or not situation.target.bridged:
         return False
     known_seconds = situation.now - demand[0][0]
     whole = known_seconds >= tuning.history_seconds - 2 * tuning.tick_seconds

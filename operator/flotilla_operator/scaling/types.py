@@ -86,6 +86,8 @@ class Target:
     """Of the GPUs of one replica; None: unknown."""
     loss_usd: float | None = None
     """What one lost or late request costs: the fallback's price for it; None: unknown."""
+    bridged: bool = True
+    """Whether every request is answered elsewhere while there is no replica; otherwise some wait for one."""
     objectives: Objectives = Objectives()
     slo_floor: bool = False
     scheduled_minimum: int = 0

@@ -133,6 +133,14 @@ def test_a_minimum_keeps_an_idle_expert() -> None:
     assert life.said[-1].message == "scaling.min is 1; 0.00 requests/s, a replica takes 1.00/s"
 
 
+@pytest.mark.parametrize(("bridged", "replicas"), [(True, 0), (False, 1)])
+def test_a_wake_that_does_not_pay_counts_only_for_requests_that_wait(bridged: bool, replicas: int) -> None:
+    """An hour of a request a minute is no replica's worth; but nobody else answers those of a policy that holds them."""
+    found = decided(_woken(NOW - 1.0), a_target(bridged=bridged), state=past(0.001))
+
+    assert found.replicas == replicas
+
+
 @pytest.mark.parametrize("signal", ["arrivals", "running", "waiting"])
 def test_nothing_that_is_unknown_counts_as_idle(signal: str) -> None:
     """A long answer may be under way in an engine that nobody has measured."""
