@@ -134,7 +134,13 @@ def _said(expert: FleetExpert, given: str) -> tuple[Speeds, str]:
     rates = _RATES.fullmatch(given)
     try:
         if rates is None:
-            speeds = measure_speeds(Path(given), expert.name.name, expert.hold_tokens, expert.hold_seconds)
+            speeds = measure_speeds(
+                Path(given),
+                expert.name.name,
+                slots=expert.terms.slots,
+                hold_tokens=expert.hold_tokens,
+                hold_seconds=expert.hold_seconds,
+            )
             return speeds, f"measured in {given}"
         prefill, batch, sequence = (float(rates[index]) for index in (1, 2, 3))
     except (TraceError, ValueError) as error:

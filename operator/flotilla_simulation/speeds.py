@@ -86,7 +86,7 @@ class _Stream:
     tpot: float
 
 
-def measure_speeds(path: Path, expert: str, hold_tokens: int = 0, hold_seconds: float = 0.0) -> Speeds:
+def measure_speeds(path: Path, expert: str, *, slots: int, hold_tokens: int = 0, hold_seconds: float = 0.0) -> Speeds:
     """What the streams of a router's log show of an Expert; `hold_*` bound what the policy holds back of each.
 
     A sequence's rate is that of the fastest tenth. A prompt's is taken from streams that had their replica to
@@ -103,7 +103,7 @@ def measure_speeds(path: Path, expert: str, hold_tokens: int = 0, hold_seconds: 
             "to tell how fast it is: give the speeds themselves"
         )
     tpots = np.array([each.tpot for each in streams])
-    crowds = np.array(list(_crowds(streams)))
+    crowds = np.minimum(slots, list(_crowds(streams)))
     fastest = float(np.quantile(tpots, 0.1))
     return Speeds(
         prefill_rate=_prefill_rate(streams, crowds, hold_tokens, hold_seconds),
@@ -122,7 +122,7 @@ def _prefill_rate(streams: list[_Stream], crowds: np.ndarray[Any, Any], tokens: 
 
 
 def _crowds(streams: list[_Stream]) -> Iterator[float]:
-    """How many ran on the same replica in the middle of each, itself included."""
+    """How many were on the same replica in the middle of each, itself and those that waited included."""
     starts: defaultdict[str, list[float]] = defaultdict(list)
     ends: defaultdict[str, list[float]] = defaultdict(list)
     for each in streams:
