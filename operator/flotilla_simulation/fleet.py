@@ -18,7 +18,7 @@ from flotilla_api.policy import (
     DEFAULT_WEIGHT,
     RoutingPolicySpec,
 )
-from flotilla_operator.reconcile.replacements import replacements
+from flotilla_operator.reconcile.replacements import replacements, unbridged
 from flotilla_operator.resources.manifest import Manifest, ObjectRef
 from flotilla_operator.resources.specs import InvalidSpecError, Served, find_profile, parse_model, parse_policy
 from flotilla_operator.scaling.fleet import ExpertSignals, NamespacedName
@@ -45,6 +45,8 @@ class FleetExpert:
     served: Served
     profile: AcceleratorProfileSpec | None
     replacements: frozenset[Replacement]
+    bridged: bool
+    """Whether a fallback answers whatever finds it at zero."""
     weight: float
     """Of the draw among its policy's Experts."""
     first_token_seconds: float
@@ -133,6 +135,7 @@ def _describe(
         served=served,
         profile=profile,
         replacements=frozenset[Replacement]().union(*filter(None, answering)),
+        bridged=not any(ref.name in unbridged(ref.namespace, spec, manifests) for spec in naming),
         weight=float(sum(_weights(naming, ref.name)) or DEFAULT_WEIGHT),
         first_token_seconds=min(map(_first_token_seconds, naming), default=_seconds(DEFAULT_FIRST_TOKEN_TIMEOUT)),
         hold_tokens=max((tokens for tokens, _ in holds), default=0),
@@ -201,5 +204,6 @@ class Operated:
         return min(self._flotilla.wanted(sample), self._expert.maximum)
 
     def _target(self, now: datetime) -> Target:
-        target = make_target(self._expert.terms, self._floor, self._loss_usd, now.timestamp())
+        terms, bridged = self._expert.terms, self._expert.bridged
+        target = make_target(terms, self._floor, self._loss_usd, now.timestamp(), bridged=bridged)
         return replace(target, prior_cold_start_seconds=self._cold_start)
