@@ -15,7 +15,7 @@ from .scaling.observe import PodState, count_replicas, observe, remember_cold_st
 from .scaling.report import Recommendation, Record, ScalingReport
 from .scaling.rivals import Rivalry, notice
 from .scaling.signals import Known, Unknown, fresh
-from .scaling.types import Decision, Rule, State, Target, Tuning
+from .scaling.types import Batching, Decision, Rule, State, Target, Tuning
 
 RECORDS_MAX = 8
 """As many as a status shows."""
@@ -160,7 +160,7 @@ class Ledger:
             self.state,
             demand=(*kept, *own),
             backfilled=len(kept) * history.step_seconds + now.steady - first >= KNOWN_RATIO * self._past(now, tuning),
-            slot_seconds=learned.value if isinstance(learned, Known) else self.state.slot_seconds,
+            batching=Batching(learned.value) if isinstance(learned, Known) else self.state.batching,
             zero_since=_zero_since(kept, self.state, first, 2 * history.step_seconds),
         )
 

@@ -293,7 +293,7 @@ def _counterfactual(situation: _Situation) -> str:
 
 
 def _inputs(situation: _Situation) -> tuple[Input, ...]:
-    observation, demand = situation.observation, situation.state.demand
+    observation, demand, batching = situation.observation, situation.state.demand, situation.state.batching
     signals = {
         "arrivals": observation.arrivals,
         "capacityLosses": observation.capacity_losses,
@@ -309,7 +309,8 @@ def _inputs(situation: _Situation) -> tuple[Input, ...]:
     made = [
         Input("demand", demand[-1][1] if demand else None),
         Input("replicaCapacity", situation.losses.capacity),
-        Input("slotSecondsPerRequest", situation.state.slot_seconds),
+        Input("slotSecondsPerRequest", batching.seconds if batching else None),
+        Input("batchLoad", batching.load if batching else None),
         Input("ready", float(observation.replicas.ready)),
     ]
     return (*made, *(_input(name, signal) for name, signal in signals.items()))

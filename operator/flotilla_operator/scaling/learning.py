@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .batching import Sample, full_batch_seconds, learn_batching
 from .signals import Known, Signal, fresh, value_of
-from .types import Observation, State, Target, Tuning
+from .types import Batching, Observation, State, Target, Tuning
 
 TTFT_P95 = "ttftP95"
 """The objective that says which requests are late."""
@@ -20,7 +21,7 @@ def learn(observation: Observation, target: Target, state: State, now: float, tu
     learned = replace(
         state,
         ticked_at=now,
-        slot_seconds=learn_slot_seconds(observation, state.slot_seconds, tuning),
+        batching=_learn_batching(observation, target, state.batching, tuning),
         zero_since=_zero_since(observation, state, now),
         missed_ticks=state.missed_ticks + 1 if missed_objectives(observation, target) else 0,
     )
@@ -29,28 +30,36 @@ def learn(observation: Observation, target: Target, state: State, now: float, tu
     return replace(learned, demand=kept if demand is None else (*kept, (now, demand)))
 
 
-def learn_slot_seconds(observation: Observation, known: float | None, tuning: Tuning) -> float | None:
-    """An average of slot-seconds a request, by ticks with enough of them; saturated ticks count too."""
-    finished, busy = fresh(observation.finished), fresh(observation.slot_seconds)
-    if not (isinstance(finished, Known) and isinstance(busy, Known)):
+def _learn_batching(
+    observation: Observation, target: Target, known: Batching | None, tuning: Tuning
+) -> Batching | None:
+    """From ticks in which enough requests finished; saturated ones count too."""
+    finished, busy, ready = fresh(observation.finished), fresh(observation.slot_seconds), observation.replicas.ready
+    if not (isinstance(finished, Known) and isinstance(busy, Known)) or ready == 0:
         return known
     if finished.value * tuning.tick_seconds < tuning.learning_requests:
         return known
-    seen = max(busy.value / finished.value, _LEAST_SLOT_SECONDS)
-    return seen if known is None else known + tuning.learning_weight * (seen - known)
+    load = min(1.0, busy.value / (ready * usable_slots(observation, target)))
+    seconds = max(busy.value / finished.value, _LEAST_SLOT_SECONDS)
+    return learn_batching(known, Sample(load, seconds), tuning)
+
+
+def usable_slots(observation: Observation, target: Target) -> float:
+    """Requests that run at once on one replica: its slots, or as many as its KV cache holds."""
+    tokens, cache = value_of(observation.tokens_per_request), value_of(observation.kv_tokens)
+    if tokens <= 0 or cache <= 0:
+        return float(target.slots)
+    return min(float(target.slots), max(cache / tokens, 1.0))
 
 
 def replica_capacity(observation: Observation, target: Target, state: State, tuning: Tuning) -> float:
     """Requests a second that one replica is planned to take; always positive.
 
-    utilization x min(slots, KV tokens / tokens a request) / slot-seconds a request.
+    utilization x usable slots / slot-seconds a request in a full batch.
     """
-    seconds = state.slot_seconds or target.prior_slot_seconds
-    slots = float(target.slots)
-    tokens, cache = value_of(observation.tokens_per_request), value_of(observation.kv_tokens)
-    if tokens > 0 and cache > 0:
-        slots = min(slots, max(cache / tokens, 1.0))
-    return tuning.utilization * slots / seconds
+    known = state.batching
+    seconds = target.prior_slot_seconds if known is None else full_batch_seconds(known, tuning)
+    return tuning.utilization * usable_slots(observation, target) / seconds
 
 
 def estimate_demand(observation: Observation, target: Target, state: State, tuning: Tuning) -> float | None:
@@ -112,7 +121,7 @@ def _usual_cold_start(seen: tuple[float, ...], target: Target, tuning: Tuning) -
 def _zero_since(observation: Observation, state: State, now: float) -> float | None:
     """Only while demand and what is in the engines are confirmed zeros."""
     signals = (observation.arrivals, observation.running, observation.waiting)
-    if any(value_of(signal, default=1.0) > 0 for signal in signals):
+    if any(value_of(signal, default=1.0) > 0 for signal in signals) or value_of(observation.finished) > 0:
         return None
     return now if state.zero_since is None else state.zero_since
 

@@ -101,10 +101,22 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """Slot-seconds of a request by how full the batches are: averages, and a line through them; see batching.py."""
+
+    seconds: float
+    load: float | None = None
+    """From 0 to 1; None: unknown, as of what others remember."""
+    variance: float = 0.0
+    """Of the load."""
+    covariance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What `decide` carries from tick to tick. A new one is right, only less informed."""
 
-    slot_seconds: float | None = None
+    batching: Batching | None = None
     """Learned slot-seconds of one request."""
     demand: tuple[tuple[float, float], ...] = ()
     """(when, requests a second) of the last hour, oldest first."""
@@ -203,10 +215,14 @@ class Tuning:
     """The rules' constants; the simulator measures what each is worth."""
 
     tick_seconds: float = 15.0
-    utilization: float = 0.60
+    utilization: float = 0.75
     """Of the slots, that is planned with."""
-    learning_weight: float = 0.05
+    learning_weight: float = 0.02
     """Of a tick in the learned slot-seconds."""
+    batching_prior: float = 1.0
+    """By how much longer a request holds its slot in a full batch than alone, as a share, until loads have shown it."""
+    batching_ridge: float = 0.003
+    """How much the loads must vary (a variance) to count as much as that prior."""
     learning_requests: float = 5.0
     """Least finished requests for a tick to count."""
     recency_seconds: float = 30.0

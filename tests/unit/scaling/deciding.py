@@ -14,6 +14,7 @@ TUNING = Tuning(
     tick_seconds=15.0,
     utilization=0.5,
     learning_weight=0.1,
+    batching_prior=0.0,
     learning_requests=5.0,
     recent_seconds=60.0,
     recency_seconds=30.0,

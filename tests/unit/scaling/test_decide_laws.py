@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flotilla_operator.scaling.decide import decide
 from flotilla_operator.scaling.signals import Known, Signal, Unknown
-from flotilla_operator.scaling.types import Note, Objectives, Observation, Replicas, Rule, State, Target
+from flotilla_operator.scaling.types import Batching, Note, Objectives, Observation, Replicas, Rule, State, Target
 
 rates = st.floats(0.0, 50.0)
 amounts = st.one_of(
@@ -59,6 +59,11 @@ def targets(draw: st.DrawFn, *, priced: bool | None = None) -> Target:
     )
 
 
+batchings = st.builds(
+    Batching, st.floats(0.01, 600.0), st.none() | st.floats(0.0, 1.0), st.floats(0.0, 0.25), st.floats(-50.0, 50.0)
+)
+
+
 @st.composite
 def states(draw: st.DrawFn) -> State:
     """Anything that earlier ticks may have left."""
@@ -66,7 +71,7 @@ def states(draw: st.DrawFn) -> State:
     at = [NOW - TUNING.history_seconds + 1.0 + index * 170.0 for index in range(len(demand))]
     times = st.none() | st.floats(NOW - 7200.0, NOW)
     return State(
-        slot_seconds=draw(st.none() | st.floats(0.01, 600.0)),
+        batching=draw(st.none() | batchings),
         demand=tuple(zip(at, demand, strict=True)),
         backfilled=draw(st.booleans()),
         zero_since=draw(times),

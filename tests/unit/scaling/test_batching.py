@@ -1,0 +1,76 @@
+"""Slot-seconds of a request by how full the batches are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flotilla_operator.scaling.batching import Sample, full_batch_seconds, learn_batching
+from flotilla_operator.scaling.types import TUNING, Batching, Tuning
+
+LEARNING = replace(TUNING, learning_weight=0.05, batching_prior=1.0, batching_ridge=0.003)
+
+
+def learned(samples: list[Sample], tuning: Tuning = LEARNING) -> Batching:
+    """After these ticks."""
+    known: Batching | None = None
+    for sample in samples:
+        known = learn_batching(known, sample, tuning)
+    assert known
+    return known
+
+
+def test_loads_that_differ_show_what_a_full_batch_takes() -> None:
+    """An engine that needs 2 s for a request alone and 4 s in a full batch: 4 s, though it was never full."""
+    loads = [0.2, 0.4, 0.6, 0.8] * 200
+
+    found = learned([Sample(load, 2.0 + 2.0 * load) for load in loads])
+
+    assert full_batch_seconds(found, LEARNING) == pytest.approx(4.0, rel=0.05)
+
+
+def test_an_engine_that_does_not_mind_is_believed() -> None:
+    """Where fuller batches take no longer, the prior goes."""
+    loads = [0.1, 0.9] * 400
+
+    found = learned([Sample(load, 3.0) for load in loads])
+
+    assert full_batch_seconds(found, LEARNING) == pytest.approx(3.0, rel=0.02)
+
+
+@pytest.mark.parametrize(("load", "seconds"), [(0.0, 4.0), (0.25, 3.5), (0.5, 3.0), (1.0, 2.0)])
+def test_one_load_shows_nothing_so_the_prior_holds(load: float, seconds: float) -> None:
+    """Twice as long in a full batch as alone; what is measured in full batches is what it is."""
+    assert full_batch_seconds(learned([Sample(load, 2.0)] * 100), LEARNING) == pytest.approx(seconds)
+
+
+def test_what_others_remember_is_taken_for_half_full_batches() -> None:
+    """Until the first tick says how full they are."""
+    remembered = Batching(2.0)
+
+    assert full_batch_seconds(remembered, LEARNING) == pytest.approx(3.0)
+    assert learn_batching(remembered, Sample(0.8, 2.0), LEARNING).load == pytest.approx(0.8)
+
+
+SAMPLES = st.lists(st.builds(Sample, st.floats(0.0, 1.0), st.floats(0.01, 600.0)), min_size=1, max_size=60)
+
+
+@given(SAMPLES)
+def test_a_full_batch_never_takes_less_than_the_average(samples: list[Sample]) -> None:
+    """Whatever noise says."""
+    found = learned(samples)
+
+    assert full_batch_seconds(found, LEARNING) >= found.seconds > 0
+
+
+@given(SAMPLES, st.floats(0.1, 10.0))
+def test_seconds_scale_with_the_requests_length(samples: list[Sample], factor: float) -> None:
+    """Requests that are all twice as long take twice as long."""
+    longer = [Sample(each.load, each.seconds * factor) for each in samples]
+
+    assert full_batch_seconds(learned(longer), LEARNING) == pytest.approx(
+        factor * full_batch_seconds(learned(samples), LEARNING), rel=1e-6
+    )
