@@ -108,7 +108,8 @@ class Operator:
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until `stopping` is set; then leaves in order: nothing is cut, and a standby takes over at once."""
         view = FleetView(self._store, self._clock, agents=self._agents.of, connected=self._registry.connected)
-        async with open_metrics(self._settings, self._client, view) as source, VllmEngines() as engines:
+        callers = VllmEngines(lambda: self._elector.leading)
+        async with open_metrics(self._settings, self._client, view) as source, callers as engines:
             self._scaler = self._make_scaler(source, engines)
             await self._run(stopping, self._scaler)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -87,6 +88,8 @@ class Scaler:
         self._actor = Actor(targets, self._moment)
         self._slumber = Slumber(targets, engines)
         self._led = asyncio.Event()
+        self._reign: tuple[asyncio.Task[None], ...] = ()
+        """What ticks and answers wakes under this Lease."""
         self._ledgers: dict[Key, Ledger] = {}
         self._scalings: dict[Key, Scaling] = {}
         self._signals = FleetSignals({}, {})
@@ -97,11 +100,17 @@ class Scaler:
         self._backfill_due = self._others_due = float("-inf")
         self._woken: set[Key] = set()
         self._rung = asyncio.Event()
-        self._writing = asyncio.Semaphore(ACTING_AT_A_TIME)
+        self._turn = asyncio.Semaphore(ACTING_AT_A_TIME)
+        self._writing: set[asyncio.Task[None]] = set()
         self._slumbering: dict[Key, asyncio.Task[None]] = {}
 
     def lead(self, leading: bool) -> None:
-        """This replica holds the Lease from now on, or no more; what was learned under an earlier one is forgotten."""
+        """This replica holds the Lease from now on, or no more; what was learned under an earlier one is forgotten.
+
+        What was going on under it ends where it is, but for writes that were begun.
+        """
+        for task in (*self._reign, *self._slumbering.values()):
+            task.cancel()
         self._ledgers, self._scalings, self._signals = {}, {}, FleetSignals({}, {})
         self._read_at = self._backfill_due = self._others_due = float("-inf")
         self._woken.clear()
@@ -128,30 +137,39 @@ class Scaler:
         return ledger.recommendation(self._moment().steady) if ledger else None
 
     async def run(self) -> None:
-        """Ticks and wakes, for ever."""
+        """Ticks and wakes under one Lease after the other, for ever."""
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._tick_for_ever())
-                group.create_task(self._answer_wakes())
+            while True:
+                await self._led.wait()
+                if self._led.is_set():  # it may have been lost since
+                    await self._rule()
         finally:
-            for task in self._slumbering.values():
+            left = (*self._reign, *self._slumbering.values(), *self._writing)
+            for task in left:
                 task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
         """Nothing more is begun, and writes that were have ended, or `seconds` have passed."""
         self.lead(False)
-        try:
-            async with asyncio.timeout(seconds):
-                for _ in range(ACTING_AT_A_TIME):
-                    await self._writing.acquire()
-        except TimeoutError:
-            logger.warning("scaling cut short", extra=fields(seconds=seconds))
+        if self._writing:
+            _, cut = await asyncio.wait(self._writing, timeout=seconds)
+            if cut:
+                logger.warning("scaling cut short", extra=fields(seconds=seconds))
+
+    async def _rule(self) -> None:
+        """Until the Lease is lost, whose loss cancels both: each would go on with what another decides about by now."""
+        self._reign = tuple(asyncio.create_task(work) for work in (self._tick_for_ever(), self._answer_wakes()))
+        ended, _ = await asyncio.wait(self._reign, return_when=asyncio.FIRST_EXCEPTION)
+        for task in ended:
+            if not task.cancelled():
+                task.result()
 
     async def _tick_for_ever(self) -> None:
         while True:
-            await self._led.wait()
             started = self._clock.monotonic()
-            await self._guard(self._tick(), "scaling tick crashed")
+            with self._guarded("scaling tick crashed"):
+                await self._tick()
             seconds = self._clock.monotonic() - started
             self._telemetry.tick_seconds.observe(seconds)
             await self._clock.sleep(max(1.0, self._tuning.tick_seconds - seconds))
@@ -161,7 +179,8 @@ class Scaler:
             await self._rung.wait()
             self._rung.clear()
             woken, self._woken = self._woken, set()
-            await self._guard(self._answer(woken), "wake crashed")
+            with self._guarded("wake crashed"):
+                await self._answer(woken)
 
     async def _tick(self) -> None:
         """Read once, observe, decide each, share out, act where something differs."""
@@ -297,10 +316,13 @@ class Scaler:
         return scaling is not None and scaling.acts and not ledger.rival
 
     async def _act(self, ledgers: Sequence[Ledger]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for ledger in ledgers:
-                if self._has_work(ledger):
-                    group.create_task(self._guard(self._carry_out(ledger), "scaling crashed", ledger.expert.key))
+        """Writes go on when whoever waits for them is cancelled: none is cut in the middle."""
+        tasks = [asyncio.create_task(self._carry_out(ledger)) for ledger in ledgers if self._has_work(ledger)]
+        for task in tasks:
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _has_work(self, ledger: Ledger) -> bool:
         number = self._number(ledger)
@@ -322,32 +344,35 @@ class Scaler:
         return rest == "Sleep" or (rest == "Serve" and ledger.sleeping_pods > 0)
 
     async def _carry_out(self, ledger: Ledger) -> None:
-        async with self._writing, ledger.lock:
-            if not self._led.is_set():
-                return
-            measured = self._measured(ledger.expert.name)
-            await self._actor.act(ledger, self._number(ledger), measured.pods)
-        if self._has_to_sleep_or_wake(ledger):
-            self._start_slumber(ledger)
+        with self._guarded("scaling crashed", ledger.expert.key):
+            async with self._turn, ledger.lock:
+                if self._is_ours(ledger):
+                    await self._actor.act(ledger, self._number(ledger), self._measured(ledger.expert.name).pods)
+            if self._is_ours(ledger) and self._has_to_sleep_or_wake(ledger):
+                self._start_slumber(ledger)
+
+    def _is_ours(self, ledger: Ledger) -> bool:
+        """Whether it is still the Expert's, under the same Lease."""
+        return self._ledgers.get(ledger.expert.key) is ledger
 
     def _start_slumber(self, ledger: Ledger) -> None:
         """Engines take seconds to sleep and to wake, for which no tick waits; of each Expert's, one thing at a time."""
         key = ledger.expert.key
         if key not in self._slumbering:
-            task = asyncio.create_task(self._guard(self._lay_or_rouse(ledger), "sleep crashed", key))
-            self._slumbering[key] = task
+            self._slumbering[key] = task = asyncio.create_task(self._lay_or_rouse(ledger))
             task.add_done_callback(lambda _: self._slumbering.pop(key))
 
     async def _lay_or_rouse(self, ledger: Ledger) -> None:
         """What is due when it ends has been done: a wake may come while engines doze off."""
         done: Rest = "Stay"
-        while done != (due := self._rest(ledger)):
-            if due == "Sleep":
-                measured = self._measured(ledger.expert.name)
-                await self._slumber.lay(ledger, measured, self._moment().steady, self._read_at)
-            elif due == "Serve":
-                await self._slumber.rouse(ledger)
-            done = due
+        with self._guarded("sleep crashed", ledger.expert.key):
+            while done != (due := self._rest(ledger)):
+                if due == "Sleep":
+                    measured = self._measured(ledger.expert.name)
+                    await self._slumber.lay(ledger, measured, self._moment().steady, self._read_at)
+                elif due == "Serve":
+                    await self._slumber.rouse(ledger)
+                done = due
 
     def _tell(self, ledger: Ledger) -> None:
         """Metrics always; the reconciler where something of interest has changed."""
@@ -377,10 +402,11 @@ class Scaler:
             working.cancel()
             waiting.cancel()
 
-    async def _guard(self, work: Awaitable[None], what: str, key: Key | None = None) -> None:
+    @contextmanager
+    def _guarded(self, what: str, key: Key | None = None) -> Generator[None]:
         """A defect is told of and counted, and what comes next goes on."""
         try:
-            await work
+            yield
         except Exception:
             logger.exception(what, extra=_about(key) if key else None)
             self._telemetry.crashes.inc()

@@ -191,9 +191,13 @@ class FakeEngines:
     asleep: set[str] = field(default_factory=set[str])
     calls: list[str] = field(default_factory=list[str])
     error: Exception | None = None
+    hold: asyncio.Event | None = None
+    """What engines take to doze off."""
 
     async def sleep(self, address: str) -> None:
         self.calls.append(f"sleep {address}")
+        if self.hold:
+            await self.hold.wait()
         if self.error:
             raise self.error
         self.asleep.add(address)

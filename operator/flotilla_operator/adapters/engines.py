@@ -5,11 +5,12 @@ Both do nothing where it is so already: vLLM's executor says so in its log and r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import aiohttp
 
-from flotilla_operator.ports import EngineError
+from flotilla_operator.ports import EngineError, NotLeadingError
 
 TIMEOUT_SECONDS = 60.0
 """For either: weights are copied between the GPU and the machine's memory, at some GB a second."""
@@ -20,9 +21,13 @@ WAKE_PATH = "/wake_up"
 
 
 class VllmEngines:
-    """Calls engines by their pods' addresses. An async context manager."""
+    """Calls engines by their pods' addresses. An async context manager.
 
-    def __init__(self, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    Both calls raise NotLeadingError without the Lease: whoever holds it decides what engines do.
+    """
+
+    def __init__(self, leading: Callable[[], bool], *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._leading = leading
         self._timeout_seconds = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
 
@@ -57,6 +62,8 @@ class VllmEngines:
 
     async def _post(self, address: str, path: str) -> int:
         assert self._session, "outside of the context manager's block"
+        if not self._leading():
+            raise NotLeadingError
         timeout = aiohttp.ClientTimeout(total=self._timeout_seconds, sock_connect=CONNECT_TIMEOUT_SECONDS)
         try:
             async with self._session.post(

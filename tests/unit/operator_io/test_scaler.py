@@ -716,6 +716,45 @@ async def test_writes_that_were_begun_end_before_the_lease_is_given_up() -> None
         assert 0 < begun == len(world.fleet.writes) < 20
 
 
+@pytest.mark.parametrize("waits_for", ["metrics", "write"])
+async def test_a_tick_that_the_leases_loss_meets_ends_there(waits_for: str) -> None:
+    """A standby says nothing of what it would have decided: whoever holds the Lease says it."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        await world.tick()
+        world.metrics.measure(invoice, at_rate(3.5))
+        hold = asyncio.Event()
+        world.metrics.hold, world.fleet.hold = (hold, None) if waits_for == "metrics" else (None, hold)
+        await world.tick()
+
+        world.scaler.lead(False)
+        hold.set()
+        await world.tick(4)
+
+        assert world.scaler.report(invoice) is None
+        assert world.sample("flotilla_scaler_desired_replicas", namespace="agents", expert="invoice") is None
+        assert world.fleet.writes == ([("invoice", 4)] if waits_for == "write" else [])
+
+
+async def test_the_lease_may_come_back_before_a_tick_has_ended() -> None:
+    """The tick of the earlier one is over, and another begins at once."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(3.5))
+        world.metrics.hold = asyncio.Event()
+        await world.tick()
+        reads, world.metrics.hold = world.metrics.reads, None
+
+        world.scaler.lead(False)
+        world.scaler.lead(True)
+        await settle()
+
+        assert world.metrics.reads == reads + 1
+        assert world.fleet.writes == [("invoice", 4)]
+        await world.tick()
+        assert world.metrics.reads == reads + 2
+
+
 # Writes fail
 
 
@@ -980,6 +1019,26 @@ async def test_sleepers_go_at_last() -> None:
         await world.clock.advance(620)
 
         assert world.fleet.writes == [("invoice", 0)]
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_whoever_lost_the_lease_leaves_engines_alone(back: bool) -> None:
+    """Also where one was dozing off: whether it sleeps is decided by the holder, who looks first."""
+    async with a_world() as world:
+        a_sleeper(world)
+        world.engines.hold = asyncio.Event()
+        await world.clock.advance(SLEEP_AFTER + 60)
+        assert world.engines.calls == [f"sleep {SLEEPER}"]
+
+        world.scaler.lead(False)
+        if back:
+            world.scaler.lead(True)
+        world.engines.hold.set()
+        await settle()
+
+        assert world.engines.calls == [f"sleep {SLEEPER}"]
+        assert not world.engines.asleep
+        assert len(world.fleet.annotated) == 1
 
 
 # Who goes
