@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flotilla_api.causes import Cause
+
 from .fleet import ExpertSignals
-from .signals import NOT_MEASURED, Known, Signal, Unknown
+from .signals import NOT_MEASURED
 from .types import Objectives, Observation, Replicas
 
 COLD_STARTS_MAX = 64
 """Of one expert, the newest: enough for a 95th percentile."""
-_COLD_START = "ColdStart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def observe(
     return Observation(
         replicas=replicas,
         arrivals=signals.arrivals,
-        capacity_losses=_capacity_losses(signals),
+        capacity_losses=signals.lost_for(Cause.OVERLOADED),
         quality_losses=signals.lost("quality"),
         late=NOT_MEASURED if ttft is None else signals.late(ttft),
         slot_seconds=signals.slot_seconds,
@@ -74,11 +75,3 @@ def remember_cold_starts(known: Mapping[str, float], pods: Sequence[PodState]) -
     new = {pod.uid: pod.started_in for pod in pods if pod.started_in is not None and pod.uid not in known}
     found = {**known, **new}
     return dict(list(found.items())[-COLD_STARTS_MAX:])
-
-
-def _capacity_losses(signals: ExpertSignals) -> Signal:
-    """Those that found no replica at all count too: the policy says what became of them, capacity why."""
-    lost, cold = signals.lost("capacity"), signals.lost_for(_COLD_START)
-    if isinstance(lost, Unknown) or isinstance(cold, Unknown):
-        return lost
-    return Known(lost.value + cold.value, lost.age_seconds)

@@ -30,7 +30,8 @@ class Observation:
     arrivals: Signal
     """Requests a second that were first meant for the expert, those that never reached it included."""
     capacity_losses: Signal = NOT_MEASURED
-    """Requests a second that left it for want of capacity."""
+    """Requests a second that left it because its replicas were full; not those that found none, which say nothing of
+    what a replica takes."""
     quality_losses: Signal = NOT_MEASURED
     """Requests a second that it answered below the bar: they took a slot, and more slots would not help them."""
     late: Signal = NOT_MEASURED

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
+from deciding import NOW, TUNING, a_target, past
+
+from flotilla_operator.scaling.decide import decide
 from flotilla_operator.scaling.fleet import ExpertSignals, Latencies, Loss, Losses
 from flotilla_operator.scaling.observe import (
     COLD_STARTS_MAX,
@@ -24,16 +28,25 @@ def a_pod(name: str, **fields: object) -> PodState:
     return PodState(**values)  # type: ignore[arg-type]
 
 
-def test_requests_that_found_no_replica_are_capacity_losses() -> None:
-    """A cold start is the policy's way of dealing with them, but what they lacked was a replica."""
-    losses = Losses(
-        (Loss("capacity", "Overloaded", 2.0), Loss("policy", "ColdStart", 0.5), Loss("policy", "Budget", 9.0)), 3.0
-    )
+def test_capacity_losses_are_those_of_full_replicas() -> None:
+    """Requests that found no replica are among the arrivals, and say nothing of what a replica takes."""
+    lost = {"Overloaded": 2.0, "NoReadyReplica": 0.7}
+    causes = (*(Loss("capacity", cause, rate) for cause, rate in lost.items()), Loss("policy", "ColdStart", 0.5))
 
-    observation = observe(ExpertSignals(losses=losses), REPLICAS, Objectives())
+    observation = observe(ExpertSignals(losses=Losses(causes, 3.0)), REPLICAS, Objectives())
 
-    assert observation.capacity_losses == Known(2.5, 3.0)
+    assert observation.capacity_losses == Known(2.0, 3.0)
     assert observation.quality_losses == Known(0.0, 3.0)
+
+
+@pytest.mark.parametrize("cause", ["ColdStart", "NoReadyReplica"])
+def test_a_cold_start_that_ends_buys_no_second_replica(cause: str) -> None:
+    """0.9/s were answered elsewhere meanwhile, as the window of rates still says; a replica takes 1/s."""
+    lost = Losses((Loss("capacity", cause, 0.9),))
+
+    observation = observe(ExpertSignals(Known(0.9), lost), Replicas(wanted=1, ready=1), Objectives())
+
+    assert decide(observation, a_target(), past(0.0), NOW, TUNING).state.demand[-1] == (NOW, 0.9)
 
 
 def test_losses_that_are_unknown_stay_unknown() -> None:
