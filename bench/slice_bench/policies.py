@@ -8,6 +8,7 @@ from pathlib import Path
 from flotilla_api.names import CA_FILE, CREDENTIAL_FILE, GATEWAY_TOKEN_FILE
 from flotilla_api.policy import RoutingPolicySpec
 from flotilla_api.snapshot import (
+    SCHEMA_VERSION,
     Endpoint,
     EscalationConfig,
     Route,
@@ -72,6 +73,7 @@ def pass_through_snapshot(upstream_port: int) -> RoutingSnapshot:
         onFallbackFailure="UseExpert",
     )
     return RoutingSnapshot(
+        schemaVersion=SCHEMA_VERSION,
         namespace="bench",
         policy="bench",
         uid="bench",

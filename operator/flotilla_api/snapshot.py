@@ -1,25 +1,31 @@
 """RoutingSnapshot: all that a router needs to route for one policy. The operator writes it, routers read it.
 
-Every default is resolved and every duration is in seconds, so that a router never interprets a spec. It holds no secret:
+Every default of a spec is resolved and every duration is in seconds, so that a router never interprets one. It holds no secret:
 credentials, API keys and certificates are mounted files whose paths follow from `names`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from .causes import Boundary, Cause, ColdStartMode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
+"""Raised for what a router must not ignore: one that does not know the version keeps its last good snapshot."""
 
 
 class _Part(BaseModel):
-    """Base of the snapshot's parts: frozen; unknown fields are refused, a newer router reads an older snapshot by version."""
+    """Base of the snapshot's parts: frozen.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Operators and routers are of different releases for as long as their pods live. So a field that is added later has a
+    default, which never changes and is left out of what is written; and a field that a router does not know is ignored.
+    The exception is what raises SCHEMA_VERSION.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Endpoint(_Part):
@@ -171,7 +177,7 @@ class RuleRoute(_Part):
 class RoutingSnapshot(_Part):
     """Everything about one policy."""
 
-    schemaVersion: Literal[1] = SCHEMA_VERSION
+    schemaVersion: Literal[1]
     namespace: str
     policy: str
     uid: str
@@ -194,8 +200,8 @@ class RoutingSnapshot(_Part):
     """False: the policy allows no sidecars, and its gateway passes nothing on for one."""
 
     def to_json(self) -> bytes:
-        """Canonical bytes: the same snapshot always gives the same."""
-        return self.model_dump_json(exclude_defaults=False).encode()
+        """Canonical bytes: the same snapshot always gives the same; what holds its default is left out."""
+        return self.model_dump_json(exclude_defaults=True).encode()
 
     @staticmethod
     def digest_of(data: bytes) -> str:

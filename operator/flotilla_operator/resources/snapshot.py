@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from flotilla_api.expert import DEFAULT_APIS, Capabilities
 from flotilla_api.fallback import DEFAULT_EXTERNAL_APIS
 from flotilla_api.policy import DEFAULT_MODELS, RoutingPolicySpec
-from flotilla_api.snapshot import ExternalTarget, RequestEdits, RoutingSnapshot, Target
+from flotilla_api.snapshot import SCHEMA_VERSION, ExternalTarget, RequestEdits, RoutingSnapshot, Target
 
 from .credentials import credentials_folder
 from .engine import engine_address
@@ -39,6 +39,7 @@ def make_snapshot(
     targets = make_targets(metadata["namespace"], spec, references, reference_pods)
     known = {(target.kind, target.name) for target in targets}
     return RoutingSnapshot(
+        schemaVersion=SCHEMA_VERSION,
         namespace=metadata["namespace"],
         policy=metadata["name"],
         uid=metadata["uid"],

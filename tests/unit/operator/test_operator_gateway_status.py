@@ -271,7 +271,7 @@ def test_a_snapshot_that_no_config_map_holds_is_not_accepted() -> None:
     assert (found["Accepted"]["status"], found["Accepted"]["reason"]) == ("False", "SnapshotTooLarge")
     assert found["Ready"]["reason"] == "SnapshotTooLarge"
     assert found["Accepted"]["message"] == (
-        "the snapshot has 1049 KiB and a ConfigMap holds 1024 KiB; routers keep the last one that fitted. Largest of "
+        "the snapshot has 1048 KiB and a ConfigMap holds 1024 KiB; routers keep the last one that fitted. Largest of "
         "2 models and 16 rules: rule r00 66 KiB, rule r01 66 KiB, rule r02 66 KiB. "
         "Name fewer experts, replicas and rules in one policy, or split it"
     )

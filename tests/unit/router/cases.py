@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from flotilla_api.causes import Boundary, Cause
 from flotilla_api.snapshot import (
+    SCHEMA_VERSION,
     Conditions,
     EscalationConfig,
     ExternalTarget,
@@ -137,6 +138,7 @@ def a_snapshot(
 ) -> RoutingSnapshot:
     """A policy with the alias auto."""
     return RoutingSnapshot(
+        schemaVersion=SCHEMA_VERSION,
         namespace="agents",
         policy="default",
         uid="1",

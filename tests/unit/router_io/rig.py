@@ -14,6 +14,7 @@ import msgspec
 
 from flotilla_api.causes import Cause
 from flotilla_api.snapshot import (
+    SCHEMA_VERSION,
     Endpoint,
     EscalationConfig,
     ExternalTarget,
@@ -302,6 +303,7 @@ def a_snapshot(
         escalation=ESCALATION.model_copy(update=dict(escalation or {})),
     )
     defaults: dict[str, Any] = {
+        "schemaVersion": SCHEMA_VERSION,
         "namespace": NAMESPACE,
         "policy": POLICY,
         "uid": "u",

@@ -94,7 +94,7 @@ async def test_replicas_that_stay_keep_their_connections_over_a_reload(tmp_path:
     ("data", "reason"),
     [
         pytest.param(b"not json", "JSON", id="not JSON"),
-        pytest.param(b"{}", "namespace", id="fields are missing"),
+        pytest.param(b"{}", "schemaVersion", id="fields are missing"),
         pytest.param(a_snapshot(policy="other").to_json(), "it is for agents/other", id="of another policy"),
         pytest.param(
             a_snapshot(expert("maths", "here")).to_json(),
@@ -219,7 +219,7 @@ async def test_a_refused_snapshot_is_reported(tmp_path: Path) -> None:
         poll = polls(server)[2]
         assert poll["digest"] == [digest_of(good)]
         assert poll["rejected"] == [RoutingSnapshot.digest_of(b"{}")]
-        assert "namespace" in poll["error"][0]
+        assert "schemaVersion" in poll["error"][0]
 
 
 async def test_problems_are_reported(tmp_path: Path) -> None:
