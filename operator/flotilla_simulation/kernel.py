@@ -257,3 +257,20 @@ def advance(until: float, limits: Limits, load: Load, fleet: Fleet) -> None:
             _catch_up(replica, now, limits, fleet)
             _admit(replica, now, limits, load, fleet)
     fleet.place[CLOCK] = now
+
+
+@compiled
+def look(fleet: Fleet) -> tuple[int, int, int, float]:
+    """Running and waiting requests, replicas that are ready, and the tokens that the fullest replica holds."""
+    running = 0
+    waiting = 0
+    ready = 0
+    fullest = 0.0
+    for replica in range(len(fleet.status)):
+        if fleet.status[replica] < READY:
+            continue
+        running += fleet.running[replica]
+        waiting += fleet.waiting[replica]
+        ready += int(fleet.status[replica] == READY)
+        fullest = max(fullest, fleet.held[replica])
+    return running, waiting, ready, fullest

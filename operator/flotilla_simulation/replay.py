@@ -99,7 +99,8 @@ def replay(scenario: Scenario, policy: Policy) -> Outcome:
     while now < end:
         cluster.advance(now - lag)
         sample = cluster.sample()
-        cluster.advance(now)
+        if lag > 0:
+            cluster.advance(now)
         recorder.scale(now, policy.wanted(sample), sample)
         tick = now + policy.period_seconds
         woken = _next_request(scenario.workload, now) if policy.wakes and cluster.wanted == 0 else end

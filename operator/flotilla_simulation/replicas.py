@@ -27,6 +27,7 @@ from .kernel import (
     Limits,
     Load,
     advance,
+    look,
 )
 from .workload import Engine, Floats, Ints, Rules, Workload
 
@@ -105,24 +106,23 @@ class Cluster:
 
     def sample(self) -> Sample:
         """What can be measured now."""
-        serving = self._fleet.status == READY
-        alive = serving | (self._fleet.status == DRAINING)
-        counters = self.counters
-        pending = self._fleet.ready_at[self._fleet.status == PENDING]
+        running, waiting, ready, fullest = look(self._fleet)
+        totals = self.counters.tolist()
+        pending = self._fleet.ready_at[self._fleet.status == PENDING].tolist()
         return Sample(
             at=self.now,
-            arrived=float(counters[ARRIVED]),
-            lost=float(counters[LOST]),
-            late=float(counters[LATE]),
-            finished=float(counters[FINISHED]),
-            slot_seconds=float(counters[SLOT_SECONDS]),
-            in_flight_seconds=float(counters[IN_FLIGHT_SECONDS]),
-            running=int(self._fleet.running[alive].sum()),
-            waiting=int(self._fleet.waiting[alive].sum()),
+            arrived=totals[ARRIVED],
+            lost=totals[LOST],
+            late=totals[LATE],
+            finished=totals[FINISHED],
+            slot_seconds=totals[SLOT_SECONDS],
+            in_flight_seconds=totals[IN_FLIGHT_SECONDS],
+            running=running,
+            waiting=waiting,
             wanted=self.wanted,
-            ready=int(serving.sum()),
-            pending_ages=tuple(self._cold_start_seconds - (each - self.now) for each in pending.tolist()),
-            kv_usage=float(self._fleet.held.max()) / self._limits.kv_tokens,
+            ready=ready,
+            pending_ages=tuple(self._cold_start_seconds - (each - self.now) for each in pending),
+            kv_usage=fullest / self._limits.kv_tokens,
             ttft=self._fleet.ttft.copy(),
         )
 
