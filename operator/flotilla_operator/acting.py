@@ -60,7 +60,7 @@ class Actor:
             await self._mark_victims(ledger, expert.replicas - wanted, measured)
         await self._targets.scale(expert, wanted)
         ledger.rivalry = wrote(ledger.rivalry, wanted)
-        ledger.expert = replace(expert, replicas=wanted, owned=True)
+        ledger.expert = replace(ledger.expert, replicas=wanted, owned=True)  # it may have been looked at meanwhile
         if wanted != expert.replicas:
             self._record(ledger, expert.replicas, wanted)
 

@@ -109,8 +109,8 @@ class Ledger:
         self.cold_starts = remember_cold_starts(self.cold_starts, self.pods)
         if other_scaler:
             self.leave()
-        elif expert.deployment is not None:
-            self.rivalry = notice(self.rivalry, expert.replicas, now.steady)
+        elif expert.deployment is not None and not self.lock.locked():  # else whose number it is shows afterwards
+            self.rivalry = notice(self.rivalry, expert.replicas, now.steady, wanted=self.wanted)
         live = {pod.uid for pod in self.pods}
         self.slept = {uid: at for uid, at in self.slept.items() if uid in live}
 

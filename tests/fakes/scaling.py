@@ -58,6 +58,10 @@ class FakeFleet:
     others_error: Exception | None = None
     hold: asyncio.Event | None = None
     """What writes wait for."""
+    answer_hold: asyncio.Event | None = None
+    """What answers to writes of numbers wait for, once these are carried out."""
+    answer_error: Exception | None = None
+    """What becomes of such an answer."""
     looks_for_others: int = 0
     attempts: int = 0
     """Writes of numbers, those that failed included."""
@@ -113,6 +117,10 @@ class FakeFleet:
         await self._meet(self.error)
         self.writes.append((expert.key.name, replicas))
         self.change(expert.key, replicas=replicas, owned=True)
+        if self.answer_hold:
+            await self.answer_hold.wait()
+        if self.answer_error:
+            raise self.answer_error
 
     async def annotate(self, pod: Manifest, annotations: Mapping[str, str | None]) -> None:
         await self._meet(self.mark_error)

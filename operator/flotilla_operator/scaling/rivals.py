@@ -5,6 +5,8 @@
 | none                              | the scaler writes                                                           |
 | one                               | the scaler writes: somebody may have tried something                        |
 | two or more                       | the scaler steps back, until nobody has changed the number for ten minutes  |
+
+A change to the number that the scaler wants is nobody's: it may be the scaler's own write, whose answer was lost.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ class Rivalry:
         return self.paused_since is not None
 
 
-def notice(rivalry: Rivalry, live: int, now: float) -> Rivalry:
-    """After one more look at the live number."""
+def notice(rivalry: Rivalry, live: int, now: float, *, wanted: int | None = None) -> Rivalry:
+    """After one more look at the live number; `wanted`: what the scaler last meant it to be."""
     changes = tuple(at for at in rivalry.changes if now - at < PAUSE_SECONDS)
-    if rivalry.expected is not None and live != rivalry.expected:
+    if rivalry.expected is not None and live not in (rivalry.expected, wanted):
         changes = (*changes, now)
     recent = sum(now - at < WINDOW_SECONDS for at in changes)
     paused_since = rivalry.paused_since

@@ -661,6 +661,57 @@ async def test_somebody_who_sets_the_number_again_and_again_is_let() -> None:
         assert not world.report(invoice).other_scaler
 
 
+async def test_the_scalers_own_write_is_no_rivals_while_its_answer_is_awaited() -> None:
+    """The number is in the store before the API server has answered, and a wake looks at it then."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        await world.tick()
+        for rate in (1.5, 2.5, 3.5):
+            world.metrics.measure(invoice, at_rate(rate))
+            world.fleet.answer_hold = asyncio.Event()
+            await world.tick()
+            world.scaler.woken(invoice)
+            await settle()
+            world.fleet.answer_hold.set()
+            await world.tick()
+
+        assert world.fleet.writes == [("invoice", 2), ("invoice", 3), ("invoice", 4)]
+        assert not world.report(invoice).other_scaler
+
+
+async def test_a_rivals_change_during_a_write_counts_once() -> None:
+    """It is one change, however often it is looked at."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        await world.tick()
+        world.metrics.measure(invoice, at_rate(3.5))
+        world.fleet.answer_hold = asyncio.Event()
+        await world.tick()
+        world.fleet.change(invoice, replicas=7, last_writer="kubectl-scale")
+        world.scaler.woken(invoice)
+        await settle()
+
+        world.fleet.answer_hold.set()
+        world.fleet.answer_hold = None
+        await world.tick(2)
+
+        assert not world.report(invoice).other_scaler
+
+
+async def test_the_scalers_own_write_is_no_rivals_when_its_answer_is_lost() -> None:
+    """An API server that is slow carries out what it does not answer any more."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        await world.tick()
+        world.fleet.answer_error = UnavailableError(504, "Timeout", "too slow")
+        for rate in (1.5, 2.5, 3.5):
+            world.metrics.measure(invoice, at_rate(rate))
+            await world.tick(2)
+
+        assert world.fleet.writes == [("invoice", 2), ("invoice", 3), ("invoice", 4)]
+        assert not world.report(invoice).other_scaler
+
+
 async def test_what_another_autoscaler_did_is_no_reason_to_stay_away_when_it_is_gone() -> None:
     """It set the number again and again, as it should."""
     async with a_world() as world:

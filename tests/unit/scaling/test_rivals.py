@@ -25,6 +25,14 @@ def test_a_number_that_the_scaler_wrote_is_no_change() -> None:
     assert not rivalry.changes
 
 
+def test_a_change_to_what_is_wanted_is_nobodys() -> None:
+    """A write may be carried out though its answer is lost."""
+    rivalry = notice(seen((0, 3)), 4, 15, wanted=4)
+
+    assert not rivalry.changes
+    assert len(seen((30, 3), start=rivalry).changes) == 1
+
+
 def test_one_change_is_put_right() -> None:
     """Somebody may have tried something."""
     rivalry = seen((0, 3), (15, 7))
