@@ -87,8 +87,6 @@ class Ledger:
     pods: tuple[PodState, ...] = ()
     records: tuple[Record, ...] = ()
     rivalry: Rivalry = field(default_factory=Rivalry)
-    other_scaler: str = ""
-    """An autoscaler on the same Deployment; ''."""
     failing: Attempts | None = None
     slept: dict[str, float] = field(default_factory=dict[str, float])
     """Steady: when pods were put to sleep, by uid."""
@@ -101,13 +99,12 @@ class Ledger:
     _born: dict[tuple[str, bool], float] = field(default_factory=dict[tuple[str, bool], float])
     """Steady: since when a pod is as it is, by uid and whether it answers."""
 
-    def look(self, expert: ScaledExpert, now: Moment, *, other_scaler: str = "") -> None:
-        """The Expert is as it is now, and that autoscaler has its Deployment."""
+    def look(self, expert: ScaledExpert, now: Moment) -> None:
+        """The Expert is as it is now."""
         self.expert = expert
-        self.other_scaler = other_scaler
         self.pods = self._age(pod_states(expert.pods, now.wall), now.steady)
         self.cold_starts = remember_cold_starts(self.cold_starts, self.pods)
-        if other_scaler:
+        if expert.other_scaler:
             self.leave()
         elif expert.deployment is not None and not self.lock.locked():  # else whose number it is shows afterwards
             self.rivalry = notice(self.rivalry, expert.replicas, now.steady, wanted=self.wanted)
@@ -172,8 +169,8 @@ class Ledger:
     @property
     def rival(self) -> str:
         """Who else sets the number, so that nothing is written; '': nobody."""
-        if self.other_scaler or not self.rivalry.paused:
-            return self.other_scaler
+        if self.expert.other_scaler or not self.rivalry.paused:
+            return self.expert.other_scaler
         return f"the field manager {self.expert.last_writer}" if self.expert.last_writer else "another client"
 
     @property

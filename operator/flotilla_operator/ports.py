@@ -158,8 +158,12 @@ class ScaleTargets(Protocol):
         """The pod has these annotations; None: not this one."""
         ...
 
-    async def other_scalers(self) -> Mapping[ObjectRef, str]:
-        """Whoever else scales a Deployment, by the Deployment, such as HorizontalPodAutoscaler agents/invoice."""
+    async def look_for_others(self) -> None:
+        """Experts say from now on who else scales their Deployments.
+
+        Raises:
+            OperatorError: of some that has never been known, and may be when it is asked again.
+        """
         ...
 
 

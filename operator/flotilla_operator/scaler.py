@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -18,9 +18,9 @@ from .acting import Actor
 from .ledger import NOT_SCALED, Ledger, Moment, Scaling, material
 from .ports import Clock, Engines, MetricsSource, OperatorError, ScaleTargets
 from .reconcile.scaled import ScaledExpert
-from .reconcile.types import Key, ObjectRef
+from .reconcile.types import Key
 from .resources.pods import seconds_of
-from .scaling.fleet import ExpertSignals, FleetSignals, History, NamespacedName
+from .scaling.fleet import ExpertSignals, FleetSignals, NamespacedName
 from .scaling.report import Recommendation, ScalingReport
 from .scaling.signals import Unknown
 from .scaling.types import TUNING, Tuning
@@ -30,11 +30,11 @@ from .telemetry import LOGGER, Telemetry, fields
 T = TypeVar("T")
 
 READ_SECONDS = 14.0
-"""Longest wait for the source of metrics: it has a bound of its own, and ticks go on without it."""
+"""Longest wait for what a tick asks others: it has a bound of its own, and ticks go on without it."""
 BACKFILL_EVERY_SECONDS = 60.0
 """Between two tries to learn the last hour of Experts of which it is not known."""
 OTHERS_EVERY_SECONDS = 60.0
-"""Between two looks for other autoscalers."""
+"""Between two looks for other autoscalers, where the first has succeeded."""
 ACTING_AT_A_TIME = 8
 DECIDED_AT_A_TIME = 50
 """Before the event loop has its turn."""
@@ -96,7 +96,8 @@ class Scaler:
         self._read_at = float("-inf")
         """Steady."""
         self._problems: tuple[str, ...] = ()
-        self._others: Mapping[ObjectRef, str] = {}
+        self._looked_around = asyncio.Event()
+        """For other autoscalers, at least once under this Lease."""
         self._backfill_due = self._others_due = float("-inf")
         self._woken: set[Key] = set()
         self._rung = asyncio.Event()
@@ -114,6 +115,7 @@ class Scaler:
         self._ledgers, self._scalings, self._signals = {}, {}, FleetSignals({}, {})
         self._read_at = self._backfill_due = self._others_due = float("-inf")
         self._woken.clear()
+        self._looked_around.clear()
         self._telemetry.clear()
         if leading:
             self._led.set()
@@ -175,6 +177,7 @@ class Scaler:
             await self._clock.sleep(max(1.0, self._tuning.tick_seconds - seconds))
 
     async def _answer_wakes(self) -> None:
+        await self._looked_around.wait()
         while True:
             await self._rung.wait()
             self._rung.clear()
@@ -184,9 +187,9 @@ class Scaler:
 
     async def _tick(self) -> None:
         """Read once, observe, decide each, share out, act where something differs."""
+        await self._look_for_others()
         await self._read()
-        await self._within(self._shares.look())
-        await self._find_others()
+        await self._look_at_accelerators()
         self._refresh()
         await self._backfill()
         await self._settle(list(self._ledgers.values()))
@@ -217,24 +220,35 @@ class Scaler:
 
     async def _read(self) -> None:
         """What is measured now; where the source says nothing in time, that."""
-        found = await self._within(self._source.read(self._moment().wall))
-        self._signals = found or FleetSignals({}, {}, (f"the source of metrics said nothing for {READ_SECONDS:g} s",))
+        try:
+            self._signals = await self._within(self._source.read(self._moment().wall))
+        except TimeoutError:
+            problem = f"the source of metrics said nothing for {READ_SECONDS:g} s"
+            self._signals = FleetSignals({}, {}, (problem,))
         self._read_at = self._moment().steady
         self._telemetry.problems.set(len(self._signals.problems))
         if self._signals.problems != self._problems:
             self._problems = self._signals.problems
             logger.warning("metrics", extra=fields(problems=list(self._problems)))
 
-    async def _find_others(self) -> None:
-        """Other autoscalers, looked for now and then; while they cannot be listed, those that were found last."""
+    async def _look_at_accelerators(self) -> None:
+        try:
+            await self._within(self._shares.look())
+        except TimeoutError:
+            logger.warning("accelerators not looked at in time", extra=fields(seconds=READ_SECONDS))
+
+    async def _look_for_others(self) -> None:
+        """Other autoscalers, now and then, and before anything else is done; at the next tick where it fails."""
         now = self._moment().steady
         if now < self._others_due:
             return
-        self._others_due = now + OTHERS_EVERY_SECONDS
         try:
-            self._others = await self._targets.other_scalers()
-        except OperatorError as error:
-            logger.warning("other autoscalers cannot be looked for", extra=fields(reason=str(error)))
+            await self._within(self._targets.look_for_others())
+            self._others_due = now + OTHERS_EVERY_SECONDS
+        except (TimeoutError, OperatorError) as error:
+            reason = str(error) or f"no answer for {READ_SECONDS:g} s"
+            logger.warning("other autoscalers cannot be looked for", extra=fields(reason=reason))
+        self._looked_around.set()
 
     def _refresh(self) -> None:
         """A ledger for each Expert that is scaled, and for no other."""
@@ -255,7 +269,7 @@ class Scaler:
         if ledger is None:
             age = now.wall - seconds_of(expert.expert["metadata"]["creationTimestamp"])
             ledger = self._ledgers[expert.key] = Ledger(expert, seen_whole=age < YOUNG_SECONDS)
-        ledger.look(expert, now, other_scaler=self._others.get(expert.deployment_ref, ""))
+        ledger.look(expert, now)
         return ledger
 
     def _forget(self, key: Key) -> None:
@@ -272,8 +286,11 @@ class Scaler:
             return
         self._backfill_due = now.steady + BACKFILL_EVERY_SECONDS
         tuning = self._tuning
-        past = await self._within(self._source.history(now.wall, tuning.history_seconds, tuning.tick_seconds))
-        remembered: Mapping[NamespacedName, History] = past or {}
+        try:
+            work = self._source.history(now.wall, tuning.history_seconds, tuning.tick_seconds)
+            remembered = await self._within(work)
+        except TimeoutError:
+            return
         for ledger in missing:
             if history := remembered.get(ledger.expert.name):
                 ledger.backfill(history, now, tuning)
@@ -392,12 +409,18 @@ class Scaler:
             logger.info("recommended", extra=fields(**_names(ledger.expert.key), **told))
         ledger.advised = report.recommended if report else None
 
-    async def _within(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What `work` comes to; None when it takes too long."""
+    async def _within(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` comes to.
+
+        Raises:
+            TimeoutError: it takes too long.
+        """
         working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(self._clock.sleep(READ_SECONDS))
         try:
             await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else None
+            if not working.done():
+                raise TimeoutError
+            return working.result()
         finally:
             working.cancel()
             waiting.cancel()

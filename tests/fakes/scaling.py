@@ -52,6 +52,9 @@ class FakeFleet:
         default_factory=list[tuple[str, "Mapping[str, str | None]"]]
     )
     others: dict[ObjectRef, str] = field(default_factory=dict[ObjectRef, str])
+    """Autoscalers on Deployments, known once they have been looked for."""
+    found: dict[ObjectRef, str] = field(default_factory=dict[ObjectRef, str])
+    others_hold: asyncio.Event | None = None
     error: Exception | None = None
     """What every write meets."""
     mark_error: Exception | None = None
@@ -107,10 +110,13 @@ class FakeFleet:
         return self.scalings.get(scaled.key)
 
     def experts(self) -> Sequence[ScaledExpert]:
-        return tuple(self.stored.values())
+        return tuple(self._as_known(each) for each in self.stored.values())
 
     def find(self, key: Key) -> ScaledExpert | None:
-        return self.stored.get(key)
+        return self._as_known(self.stored[key]) if key in self.stored else None
+
+    def _as_known(self, scaled: ScaledExpert) -> ScaledExpert:
+        return replace(scaled, other_scaler=self.found.get(scaled.deployment_ref, ""))
 
     async def scale(self, expert: ScaledExpert, replicas: int) -> None:
         self.attempts += 1
@@ -128,11 +134,13 @@ class FakeFleet:
         for key, scaled in self.stored.items():
             self.change(key, pods=tuple(_annotated(each, pod, annotations) for each in scaled.pods))
 
-    async def other_scalers(self) -> Mapping[ObjectRef, str]:
+    async def look_for_others(self) -> None:
         self.looks_for_others += 1
+        if self.others_hold:
+            await self.others_hold.wait()
         if self.others_error:
             raise self.others_error
-        return dict(self.others)
+        self.found = dict(self.others)
 
     async def _meet(self, error: Exception | None) -> None:
         if self.hold:

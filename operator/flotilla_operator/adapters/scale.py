@@ -6,12 +6,13 @@ apply and the scaler's never meet in one field.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flotilla_api.names import FIELD_MANAGER, SCALER_MANAGER
-from flotilla_operator.ports import NotLeadingError, OperatorError
+from flotilla_operator.ports import NotFoundError, NotLeadingError, OperatorError, RefusedError
 from flotilla_operator.reconcile.scaled import ScaledExpert
 from flotilla_operator.reconcile.types import Key, Manifest, ObjectRef
 from flotilla_operator.resources.manifest import child_of
@@ -78,7 +79,7 @@ class KubernetesScales:
         deployment = self._deployment(expert)
         around = self._around(key)
         if deployment is None:
-            return ScaledExpert(expert, around=around)
+            return ScaledExpert(expert, other_scaler=self._other(expert), around=around)
         managers = replica_managers(deployment)
         strangers = sorted(managers - {FIELD_MANAGER, SCALER_MANAGER})
         written = self._unheard(deployment)
@@ -88,6 +89,7 @@ class KubernetesScales:
             replicas=written.replicas if written else deployment["spec"].get("replicas", 1),
             owned=written is not None or bool(managers - {FIELD_MANAGER}),
             last_writer=strangers[0] if strangers else "",
+            other_scaler=self._other(expert),
             pods=owned_pods(self._store, key),
             around=around,
         )
@@ -118,25 +120,30 @@ class KubernetesScales:
         patch: Manifest = {"metadata": {**identity, "annotations": dict(annotations)}}
         await self._client.merge(KINDS["Pod"], patch, manager=FIELD_MANAGER)
 
-    async def other_scalers(self) -> Mapping[ObjectRef, str]:
-        """Horizontal autoscalers of served namespaces, KEDA's among them, by the Deployment that they scale.
+    async def look_for_others(self) -> None:
+        """Experts name the horizontal autoscalers on their Deployments, KEDA's among them, as they are now.
 
-        Those of a namespace in which they may not be listed are as they were last seen; that is told of once.
+        Those of a namespace in which they cannot be listed are as they were last seen; that is told of once.
+
+        Raises:
+            UnavailableError, UnreachableError: there, they have never been seen.
         """
         namespaces = tuple(self._reach.namespaces()) or ("",)
         self._autoscalers = {name: found for name, found in self._autoscalers.items() if name in namespaces}
-        for namespace in namespaces:
-            await self._list_autoscalers(namespace)
-        return {ref: name for found in self._autoscalers.values() for ref, name in found.items()}
+        errors = await asyncio.gather(*(self._list_autoscalers(namespace) for namespace in namespaces))
+        if unseen := next((error for error in errors if error), None):
+            raise unseen
 
-    async def _list_autoscalers(self, namespace: str) -> None:
+    async def _list_autoscalers(self, namespace: str) -> OperatorError | None:
+        """What is not known because of it, and may be later; None: nothing."""
         try:
             items, _ = await self._client.list_objects(AUTOSCALER, namespace)
         except OperatorError as error:
             if self._unlisted.get(namespace) != str(error):
                 self._unlisted[namespace] = str(error)
                 logger.warning("autoscalers not listed", extra=fields(namespace=namespace, reason=str(error)))
-            return
+            passes = not isinstance(error, (RefusedError, NotFoundError))
+            return error if passes and namespace not in self._autoscalers else None
         self._unlisted.pop(namespace, None)
         self._autoscalers[namespace] = {
             ObjectRef("Deployment", item["metadata"]["namespace"], item["spec"]["scaleTargetRef"]["name"]): str(
@@ -145,6 +152,13 @@ class KubernetesScales:
             for item in items
             if item["spec"]["scaleTargetRef"]["kind"] == "Deployment"
         }
+        return None
+
+    def _other(self, expert: Manifest) -> str:
+        """The autoscaler on its Deployment; '': none is known."""
+        namespace = expert["metadata"]["namespace"]
+        ref = ObjectRef("Deployment", namespace, child_of(expert))
+        return next((found[ref] for each in (namespace, "") if ref in (found := self._autoscalers.get(each, {}))), "")
 
     def _deployment(self, expert: Manifest) -> Manifest | None:
         """The Expert's own; None: it has not been made, or somebody else's has its name."""

@@ -24,6 +24,8 @@ class ScaledExpert:
     """Whether somebody beside the reconciler owns that number, so that the reconciler may leave it out."""
     last_writer: str = ""
     """The field manager that owns that number and is none of ours; '': there is none."""
+    other_scaler: str = ""
+    """An autoscaler on the same Deployment, such as HorizontalPodAutoscaler agents/invoice; '': none is known."""
     pods: tuple[Manifest, ...] = ()
     """Those that its Deployment made."""
     around: Mapping[ObjectRef, Manifest] = field(default_factory=dict[ObjectRef, Manifest])

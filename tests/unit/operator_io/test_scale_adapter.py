@@ -208,7 +208,9 @@ async def test_other_autoscalers_are_found_by_the_deployment_that_they_scale(nam
         world.namespaces = namespaces
         world.add_autoscaler()
 
-        assert await world.scales.other_scalers() == {DEPLOYMENT: f"HorizontalPodAutoscaler {NAMESPACE}/mine"}
+        await world.scales.look_for_others()
+
+        assert world.find().other_scaler == f"HorizontalPodAutoscaler {NAMESPACE}/mine"
 
 
 async def test_autoscalers_of_other_kinds_are_no_matter() -> None:
@@ -216,21 +218,50 @@ async def test_autoscalers_of_other_kinds_are_no_matter() -> None:
     async with a_world() as world:
         world.add_autoscaler("StatefulSet")
 
-        assert await world.scales.other_scalers() == {}
+        await world.scales.look_for_others()
+
+        assert not world.find().other_scaler
 
 
 async def test_autoscalers_that_cannot_be_listed_are_as_they_were(caplog: pytest.LogCaptureFixture) -> None:
     """And that is told of once, not every minute."""
     async with a_world() as world:
         world.add_autoscaler()
-        found = await world.scales.other_scalers()
+        await world.scales.look_for_others()
+        found = world.find().other_scaler
         forbidden = {"code": 403, "reason": "Forbidden", "message": "no right"}
         world.api.failures["GET", AUTOSCALER.collection_path("")] = forbidden
 
         for _ in range(3):
-            assert await world.scales.other_scalers() == found
+            await world.scales.look_for_others()
 
+        assert world.find().other_scaler == found
         assert len([record for record in caplog.records if record.message == "autoscalers not listed"]) == 1
+
+
+async def test_autoscalers_that_have_never_been_listed_are_not_known_to_be_none() -> None:
+    """An API server that was broken at that moment is asked again; those that were found elsewhere are known."""
+    async with a_world() as world:
+        world.namespaces = ("broken", NAMESPACE)
+        world.add_autoscaler()
+        broken = {"code": 503, "reason": "ServiceUnavailable", "message": "etcd is slow"}
+        world.api.failures["GET", AUTOSCALER.collection_path("broken")] = broken
+
+        with pytest.raises(UnavailableError):
+            await world.scales.look_for_others()
+
+        assert world.find().other_scaler
+
+
+async def test_autoscalers_that_may_not_be_listed_are_taken_for_none() -> None:
+    """A right that is missing stays missing: scaling cannot wait for it."""
+    async with a_world() as world:
+        forbidden = {"code": 403, "reason": "Forbidden", "message": "no right"}
+        world.api.failures["GET", AUTOSCALER.collection_path("")] = forbidden
+
+        await world.scales.look_for_others()
+
+        assert not world.find().other_scaler
 
 
 async def test_a_write_that_the_api_server_cannot_take_is_an_error() -> None:

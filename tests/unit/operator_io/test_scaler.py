@@ -642,6 +642,53 @@ async def test_autoscalers_that_cannot_be_listed_are_no_reason_to_stop(caplog: p
         assert "other autoscalers cannot be looked for" in caplog.text
 
 
+@pytest.mark.parametrize("waits_for", ["metrics", "others"])
+async def test_a_wake_waits_until_other_autoscalers_are_known(waits_for: str) -> None:
+    """A new leader that has not looked yet would write over them; what else it does not know yet matters less."""
+    async with a_world(leading=False) as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
+        hold = asyncio.Event()
+        world.metrics.hold, world.fleet.others_hold = (hold, None) if waits_for == "metrics" else (None, hold)
+
+        world.scaler.lead(True)
+        await settle()
+        world.scaler.woken(invoice)
+        await settle()
+        hold.set()
+        await world.tick()
+
+        assert not world.fleet.writes
+        assert world.report(invoice).other_scaler
+
+
+async def test_a_wake_does_not_wait_for_ever() -> None:
+    """Whoever lists no autoscalers in time has had a chance; who else scales shows when the number changes."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.fleet.others_hold = asyncio.Event()
+        world.scaler.woken(invoice)
+
+        await world.clock.advance(READ_SECONDS + 1)
+
+        assert world.fleet.writes == [("invoice", 1)]
+
+
+async def test_a_first_look_for_other_autoscalers_that_fails_is_repeated_at_the_next_tick() -> None:
+    """An API server that was busy for a moment hides nobody for a minute."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(0.5))
+        world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
+        world.fleet.others_error = UnavailableError(503, "ServiceUnavailable", "etcd is slow")
+        await world.clock.advance(1)
+
+        world.fleet.others_error = None
+        await world.tick()
+
+        assert world.report(invoice).other_scaler
+
+
 async def test_somebody_who_sets_the_number_again_and_again_is_let() -> None:
     """Two changes within minutes: the scaler steps back, says who, and comes back once nobody has changed it."""
     async with a_world() as world:
