@@ -28,7 +28,7 @@ class Engine:
     replicas: int
     """What its Deployment asks for."""
     placed: int
-    """Of these, pods that have a node."""
+    """Pods that have a node, those that are being deleted included: what these hold their successors get."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,7 @@ class Accelerators:
         profile = next((self._store.get(ref) for ref in named if ref.kind == "AcceleratorProfile"), None)
         deployment = self._store.get(ObjectRef("Deployment", key.namespace, child_of(owner))) if owner else None
         if owner and profile and deployment:
-            placed = sum(_is_placed(pod) and not _is_leaving(pod) for pod in pods)
-            yield Engine(owner, profile, deployment["spec"].get("replicas", 1), placed)
+            yield Engine(owner, profile, deployment["spec"].get("replicas", 1), sum(map(_is_placed, pods)))
 
     def _resources(self) -> frozenset[str]:
         """The accelerators that profiles name."""

@@ -4,11 +4,13 @@ For every set of nodes that pools share, in this order, within its accelerators 
 
 | what                                       | who first                                                |
 |--------------------------------------------|----------------------------------------------------------|
+| what runs on nodes that take no new pods   | as for floors: nobody else could have its accelerators   |
 | floors (min, schedules, wakes, overrides)  | replicas that run, then first replicas before second ones |
 | what experts without prices want           | as above                                                 |
 | what saves dollars                         | the numbers that cost least together (exact, a knapsack) |
 | what is wanted beyond dollars (objectives) | as for floors                                            |
 
+What engines of a fixed number lack is kept for them: where that is more than is free nobody grows, and what runs stays.
 A running replica goes to another expert only where that saves more than a part of its price. Then its pod goes first:
 who gains waits until the accelerators are free. Equal claims give equal grants, in whatever order they come.
 """
@@ -145,7 +147,9 @@ def _place(contest: Contest) -> tuple[Shares, Numbers]:
 
 
 def _cap(claim: Claim, contest: Contest) -> int:
-    """What runs where no node is large enough for a replica, else what is wanted."""
+    """What runs where nobody grows, or no node is large enough for a replica, else what is wanted."""
+    if not contest.grows:
+        return min(claim.wanted, claim.running)
     too_little = contest.budget is not None and contest.budget < claim.size
     return claim.wanted if too_little or fits_anywhere(claim, contest.pools) else min(claim.wanted, claim.running)
 

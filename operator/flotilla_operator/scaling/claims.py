@@ -22,9 +22,15 @@ class Node:
 
     name: str
     available: int
-    """Accelerators that pods of claims hold or may hold: what others' pods hold is left out."""
-    open: bool = True
-    """Whether new pods may come; otherwise (cordoned, tainted) `available` is what its pods hold."""
+    """Accelerators that pods of claims may hold: what others' pods hold is left out; 0: no new pod may come."""
+    held: int = 0
+    """Accelerators that pods of claims hold: more than `available` where pods run on though their node is cordoned, a
+    device is unhealthy, or the device plugin starts anew."""
+
+    @property
+    def has(self) -> int:
+        """Accelerators that claims share here, those included that nobody new may have."""
+        return max(self.available, self.held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,21 +28,25 @@ class Contest:
     limits: Mapping[str, int]
     """Accelerators by namespace, of those that have a quota."""
     hysteresis_ratio: float
+    grows: bool = True
+    """False: all that is free is kept for others, so that nobody grows, and nobody gives up what would go to them."""
 
     @classmethod
     def of(
         cls, claims: tuple[Claim, ...], pools: tuple[Pool, ...], limits: Mapping[str, int], hysteresis_ratio: float
     ) -> Contest:
-        """For what `pools` have together."""
-        bounded = all(pool.nodes is not None for pool in pools)
-        has = sum(node.available for node in nodes_of(pools).values()) - sum(sum(pool.reserved) for pool in pools)
-        return cls(claims, pools, max(0, has) if bounded else None, limits, hysteresis_ratio)
+        """For what `pools` have together, less what they keep for others; what runs comes before these."""
+        if any(pool.nodes is None for pool in pools):
+            return cls(claims, pools, None, limits, hysteresis_ratio)
+        has, reserved = sum(node.has for node in nodes_of(pools).values()), sum(sum(pool.reserved) for pool in pools)
+        kept = min(has, sum(min(claim.running, claim.wanted) * claim.size for claim in claims))
+        return cls(claims, pools, max(has - reserved, kept), limits, hysteresis_ratio, grows=has - reserved >= kept)
 
     @property
     def is_plain(self) -> bool:
         """Whether every free accelerator is as good as any other for every claim."""
-        closed = any(not node.open for pool in self.pools for node in pool.nodes or ())
-        return len(self.pools) == 1 and not closed and all(claim.size == 1 for claim in self.claims)
+        lost = any(node.held > node.available for pool in self.pools for node in pool.nodes or ())
+        return len(self.pools) == 1 and not lost and all(claim.size == 1 for claim in self.claims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,21 @@ def share(contest: Contest, caps: Numbers) -> Shares:
     floors = {claim.expert: min(claim.floor, caps[claim.expert]) for claim in contest.claims}
     unpriced = {claim.expert: caps[claim.expert] for claim in contest.claims if not claim.is_priced}
     purse = Purse.of(contest, numbers)
+    _fill(contest, purse, numbers, _useless_to_others(contest, caps))
     sufficient = _fill(contest, purse, numbers, floors)
     sufficient &= _fill(contest, purse, numbers, unpriced)
     shadow = _buy(contest, purse, numbers, caps)
     _fill(contest, purse, numbers, caps)
     return Shares(numbers, shadow if sufficient else None)
+
+
+def _useless_to_others(contest: Contest, caps: Numbers) -> Numbers:
+    """Replicas on nodes that take no new pods: who gives them up does so for nothing."""
+    shut = {node.name for node in nodes_of(contest.pools).values() if not node.available}
+    return {
+        claim.expert: min(caps[claim.expert], sum(replicas for node, replicas in claim.placed if node in shut))
+        for claim in contest.claims
+    }
 
 
 def _fill(contest: Contest, purse: Purse, numbers: Numbers, wanted: Mapping[NamespacedName, int]) -> bool:

@@ -45,7 +45,7 @@ class Room:
 
 
 def nodes_of(pools: Iterable[Pool]) -> Mapping[str, Node]:
-    """By name; a node that is open to one pool is so for all, and what it has is the most that any of them sees."""
+    """By name; what is available on a node is the most that any pool sees."""
     found: dict[str, Node] = {}
     for node in (node for pool in pools for node in pool.nodes or ()):
         known = found.get(node.name)
@@ -69,7 +69,7 @@ def held_by(claims: Iterable[Claim], kept: Mapping[NamespacedName, int] | None =
 
 def open_names(pool: Pool) -> frozenset[str]:
     """The nodes that new pods of the pool may come to."""
-    return frozenset(node.name for node in pool.nodes or () if node.open)
+    return frozenset(node.name for node in pool.nodes or () if node.available)
 
 
 def held_now(claims: Iterable[Claim]) -> dict[str, int]:
@@ -85,4 +85,4 @@ def held_now(claims: Iterable[Claim]) -> dict[str, int]:
 def fits_anywhere(claim: Claim, pools: Iterable[Pool]) -> bool:
     """Whether an open node of its pool could ever hold one replica."""
     nodes = [pool.nodes for pool in pools if pool.name == claim.pool]
-    return any(each is None or any(node.open and node.available >= claim.size for node in each) for each in nodes)
+    return any(each is None or any(node.available >= claim.size for node in each) for each in nodes)

@@ -2,7 +2,7 @@
 
 | capacity of the profile | what there is                                                                              |
 |-------------------------|--------------------------------------------------------------------------------------------|
-| Nodes                   | allocatable of nodes that fit, less what others hold, or lack of a fixed number          |
+| Nodes                   | allocatable of nodes that fit, less what others hold; what runs keeps what it holds        |
 | a number                | that many for scaled experts                                                               |
 | Unbounded               | any number                                                                                 |
 """
@@ -184,14 +184,13 @@ def _make_pool(placement: Placement, machines: Iterable[Machine], held: _Held, l
         return pool
     if isinstance(placement.capacity, int):
         return replace(pool, accelerators=placement.capacity)
-    own = held.own.get(placement.pool, Counter[str]())
-    nodes: list[Node] = []
-    for machine in machines:
-        if placement.admits(machine):
-            has = machine.allocatable[placement.resource] - held.others[machine.name]
-            nodes.append(Node(machine.name, max(0, has)))
-        elif own[machine.name]:
-            nodes.append(Node(machine.name, held.scaled[machine.name], open=False))
+    available = {
+        machine.name: max(0, machine.allocatable[placement.resource] - held.others[machine.name])
+        for machine in machines
+        if placement.admits(machine)
+    }
+    own = (name for name, amount in held.own.get(placement.pool, Counter[str]()).items() if name and amount)
+    nodes = (Node(name, available.get(name, 0), held.scaled[name]) for name in sorted({*available, *own}))
     return replace(pool, nodes=tuple(nodes), reserved=tuple(sorted(lacking, reverse=True)))
 
 

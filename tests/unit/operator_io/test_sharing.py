@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +48,13 @@ class World:
         self.store.apply(stored)
         return stored
 
-    def add_node(self, name: str = "gpu-1", gpus: int = 4, **spec: Any) -> None:
+    def add_node(
+        self, name: str = "gpu-1", gpus: int = 4, *, allocatable: Mapping[str, str] | None = None, **spec: Any
+    ) -> None:
         """A node of the L4 pool."""
         labels = {"flotilla.dev/accelerator": "l4"}
-        status = {"allocatable": {GPU: str(gpus), "cpu": "8"}}
+        devices = {GPU: str(gpus)} if allocatable is None else allocatable
+        status = {"allocatable": {"cpu": "8", **devices}}
         self.api.put(
             NODE.path("", name), {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
         )
@@ -83,14 +86,28 @@ class World:
         """The owner with its Deployment and so many pods, one GPU each, on the first node."""
         owner = self.put(owner)
         deployment = self.put(_controlled("Deployment", child_of(owner), owner, spec={"replicas": replicas}))
-        made = self.put(_controlled("ReplicaSet", f"{child_of(owner)}-1", deployment))
+        self.put(_controlled("ReplicaSet", f"{child_of(owner)}-1", deployment))
         for number in range(pods):
-            pod = a_pod(owner, str(number))
-            pod["metadata"]["ownerReferences"] = [_controller(made)]
-            pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
-            pod["spec"] = {"nodeName": "gpu-1", "containers": [{"name": "engine", "resources": {"limits": {GPU: "1"}}}]}
-            self.api.put(AGENT_POD.path("", pod["metadata"]["name"]), self.put(pod))
+            self.add_pod(owner, str(number))
         return owner
+
+    def add_pod(self, owner: Manifest, name: str, *, node: str = "gpu-1") -> Manifest:
+        """One more pod of the owner's Deployment."""
+        made = self.store.get(ObjectRef("ReplicaSet", NAMESPACE, f"{child_of(owner)}-1"))
+        assert made is not None
+        pod = a_pod(owner, name)
+        pod["metadata"]["ownerReferences"] = [_controller(made)]
+        pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        pod["spec"] = {"nodeName": node, "containers": [{"name": "engine", "resources": {"limits": {GPU: "1"}}}]}
+        stored = self.put(pod)
+        self.api.put(AGENT_POD.path("", pod["metadata"]["name"]), stored)
+        return stored
+
+    def drain(self, owner: Manifest, name: str) -> None:
+        """That pod is being deleted."""
+        pod = self.store.get(ObjectRef.of(a_pod(owner, name)))
+        assert pod is not None
+        self.put({**pod, "metadata": {**pod["metadata"], "deletionTimestamp": "2026-01-01T01:00:00Z"}})
 
     def wants(self, name: str, replicas: int, *, pods: int = 0) -> Ledger:
         """The ledger of a scaled Expert whose team asks for so many replicas."""
@@ -180,6 +197,43 @@ async def test_engines_with_a_number_of_their_own_keep_theirs() -> None:
         world.serve(a_served_fallback("large", replicas=1), 1, pods=1)
 
         assert await world.share(world.wants("invoice", 8)) == [3]
+
+
+@pytest.mark.parametrize("successors", [0, 1])
+async def test_a_rollout_of_another_engine_takes_nothing_that_runs(successors: int) -> None:
+    """What a pod that drains holds is what its successor gets, not one accelerator more."""
+    async with a_world() as world:
+        world.add_node(gpus=4)
+        fixed = world.serve(an_expert("fixed", replicas=2), 2, pods=2)
+        world.drain(fixed, "0")
+        if successors:
+            world.add_pod(fixed, "2", node="")
+
+        assert await world.share(world.wants("invoice", 3, pods=2)) == [2]
+
+
+async def test_an_engine_that_lacks_more_than_there_is_takes_nothing_that_runs() -> None:
+    """A number with a digit too many must not end other experts; they do not grow meanwhile."""
+    async with a_world() as world:
+        world.add_node(gpus=4)
+        world.serve(an_expert("fixed", replicas=9), 9, pods=1)
+
+        assert await world.share(world.wants("invoice", 4, pods=2)) == [2]
+
+
+@pytest.mark.parametrize("allocatable", [{GPU: "0"}, {GPU: "1"}, {}])
+async def test_an_expert_keeps_what_runs_on_a_node_that_has_lost_accelerators(allocatable: Mapping[str, str]) -> None:
+    """While a device plugin starts anew, or for an unhealthy device: its pods run on, and other nodes take more."""
+    async with a_world() as world:
+        world.add_node(gpus=2)
+        world.add_node("gpu-2", gpus=1)
+        ledger = world.wants("invoice", 4, pods=2)
+        assert await world.share(ledger) == [3]
+
+        world.add_node(allocatable=allocatable)
+        await world.clock.advance(LOOK_SECONDS)
+
+        assert await world.share(ledger) == [3]
 
 
 async def test_an_expert_keeps_what_it_holds() -> None:

@@ -44,10 +44,11 @@ def a_claim(
     )
 
 
-def a_pool(nodes: Mapping[str, int], *, pool: str = "l4", closed: Sequence[str] = ()) -> Pool:
-    """Open nodes with so many accelerators."""
-    found = (Node(node, available, open=node not in closed) for node, available in nodes.items())
-    return Pool(pool, GPU, tuple(found))
+def a_pool(nodes: Mapping[str, int], *, pool: str = "l4", held: Mapping[str, int] | None = None) -> Pool:
+    """Nodes with so many accelerators for pods that may come; `held` says of some what pods hold there."""
+    found = {node: Node(node, available) for node, available in nodes.items()}
+    found |= {node: Node(node, nodes.get(node, 0), amount) for node, amount in (held or {}).items()}
+    return Pool(pool, GPU, tuple(found.values()))
 
 
 def numbers(grants: Mapping[NamespacedName, Grant]) -> dict[str, int]:

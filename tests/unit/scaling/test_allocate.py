@@ -168,9 +168,48 @@ def test_a_closed_node_takes_no_new_pods() -> None:
     """What a cordoned node's pods leave is nobody's."""
     claims = [a_claim("idle", 0, (0.0,), placed={"a": 1}), a_claim("sql", 2, STEEP[:3], placed={"b": 1})]
 
-    grants = allocate(claims, [a_pool({"a": 1, "b": 1}, closed=["a"])])
+    grants = allocate(claims, [a_pool({"b": 1}, held={"a": 1})])
 
     assert numbers(grants) == {"idle": 0, "sql": 1}
+
+
+@pytest.mark.parametrize("available", [0, 1])
+@pytest.mark.parametrize("usd", [pytest.param(STEEP[:3], id="priced"), pytest.param((), id="without a price")])
+def test_what_runs_is_kept_where_its_node_has_less_than_it_holds(available: int, usd: tuple[float, ...]) -> None:
+    """A device that is unhealthy, or a plugin that starts anew, ends no pod; only another claim takes a replica."""
+    pool = a_pool({"a": available}, held={"a": 2})
+
+    assert numbers(allocate([a_claim("sql", 2, usd, floor=1, placed=2)], [pool])) == {"sql": 2}
+    assert numbers(allocate([a_claim("sql", 3, placed=2)], [pool])) == {"sql": 2}
+
+
+def test_what_a_node_lacks_is_nobodys_when_a_pod_leaves_it() -> None:
+    """Whoever waits for it would find no accelerator there, so nothing is taken for it."""
+    claims = [a_claim("mail", 1, (9.0, 1.0)), a_claim("sql", 2, FLAT[:3], placed=2)]
+
+    assert numbers(allocate(claims, [a_pool({"a": 1}, held={"a": 2})])) == {"mail": 0, "sql": 2}
+
+
+def test_a_minimum_still_takes_what_dollars_keep() -> None:
+    """On the node that has its accelerators, and not on the one that has lost them."""
+    claims = [a_claim("mail", 1, floor=1), a_claim("sql", 1, placed={"b": 1}), a_claim("x", 1, placed={"a": 1})]
+
+    grants = allocate(claims, [a_pool({"b": 1}, held={"a": 1, "b": 1})])
+
+    assert numbers(grants) == {"mail": 0, "sql": 0, "x": 1}
+    assert grants[name("mail")].message == "1 more wait for accelerators that other pods still hold"
+
+
+@pytest.mark.parametrize("lacking", [2, 8])
+def test_what_runs_is_kept_where_others_lack_more_than_is_free(lacking: int) -> None:
+    """Their pods wait for something else, or ask for more than there will ever be: nobody grows meanwhile."""
+    claims = [a_claim("mail", 1, floor=1), a_claim("sql", 3, STEEP, placed=2)]
+    pool = replace(a_pool({}, held={"a": 2}), reserved=(1,) * lacking)
+    free = replace(a_pool({"a": 3}, held={"a": 2}), reserved=(1,) * lacking)
+
+    assert numbers(allocate(claims, [pool])) == {"mail": 0, "sql": 2}
+    assert numbers(allocate(claims, [free])) == {"mail": 0, "sql": 2}
+    assert numbers(allocate([a_claim("sql", 1, placed=2)], [free])) == {"sql": 1}
 
 
 def test_pools_may_share_nodes() -> None:

@@ -196,6 +196,30 @@ def test_the_shadow_price_is_what_one_accelerator_more_would_save(
             assert grant.shadow_usd_per_hour == pytest.approx(less - more)
 
 
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1),
+    st.lists(st.sampled_from((1, 2)), max_size=3),
+    st.sampled_from((1, 2)),
+    st.data(),
+)
+def test_what_runs_and_is_wanted_is_lost_to_other_claims_only(
+    nodes: dict[str, tuple[int, int]], reserved: list[int], size: int, data: st.DataObject
+) -> None:
+    """Never for what nodes have lost, and never for what others lack."""
+    placed = {node: replicas for node, (_, replicas) in nodes.items()}
+    wanted = data.draw(st.integers(0, 9))
+    usd = data.draw(st.sampled_from([(), tuple(float(wanted - number) for number in range(wanted + 1))]))
+    claim = a_claim("sql", wanted, usd, size=size, placed=placed, current=data.draw(st.integers(0, 9)))
+    pool = a_pool(
+        {node: available for node, (available, _) in nodes.items()},
+        held={node: replicas * size for node, replicas in placed.items()},
+    )
+
+    granted = planned([claim], replace(pool, reserved=tuple(sorted(reserved, reverse=True))))
+
+    assert granted[claim.expert] >= min(wanted, claim.running)
+
+
 @given(fleets(priced=False), st.integers(0, 12), quotas)
 def test_grants_settle(claims: list[Claim], accelerators: int, bounds: list[Quota]) -> None:
     """Pods that follow them never lead to other grants for ever: two experts cannot take from each other in turn."""

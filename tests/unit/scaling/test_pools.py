@@ -48,16 +48,16 @@ def the_pool(occupancy: Occupancy, spec: AcceleratorProfileSpec | None = None, l
     return found
 
 
-def has(occupancy: Occupancy, spec: AcceleratorProfileSpec | None = None) -> Mapping[str, tuple[int, bool]]:
-    """Of each node of the pool, what is available and whether it is open."""
-    return {node.name: (node.available, node.open) for node in the_pool(occupancy, spec).nodes or ()}
+def has(occupancy: Occupancy, spec: AcceleratorProfileSpec | None = None) -> Mapping[str, tuple[int, int]]:
+    """Of each node of the pool, what is available and what scaled experts hold."""
+    return {node.name: (node.available, node.held) for node in the_pool(occupancy, spec).nodes or ()}
 
 
 def test_nodes_give_what_strangers_and_fixed_engines_leave() -> None:
     """What scaled experts hold stays theirs; a pod that waits for a node holds nothing."""
     pods = [a_pod("a", 2), a_pod("a", 1, "fixed"), a_pod("a", 1, "sql"), a_pod("b", 9), a_pod("")]
 
-    assert has(Occupancy([a_machine(), a_machine("b")], pods)) == {"a": (5, True), "b": (0, True)}
+    assert has(Occupancy([a_machine(), a_machine("b")], pods)) == {"a": (5, 1), "b": (0, 0)}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,24 @@ def test_nodes_give_what_strangers_and_fixed_engines_leave() -> None:
 def test_a_node_that_takes_no_new_pods_is_none_of_the_pools(machine: Machine) -> None:
     """Unless its pods are there already: then it has what they hold, and no more."""
     assert has(Occupancy([machine])) == {}
-    assert has(Occupancy([machine], [a_pod("a", 2, "sql"), a_pod("a", 1)])) == {"a": (2, False)}
+    assert has(Occupancy([machine], [a_pod("a", 2, "sql"), a_pod("a", 1)])) == {"a": (0, 2)}
+
+
+@pytest.mark.parametrize(
+    ("machines", "available"),
+    [
+        pytest.param([a_machine(gpus=1)], 0, id="of three devices two are unhealthy"),
+        pytest.param([Machine("a", L4, {GPU: 0})], 0, id="the device plugin starts anew"),
+        pytest.param([a_machine(gpus=0)], 0, id="and has not registered yet"),
+        pytest.param([], 0, id="the node object is gone"),
+        pytest.param([a_machine(gpus=2)], 1, id="a device for one of two pods is left"),
+    ],
+)
+def test_pods_keep_what_they_hold_on_a_node_that_has_less(machines: Sequence[Machine], available: int) -> None:
+    """They run on; what is available is for new ones."""
+    pods = [a_pod("a", 1, "sql"), a_pod("a", 1, "sql", leaving=True), a_pod("a", 1)]
+
+    assert has(Occupancy(machines, pods)) == {"a": (available, 2)}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +108,7 @@ def test_a_node_that_takes_no_new_pods_is_none_of_the_pools(machine: Machine) ->
 )
 def test_a_tolerated_taint_keeps_nothing_away(toleration: Mapping[str, str], taint: Taint) -> None:
     """As the scheduler matches them; clusters with the resource's own taint add its toleration to pods themselves."""
-    assert has(Occupancy([a_machine(taints=(taint,))]), a_profile(tolerations=[toleration])) == {"a": (8, True)}
+    assert has(Occupancy([a_machine(taints=(taint,))]), a_profile(tolerations=[toleration])) == {"a": (8, 0)}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +169,7 @@ def test_a_closed_node_with_one_pools_pods_is_not_the_others() -> None:
 
     pools = make_pools({name("mail"): wide, name("sql"): narrow}, occupancy, {})
 
-    assert [pool.nodes for pool in pools] == [(), (Node("a", 2, open=False),)]
+    assert [pool.nodes for pool in pools] == [(), (Node("a", 0, held=2),)]
 
 
 def test_places_are_those_of_pods_that_stay_or_leave() -> None:
