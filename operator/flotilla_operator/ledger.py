@@ -121,13 +121,15 @@ class Ledger:
         self._born = born
         return tuple(replace(pod, age_seconds=steady - born[pod.uid, pod.ready]) for pod in pods)
 
-    def decide(self, signals: ExpertSignals, steady: float, tuning: Tuning) -> Decision | None:
-        """What is right by what is measured; None: nothing is decided about it."""
+    def decide(self, signals: ExpertSignals, measured_at: float, steady: float, tuning: Tuning) -> Decision | None:
+        """What is right by what was measured then; None: nothing is decided about it."""
         if self.target is None or self.expert.deployment is None:
             self.decision = None
             return None
         replicas = count_replicas(self.expert.replicas, self.pods, self.cold_starts)
-        observation = observe(signals, replicas, self.target.objectives, woken_at=self.woken_at)
+        observation = observe(
+            signals, replicas, self.target.objectives, woken_at=self.woken_at, measured_at=measured_at
+        )
         arrivals = fresh(observation.arrivals)
         self.unknown = arrivals.why if isinstance(arrivals, Unknown) else ""
         self.decision = decide(observation, self.target, self.state, steady, tuning)
@@ -203,7 +205,7 @@ class Ledger:
 
     def recommendation(self, steady: float) -> Recommendation | None:
         """As above, for autoscalers of others."""
-        report, at = self.report(steady), self.state.ticked_at
+        report, at = self.report(steady), self.state.learned_at
         if report is None or at is None:
             return None
         return Recommendation(report.recommended, self.expert.replicas, report.rule, report.message, steady - at)

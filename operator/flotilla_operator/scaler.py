@@ -303,7 +303,7 @@ class Scaler:
             ledger.target = scaling.target
             if not scaling.acts:
                 ledger.leave()
-            decision = ledger.decide(self._measured(ledger.expert.name), now.steady, self._tuning)
+            decision = ledger.decide(self._measured(ledger.expert.name), self._read_at, now.steady, self._tuning)
         except Exception:  # a defect that one Expert provokes must not stop the others
             logger.exception("scaling decision crashed", extra=_about(key))
             self._telemetry.crashes.inc()

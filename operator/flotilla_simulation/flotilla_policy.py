@@ -62,4 +62,10 @@ class Flotilla:
             preemptions=Known(0.0),
             ttft_p95=Known(ttft_quantile(sample.ttft - before.ttft, 0.95), self.lag_seconds),
             woken_at=woken,
+            measured_at=self._measured_at(sample.at + self.lag_seconds),
         )
+
+    def _measured_at(self, now: float) -> float:
+        """A wake soon after a tick sees what that has seen; after a later one the next tick is a whole period away."""
+        last = self.state.learned_at
+        return now if last is None or now - last >= self.period_seconds / 2 else last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from .batching import Sample, full_batch_seconds, learn_batching
@@ -15,12 +16,13 @@ _LEAST_SLOT_SECONDS = 1e-3
 
 
 def learn(observation: Observation, target: Target, state: State, now: float, tuning: Tuning) -> State:
-    """`state` after one more tick; called again within half a tick, it only looks after times."""
-    if state.ticked_at is not None and now - state.ticked_at < tuning.tick_seconds / 2:
+    """`state` after one more measurement; the same one again, as after a wake, says nothing new."""
+    measured_at = now if observation.measured_at is None else observation.measured_at
+    if measured_at <= (-math.inf if state.learned_at is None else state.learned_at):
         return state
     learned = replace(
         state,
-        ticked_at=now,
+        learned_at=measured_at,
         batching=_learn_batching(observation, target, state.batching, tuning),
         zero_since=_zero_since(observation, state, now),
         missed_ticks=state.missed_ticks + 1 if missed_objectives(observation, target) else 0,

@@ -57,6 +57,8 @@ class Observation:
     """Tokens that the KV cache of one replica holds."""
     woken_at: float | None = None
     """When a router last asked for a replica."""
+    measured_at: float | None = None
+    """When all this was measured; None: now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,8 @@ class State:
     shrunk_at: float | None = None
     missed_ticks: int = 0
     """Ticks in a row in which an objective was missed."""
-    ticked_at: float | None = None
-    """When the last sample was taken."""
+    learned_at: float | None = None
+    """When what was learned last had been measured."""
 
 
 class Rule(StrEnum):

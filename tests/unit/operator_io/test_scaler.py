@@ -332,6 +332,21 @@ async def test_a_wake_does_not_wait_for_the_tick() -> None:
         assert world.report(invoice).records[-1].rule is Rule.WOKEN
 
 
+async def test_after_a_wake_the_next_tick_sees_what_came_with_it() -> None:
+    """Growth from zero does not stop at the first replica for a tick longer, however late in a tick the wake was."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.metrics.measure(invoice, at_rate(0.0))
+        await world.clock.advance(TICK + 8)
+        world.scaler.woken(invoice)
+        await settle()
+
+        world.metrics.measure(invoice, at_rate(3.5))
+        await world.clock.advance(TICK - 8)
+
+        assert world.fleet.writes == [("invoice", 1), ("invoice", 4)]
+
+
 async def test_many_wakes_are_one_write() -> None:
     """Every router of the fleet asks, every second."""
     async with a_world() as world:

@@ -128,7 +128,7 @@ class World:
             scaling = describer.describe(ledger.expert, FleetSignals({}, {}), now)
             assert scaling is not None
             ledger.target = scaling.target
-            ledger.decide(ExpertSignals(), now.timestamp(), TUNING)
+            ledger.decide(ExpertSignals(), now.timestamp(), now.timestamp(), TUNING)
         sharing.share(ledgers)
         return [ledger.wanted for ledger in ledgers]
 

@@ -383,9 +383,12 @@ def test_inputs_show_what_was_known_and_how_old_it_was() -> None:
     assert shown["replicaCapacity"] == (pytest.approx(1.0), None)
 
 
-def test_a_second_look_within_a_tick_learns_nothing_twice() -> None:
-    """As after a wake: the demand of the moment counts once."""
-    first = decide(measured(2.0), a_target(), past(2.0), NOW, TUNING)
-    again = decide(measured(2.0), a_target(), first.state, NOW + 1.0, TUNING)
+def test_what_was_measured_counts_once() -> None:
+    """However late it is looked at again, as after a wake; what is measured then counts at once."""
+    seen = replace(measured(2.0), measured_at=NOW)
+    first = decide(seen, a_target(), past(2.0), NOW, TUNING)
+    again = decide(seen, a_target(), first.state, NOW + 14.0, TUNING)
+    later = decide(replace(measured(3.0), measured_at=NOW + 15.0), a_target(), again.state, NOW + 15.0, TUNING)
 
     assert again.state.demand == first.state.demand
+    assert later.state.demand == (*first.state.demand, (NOW + 15.0, 3.0))
