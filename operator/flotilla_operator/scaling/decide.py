@@ -160,8 +160,14 @@ def _is_idle(situation: _Situation) -> bool:
 
 
 def _is_woken(situation: _Situation) -> bool:
-    woken = situation.observation.woken_at
-    return woken is not None and situation.now - woken < situation.target.idle_after_seconds
+    """Whether a request asked for a replica within idleAfter.
+
+    Where the scaler only recommends, no router says so: then demand does while there is no replica.
+    """
+    woken, since = situation.observation.woken_at, situation.now - situation.target.idle_after_seconds
+    if woken is not None and woken > since:
+        return True
+    return situation.current == 0 and any(rate > 0 and at > since for at, rate in situation.state.demand)
 
 
 def _floor(situation: _Situation) -> _Wish:

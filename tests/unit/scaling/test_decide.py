@@ -183,6 +183,36 @@ def test_a_wake_is_forgotten_after_idle_after() -> None:
     assert decided(_woken(NOW - 900.0), state=past(0.0, zero_since=NOW - 4000)).replicas == 0
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(a_target(), id="a trickle, of which no whole hour is known"),
+        pytest.param(a_target(loss_usd=None), id="without a price"),
+    ],
+)
+def test_demand_without_a_replica_is_a_wake(target: Target) -> None:
+    """Where the scaler only recommends no router wakes: it is held until whoever acts has looked."""
+    life = Life(target, past(0.0, seconds=600, zero_since=NOW - 4000), replicas=0)
+
+    asked = [life.tick(0.05)]
+    life.replicas = 0
+    asked.append(life.tick(0.0))
+
+    assert [(found.replicas, found.rule) for found in asked] == [(1, Rule.WOKEN), (1, Rule.WOKEN)]
+
+
+def test_demand_that_does_not_pay_keeps_an_expert_at_zero() -> None:
+    """A whole hour of it is known."""
+    found = decided(measured(0.02, wanted=0), state=past(0.02))
+
+    assert (found.replicas, found.rule) == (0, Rule.ECONOMICS)
+
+
+def test_a_person_keeps_an_expert_at_zero_under_demand() -> None:
+    """An override is above what requests ask for."""
+    assert decided(measured(0.5, wanted=0), a_target(override=0)).replicas == 0
+
+
 def _woken(at: float) -> Observation:
     return Observation(Replicas(0, 0), arrivals=Known(0.0), woken_at=at)
 
