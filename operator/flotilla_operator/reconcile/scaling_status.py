@@ -69,7 +69,8 @@ def _status(stored: Manifest, observed: Observed, *, is_off: bool) -> tuple[Mani
 
 
 def _said(stored: Manifest, report: ScalingReport, now: datetime) -> tuple[Manifest, float | None]:
-    """The number and what bound it: at once where it is another number, else not again within QUIET_SECONDS."""
+    """The number and what bound it: at once where it is another number, or where nothing was known, else not again
+    within QUIET_SECONDS."""
     names = ("at", "recommended", "rule", "message", "shadowUSDPerHour")
     before = {name: stored[name] for name in names if name in stored}
     after = _in_words(report, now)
@@ -77,6 +78,8 @@ def _said(stored: Manifest, report: ScalingReport, now: datetime) -> tuple[Manif
         return after, None
     if before.get("rule") == _rule(report).value and _is_close(before.get("shadowUSDPerHour"), report):
         return before, None
+    if before.get("rule") == Rule.METRICS_UNKNOWN.value:
+        return after, None  # at most once in QUIET_SECONDS: the way back waits for these
     age = (now - datetime.fromisoformat(before["at"])).total_seconds()
     return (before, QUIET_SECONDS - age) if 0 <= age < QUIET_SECONDS else (after, None)
 

@@ -272,6 +272,18 @@ def test_another_rule_for_the_same_number_is_told_after_a_while() -> None:
     assert (scaling_of(late)["rule"], scaling_of(late)["message"]) == ("ShrinkDelayed", "1 would do")
 
 
+def test_demand_that_is_known_at_last_is_told_at_once_and_lost_again_after_a_while() -> None:
+    """A status does not go on about unknown demand; and demand that comes and goes is not written with each tick."""
+    blind = a_report(2, Rule.METRICS_UNKNOWN, unknown="not scraped twice yet")
+
+    known = later(a_scaled_expert(blind), seconds=15, scaling=a_report(2))
+    lost = later(known, seconds=15, scaling=blind)
+
+    assert scaling_of(known)["rule"] == "Economics"
+    assert scaling_of(lost)["rule"] == "Economics"
+    assert judge(lost).requeue_after_seconds == QUIET_SECONDS - 15
+
+
 def test_fallback_that_costs_less_is_told_as_the_rule() -> None:
     """And no more often than another rule."""
     cheaper = a_report(notes=frozenset({Note.FALLBACK_CHEAPER}))
