@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeVar
 
 from flotilla_operator.ports import Clock, OperatorError
 from flotilla_operator.reconcile.types import Key, Manifest, ObjectRef
@@ -32,6 +34,24 @@ _CONTAINERS = ("containers", "initContainers")
 
 logger = logging.getLogger(LOGGER)
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What one list is about; all of the cluster where nothing is named."""
+
+    namespace: str = ""
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stranger:
+    """A pod that is none of our engines', as far as the last list could tell."""
+
+    uid: str
+    holding: Holding
+
 
 class Accelerators:
     """Knows what pools have, as of the last look, and what our engines hold of it, as of now."""
@@ -42,10 +62,10 @@ class Accelerators:
         self._clock = clock
         self._reach = reach
         self._due = float("-inf")
-        self._machines: tuple[Machine, ...] | None = None
-        """None: nodes have not been listed."""
-        self._bounds: tuple[Bound, ...] = ()
-        self._strangers: tuple[Holding, ...] = ()
+        self._machines: dict[_Place, tuple[Machine, ...]] = {}
+        """Empty: nodes have not been listed."""
+        self._bounds: dict[_Place, tuple[Bound, ...]] = {}
+        self._strangers: dict[_Place, tuple[_Stranger, ...]] = {}
         self._slots = asyncio.Semaphore(LISTS_AT_A_TIME)
         self._untold: dict[str, str] = {}
         """Why something could not be listed, by what."""
@@ -56,31 +76,36 @@ class Accelerators:
         if now < self._due or not resources:
             return
         self._due = now + LOOK_SECONDS
-        nodes = await self._list(NODE, "")
-        if nodes is not None:
-            machines = (_machine(node, resources) for node in nodes)
-            self._machines = tuple(machine for machine in machines if machine.allocatable)
-        quotas = await self._list_all(QUOTA, [{}])
-        self._bounds = tuple(bound for quota in quotas for bound in _bounds(quota, resources))
-        names = [machine.name for machine in self._machines or ()]
-        pods = await self._list_all(AGENT_POD, [{"spec.nodeName": name} for name in names])
-        strangers = (pod for pod in pods if not _has_ended(pod) and self._store.get(ObjectRef.of(pod)) is None)
-        self._strangers = tuple(holding for pod in strangers if (holding := _holding(pod, resources)).resources)
+        own = {_uid(pod) for pods in self._pods().values() for pod in pods}
+        await self._read(self._machines, NODE, [_Place()], lambda node: _machines(node, resources))
+        await self._read(self._bounds, QUOTA, self._places(), lambda quota: _bounds(quota, resources))
+        nodes = [_Place(node=machine.name) for machine in _all(self._machines)]
+        places = self._places(nodes) if nodes else nodes
+        await self._read(self._strangers, AGENT_POD, places, lambda pod: _strangers(pod, resources, own))
 
     def supply(self, scaled: Collection[NamespacedName]) -> Supply:
         """What there is for these Experts."""
-        holdings, engines = list(self._strangers), list[Engine]()
-        resources = self._resources()
-        for key in self._store.owners():
-            if key.kind == "RoutingPolicy":
-                continue
+        holdings, engines, resources = list[Holding](), list[Engine](), self._resources()
+        found = self._pods()
+        self._recognize({_uid(pod) for pods in found.values() for pod in pods})
+        for key, owned in found.items():
             expert = NamespacedName(key.namespace, key.name) if key.kind == "Expert" else None
-            pods = [pod for pod in owned_pods(self._store, key) if not _has_ended(pod)]
+            pods = [pod for pod in owned if not _has_ended(pod)]
             holdings += [_holding(pod, resources, expert) for pod in pods]
             if expert not in scaled:
                 engines += self._engine(key, pods)
-        occupancy = Occupancy(self._machines or (), holdings, self._bounds)
-        return Supply(occupancy, engines, nodes_known=self._machines is not None)
+        holdings += [stranger.holding for stranger in _all(self._strangers)]
+        occupancy = Occupancy(tuple(_all(self._machines)), holdings, tuple(_all(self._bounds)))
+        return Supply(occupancy, engines, nodes_known=bool(self._machines))
+
+    def _pods(self) -> dict[Key, tuple[Manifest, ...]]:
+        """Of each model that is served in the cluster, as the store knows them now."""
+        return {key: owned_pods(self._store, key) for key in self._store.owners() if key.kind != "RoutingPolicy"}
+
+    def _recognize(self, own: Collection[str]) -> None:
+        """Pods that the list knew before the store did are no strangers, also when they are gone."""
+        for place, strangers in self._strangers.items():
+            self._strangers[place] = tuple(stranger for stranger in strangers if stranger.uid not in own)
 
     def _engine(self, key: Key, pods: Sequence[Manifest]) -> Iterator[Engine]:
         """The model, where it is served in the cluster and has been made."""
@@ -95,28 +120,35 @@ class Accelerators:
         """The accelerators that profiles name."""
         return frozenset(profile["spec"]["resource"] for profile in self._store.of_kind("AcceleratorProfile"))
 
-    async def _list_all(self, kind: Kind, selectors: Sequence[Mapping[str, str]]) -> list[Manifest]:
-        """Objects in every served namespace that one of `selectors` matches.
+    def _places(self, whole: Sequence[_Place] = (_Place(),)) -> Sequence[_Place]:
+        """The served namespaces, beyond which no strangers are seen; `whole` where all are served."""
+        return [_Place(namespace) for namespace in self._reach.namespaces()] or whole
 
-        Where only some namespaces are served, one list each does it, and strangers in others are not seen.
-        """
-        namespaces = tuple(self._reach.namespaces())
-        wanted = [("", each) for each in selectors]
-        if namespaces:
-            everything: Mapping[str, str] = {}
-            wanted = [(namespace, everything) for namespace in namespaces] if selectors else []
-        found = await asyncio.gather(*(self._list(kind, namespace, selector) for namespace, selector in wanted))
-        return [manifest for manifests in found for manifest in manifests or ()]
+    async def _read(
+        self,
+        known: dict[_Place, tuple[T, ...]],
+        kind: Kind,
+        places: Sequence[_Place],
+        read: Callable[[Manifest], Iterable[T]],
+    ) -> None:
+        """`known` is what is read at these places; where they cannot be listed it is what was read there last."""
+        for gone in known.keys() - set(places):
+            del known[gone]
 
-    async def _list(
-        self, kind: Kind, namespace: str, selector: Mapping[str, str] | None = None
-    ) -> Sequence[Manifest] | None:
+        async def read_at(place: _Place) -> None:
+            items = await self._list(kind, place)
+            if items is not None:
+                known[place] = tuple(each for item in items for each in read(item))
+
+        await asyncio.gather(*map(read_at, places))
+
+    async def _list(self, kind: Kind, place: _Place) -> Sequence[Manifest] | None:
         """None: it cannot be listed, which is told of once."""
-        what = f"{kind.plural} of {namespace}" if namespace else kind.plural
-        fields_wanted = ",".join(f"{name}={value}" for name, value in (selector or {}).items())
+        what = f"{kind.plural} of {place.namespace}" if place.namespace else kind.plural
+        selector = f"spec.nodeName={place.node}" if place.node else ""
         try:
             async with self._slots:
-                items, _ = await self._client.list_objects(kind, namespace, field_selector=fields_wanted)
+                items, _ = await self._client.list_objects(kind, place.namespace, field_selector=selector)
         except OperatorError as error:
             if self._untold.get(what) != str(error):
                 self._untold[what] = str(error)
@@ -124,6 +156,24 @@ class Accelerators:
             return None
         self._untold.pop(what, None)
         return items
+
+
+def _all(known: Mapping[_Place, tuple[T, ...]]) -> Iterator[T]:
+    return (each for found in known.values() for each in found)
+
+
+def _machines(node: Manifest, resources: Collection[str]) -> Iterator[Machine]:
+    """The node, where it has accelerators."""
+    machine = _machine(node, resources)
+    if machine.allocatable:
+        yield machine
+
+
+def _strangers(pod: Manifest, resources: Collection[str], own: Collection[str]) -> Iterator[_Stranger]:
+    """The pod, where it is none of `own` and holds accelerators."""
+    holding = _holding(pod, resources)
+    if holding.resources and not _has_ended(pod) and _uid(pod) not in own:
+        yield _Stranger(_uid(pod), holding)
 
 
 def _machine(node: Manifest, resources: Collection[str]) -> Machine:
@@ -180,6 +230,10 @@ def _amount(container: Manifest, resource: str) -> int:
 
 def _whole(amount: str) -> int:
     return int(parse_quantity(str(amount)) or Decimal(0))
+
+
+def _uid(pod: Manifest) -> str:
+    return pod["metadata"]["uid"]
 
 
 def _is_placed(pod: Manifest) -> bool:

@@ -14,7 +14,7 @@ from fakes.apiserver import FakeApiServer, running_api_server
 from fakes.clock import VirtualClock
 from flotilla_operator.adapters.accelerators import LOOK_SECONDS, Accelerators
 from flotilla_operator.adapters.client import Client, Connection
-from flotilla_operator.adapters.kinds import AGENT_POD, KINDS, NODE, QUOTA
+from flotilla_operator.adapters.kinds import AGENT_POD, KINDS, NODE, QUOTA, Kind
 from flotilla_operator.adapters.scale import KubernetesScales, Reach
 from flotilla_operator.adapters.store import Store
 from flotilla_operator.describing import Describer
@@ -91,16 +91,17 @@ class World:
             self.add_pod(owner, str(number))
         return owner
 
-    def add_pod(self, owner: Manifest, name: str, *, node: str = "gpu-1") -> Manifest:
-        """One more pod of the owner's Deployment."""
+    def add_pod(self, owner: Manifest, name: str, *, node: str = "gpu-1", heard: bool = True) -> Manifest:
+        """One more pod of the owner's Deployment; lists have it also where the store has not heard of it."""
         made = self.store.get(ObjectRef("ReplicaSet", NAMESPACE, f"{child_of(owner)}-1"))
         assert made is not None
         pod = a_pod(owner, name)
         pod["metadata"]["ownerReferences"] = [_controller(made)]
         pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
         pod["spec"] = {"nodeName": node, "containers": [{"name": "engine", "resources": {"limits": {GPU: "1"}}}]}
-        stored = self.put(pod)
-        self.api.put(AGENT_POD.path("", pod["metadata"]["name"]), stored)
+        stored = self.api.put(AGENT_POD.path("", pod["metadata"]["name"]), pod)
+        if heard:
+            self.store.apply(stored)
         return stored
 
     def drain(self, owner: Manifest, name: str) -> None:
@@ -296,6 +297,43 @@ async def test_nodes_are_listed_once_a_minute() -> None:
 
         lists = [path for method, path in world.api.requests if (method, path) == ("GET", NODE.collection_path(""))]
         assert len(lists) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "hard", "given"),
+    [
+        pytest.param(NODE, 9, 3, id="nodes"),
+        pytest.param(AGENT_POD, 9, 3, id="pods"),
+        pytest.param(QUOTA, 2, 2, id="quotas"),
+    ],
+)
+async def test_what_cannot_be_listed_any_more_is_as_it_was(kind: Kind, hard: int, given: int) -> None:
+    """A list that fails says nothing about who holds what, or what a namespace may hold."""
+    async with a_world() as world:
+        world.add_node(gpus=5)
+        world.add_stranger(2)
+        world.add_quota(hard=hard, used=0)
+        ledger = world.wants("invoice", 5)
+        assert await world.share(ledger) == [given]
+
+        world.api.failures["GET", kind.collection_path("")] = {"code": 500, "message": "etcd is away"}
+        await world.clock.advance(LOOK_SECONDS)
+
+        assert await world.share(ledger) == [given]
+
+
+async def test_a_pod_that_the_store_hears_of_after_the_list_is_no_stranger() -> None:
+    """It would count twice; nor does it become one when it is gone."""
+    async with a_world() as world:
+        world.add_node(gpus=3)
+        ledger = world.wants("invoice", 3, pods=1)
+        late = world.add_pod(ledger.expert.expert, "1", heard=False)
+        assert await world.share(ledger) == [2]
+
+        world.store.apply(late)
+        assert await world.share(ledger) == [3]
+        world.store.forget(ObjectRef.of(late))
+        assert await world.share(ledger) == [3]
 
 
 async def test_where_only_some_namespaces_are_served_only_these_are_looked_at() -> None:
