@@ -8,8 +8,8 @@
 | no       | known   | no   | known   | what costs least, raised by objectives and sloFloor       |
 | no       | known   | no   | unknown | what objectives ask for; without any what is there        |
 
-idle: min is 0, and demand has been a confirmed zero for idleAfter. The last replica goes only so, or when a whole hour
-has shown that the fallback costs less.
+idle: min is 0, and demand has been a confirmed zero for idleAfter, in which no first replica loaded. The last replica
+goes only so, or when a whole hour has shown that the fallback costs less.
 Then: never below min, a schedule or a wake; never above max; more at once; fewer only after a while, and by halves.
 """
 
@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, replace
 
 from .economics import SECONDS_PER_HOUR, Losses, Prices, cheapest
-from .learning import TTFT_P95, is_saturated, learn, missed_objectives, replica_capacity, stalled_pods
+from .learning import TTFT_P95, is_loading, is_saturated, learn, missed_objectives, replica_capacity, stalled_pods
 from .signals import Known, Signal, Unknown, fresh, value_of
 from .types import TUNING, Decision, Input, Note, Observation, Rule, State, Target, Tuning
 
@@ -160,12 +160,13 @@ def _is_idle(situation: _Situation) -> bool:
 
 
 def _is_woken(situation: _Situation) -> bool:
-    """Whether a request asked for a replica within idleAfter.
+    """Whether a request asked for a replica within idleAfter, and for as long as the first one loads.
 
     Where the scaler only recommends, no router says so: then demand does while there is no replica.
     """
-    woken, since = situation.observation.woken_at, situation.now - situation.target.idle_after_seconds
-    if woken is not None and woken > since:
+    observation, target = situation.observation, situation.target
+    woken, since = observation.woken_at, situation.now - target.idle_after_seconds
+    if woken is not None and (woken > since or is_loading(observation, target, situation.tuning)):
         return True
     return situation.current == 0 and any(rate > 0 and at > since for at, rate in situation.state.demand)
 

@@ -24,7 +24,7 @@ def learn(observation: Observation, target: Target, state: State, now: float, tu
         state,
         learned_at=measured_at,
         batching=_learn_batching(observation, target, state.batching, tuning),
-        zero_since=_zero_since(observation, state, now),
+        zero_since=None if is_loading(observation, target, tuning) else _zero_since(observation, state, now),
         missed_ticks=state.missed_ticks + 1 if missed_objectives(observation, target) else 0,
     )
     demand = estimate_demand(observation, target, learned, tuning)
@@ -111,6 +111,12 @@ def stalled_pods(observation: Observation, target: Target, tuning: Tuning) -> in
     """Pods that should have started long ago."""
     limit = tuning.stalled_factor * _usual_cold_start(observation.replicas.cold_starts, target, tuning)
     return sum(age > limit for age in observation.replicas.pending_ages)
+
+
+def is_loading(observation: Observation, target: Target, tuning: Tuning) -> bool:
+    """Whether nobody can use it yet, but soon will: that nothing is asked of it meanwhile says nothing."""
+    replicas = observation.replicas
+    return replicas.ready == 0 and len(replicas.pending_ages) > stalled_pods(observation, target, tuning)
 
 
 def _usual_cold_start(seen: tuple[float, ...], target: Target, tuning: Tuning) -> float:

@@ -126,7 +126,7 @@ class State:
     backfilled: bool = False
     """Whether all that is known of the last hour is in `demand`."""
     zero_since: float | None = None
-    """Since when demand has been a confirmed zero."""
+    """Since when demand has been a confirmed zero, of an expert that could be used."""
     below_since: float | None = None
     """Since when fewer replicas were right than there are."""
     shrunk_at: float | None = None

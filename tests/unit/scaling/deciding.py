@@ -69,6 +69,9 @@ class Life:
         """One tick with this demand."""
         arrivals = Known(float(rate)) if isinstance(rate, int | float) else rate
         seen = replace(measured(0.0, wanted=self.replicas, ready=None, **signals), arrivals=arrivals)
+        return self._decide(seen)
+
+    def _decide(self, seen: Observation) -> Decision:
         found = decide(seen, self.target, self.state, self.now, TUNING)
         self.state, self.replicas = found.state, found.replicas
         self.said.append(found)
@@ -78,3 +81,13 @@ class Life:
     def run(self, rate: float | Signal, seconds: float, **signals: float) -> list[int]:
         """The numbers over `seconds` of the same demand."""
         return [self.tick(rate, **signals).replicas for _ in range(int(seconds / TUNING.tick_seconds))]
+
+    def load(self, *, ready_after: float, seconds: float) -> None:
+        """A request woke it and went elsewhere; its pod answers after so many seconds, and nobody asks again."""
+        woken = self.now
+        while self.now - woken < seconds:
+            age = self.now - woken
+            ready = self.replicas if age >= ready_after else 0
+            seen = measured(0.0, wanted=self.replicas, ready=ready)
+            pods = replace(seen.replicas, pending_ages=(age,) * (self.replicas - ready))
+            self._decide(replace(seen, replicas=pods, woken_at=woken))

@@ -213,6 +213,27 @@ def test_a_person_keeps_an_expert_at_zero_under_demand() -> None:
     assert decided(measured(0.5, wanted=0), a_target(override=0)).replicas == 0
 
 
+def test_an_expert_that_loads_is_not_idle() -> None:
+    """Nobody can use it yet, so idleAfter (120 s) counts from its first answer on, however long it loads (300 s)."""
+    target = a_target(idle_after_seconds=120.0, prior_cold_start_seconds=300.0)
+    life = Life(target, past(0.0, zero_since=NOW - 3600), replicas=0)
+
+    life.load(ready_after=300.0, seconds=600.0)
+
+    went = next(NOW + index * TUNING.tick_seconds for index, said in enumerate(life.said) if said.rule is Rule.IDLE)
+    assert went - NOW == 300.0 + 120.0
+
+
+def test_an_expert_that_does_not_start_goes_at_last() -> None:
+    """1.5 times the usual start (120 s) is too long: then it counts as idle, and frees what it holds."""
+    life = Life(a_target(idle_after_seconds=60.0), past(0.0, zero_since=NOW - 3600), replicas=0)
+
+    life.load(ready_after=math.inf, seconds=600.0)
+
+    assert {said.replicas for said in life.said[:12]} == {1}
+    assert life.said[-1].replicas == 0
+
+
 def _woken(at: float) -> Observation:
     return Observation(Replicas(0, 0), arrivals=Known(0.0), woken_at=at)
 
@@ -421,4 +442,4 @@ def test_what_was_measured_counts_once() -> None:
     later = decide(replace(measured(3.0), measured_at=NOW + 15.0), a_target(), again.state, NOW + 15.0, TUNING)
 
     assert again.state.demand == first.state.demand
-    assert later.state.demand == (*first.state.demand, (NOW + 15.0, 3.0))
+    assert later.state.demand[-2:] == (first.state.demand[-1], (NOW + 15.0, 3.0))
