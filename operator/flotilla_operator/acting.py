@@ -65,23 +65,22 @@ class Actor:
             self._record(ledger, expert.replicas, wanted)
 
     def _record(self, ledger: Ledger, before: int, after: int) -> None:
-        decision, report = ledger.decision, ledger.report(self._moment().steady)
-        if decision is None or report is None:
+        decision, bound = ledger.decision, ledger.bound
+        if decision is None or bound is None:
             return
+        rule, message = bound
         ledger.remember(
             Record(
                 at=self._moment().wall,
                 before=before,
                 after=after,
-                rule=report.rule,
-                message=report.message,
+                rule=rule,
+                message=message,
                 counterfactual=decision.counterfactual,
                 inputs=decision.inputs,
             )
         )
-        logger.info(
-            "scaled", extra=_about(ledger, before=before, after=after, rule=report.rule.value, reason=report.message)
-        )
+        logger.info("scaled", extra=_about(ledger, before=before, after=after, rule=rule.value, reason=message))
 
     async def _mark_victims(self, ledger: Ledger, removed: int, measured: Sequence[PodSignals]) -> None:
         """The ReplicaSet will remove the pods that are missed least. Costs are put right only here: at any other time

@@ -21,7 +21,9 @@ RECORDS_MAX = 8
 """As many as a status shows."""
 FAILING_TOLD_SECONDS = 30.0
 """For how long the number could not be written when a report says so: a burst of 5xx is over before."""
-
+UNKNOWN_TOLD_SECONDS = 60.0
+"""For how long demand has been unknown when a report says so: a new Expert's is known after a few scrapes, and most
+answers that a source of metrics owes come with the next ticks."""
 
 KNOWN_RATIO = 0.9
 """Of the last hour, without which it counts as unknown: scrapes may be missed now and then."""
@@ -77,6 +79,9 @@ class Ledger:
     """Why the allocation gave less than the decision asks for; ''."""
     shadow_usd_per_hour: float | None = None
     unknown: str = ""
+    """Why demand is not known; ''."""
+    unknown_since: float | None = None
+    """Steady."""
     woken_at: float | None = None
     """Steady."""
     seen_whole: bool = False
@@ -131,11 +136,18 @@ class Ledger:
             signals, replicas, self.target.objectives, woken_at=self.woken_at, measured_at=measured_at
         )
         arrivals = fresh(observation.arrivals)
-        self.unknown = arrivals.why if isinstance(arrivals, Unknown) else ""
+        self._note_unknown(arrivals.why if isinstance(arrivals, Unknown) else "", steady)
         self.decision = decide(observation, self.target, self.state, steady, tuning)
         self.state = self._whole(self.decision.state, steady, tuning)
         self.wanted, self.limited, self.shadow_usd_per_hour = self.decision.replicas, "", None
         return self.decision
+
+    def _note_unknown(self, why: str, steady: float) -> None:
+        self.unknown = why
+        if not why:
+            self.unknown_since = None
+        elif self.unknown_since is None:
+            self.unknown_since = steady
 
     def _whole(self, state: State, steady: float, tuning: Tuning) -> State:
         """Whoever has watched for an hour, or from the beginning, needs no other memory."""
@@ -184,24 +196,40 @@ class Ledger:
         """A change was written."""
         self.records = (*self.records, record)[-RECORDS_MAX:]
 
-    def report(self, steady: float) -> ScalingReport | None:
-        """What the reconciler tells of it; None: nothing has been decided."""
-        if self.decision is None or self.wanted is None:
+    @property
+    def bound(self) -> tuple[Rule, str] | None:
+        """The rule that bound the number, and why; None: nothing has been decided."""
+        if self.decision is None:
             return None
-        failing = self.failing
+        return (Rule.ACCELERATORS, self.limited) if self.limited else (self.decision.rule, self.decision.message)
+
+    def report(self, steady: float) -> ScalingReport | None:
+        """What the reconciler tells of it; None: nothing has been decided, or too little is known yet to tell."""
+        bound, failing = self.bound, self.failing
+        if self.decision is None or bound is None or self.wanted is None or self._is_too_new(steady):
+            return None
         told = failing is not None and steady - failing.since >= FAILING_TOLD_SECONDS
+        rule, message = bound
         return ScalingReport(
             recommended=self.wanted,
-            rule=Rule.ACCELERATORS if self.limited else self.decision.rule,
-            message=self.limited or self.decision.message,
+            rule=rule,
+            message=message,
             records=self.records,
             notes=self.decision.notes,
-            unknown=self.unknown,
+            unknown=self.unknown if self._is_unknown_for_long(steady) else "",
             other_scaler=self.rival,
             failure=failing.message if failing and told else "",
             shadow_usd_per_hour=self.shadow_usd_per_hour,
             asleep=self.sleeping_pods,
         )
+
+    def _is_unknown_for_long(self, steady: float) -> bool:
+        return self.unknown_since is not None and steady - self.unknown_since >= UNKNOWN_TOLD_SECONDS
+
+    def _is_too_new(self, steady: float) -> bool:
+        """Whether its demand has never been known, which may only be because it has just been found."""
+        news = self.state.demand or self.records or self.rival
+        return bool(self.unknown) and not news and not self._is_unknown_for_long(steady)
 
     def recommendation(self, steady: float) -> Recommendation | None:
         """As above, for autoscalers of others."""

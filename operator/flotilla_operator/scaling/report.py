@@ -33,7 +33,7 @@ class ScalingReport:
     """Changes by this process, oldest first, bounded."""
     notes: frozenset[Note] = frozenset()
     unknown: str = ""
-    """Why demand is not known; '' where it is."""
+    """Why demand has not been known for a while; '' where it is or was a moment ago."""
     other_scaler: str = ""
     """Whoever else sets the number, such as HorizontalPodAutoscaler agents/invoice; then nothing is written."""
     failure: str = ""

@@ -14,7 +14,7 @@ from fakes.clock import VirtualClock, settle
 from fakes.scaling import TUNING, FakeEngines, FakeFleet, FakeMetrics, FakeShares, at_rate, key_of
 from flotilla_api.names import ASLEEP_ANNOTATION, DELETION_COST_ANNOTATION
 from flotilla_operator.acting import RETRY_MAX_SECONDS
-from flotilla_operator.ledger import FAILING_TOLD_SECONDS, Ledger, Scaling
+from flotilla_operator.ledger import FAILING_TOLD_SECONDS, UNKNOWN_TOLD_SECONDS, Ledger, Scaling
 from flotilla_operator.ports import EngineError, NotFoundError, NotLeadingError, RefusedError, UnavailableError
 from flotilla_operator.reconcile.types import Key, ObjectRef
 from flotilla_operator.scaler import BACKFILL_EVERY_SECONDS, OTHERS_EVERY_SECONDS, READ_SECONDS, Scaler
@@ -295,6 +295,66 @@ async def test_unknown_demand_never_shrinks() -> None:
 
         assert not world.fleet.writes
         assert world.report(invoice).unknown == "Prometheus does not answer"
+
+
+async def test_a_new_expert_is_undecided_until_its_demand_can_be_known() -> None:
+    """Rates take two scrapes: before, nobody has a reason to complain."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("scraped once")))
+        await world.clock.advance(UNKNOWN_TOLD_SECONDS - 1)
+        assert world.scaler.report(invoice) is None
+        assert world.scaler.recommend(invoice) is None
+
+        world.metrics.measure(invoice, at_rate(0.5))
+        await world.tick()
+
+        assert not world.report(invoice).unknown
+        assert world.report(invoice).rule is not Rule.METRICS_UNKNOWN
+
+
+async def test_demand_that_never_becomes_known_is_told_of() -> None:
+    """After a minute it is more than a beginning."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("no router is scraped")))
+
+        await world.clock.advance(UNKNOWN_TOLD_SECONDS)
+
+        assert world.report(invoice).unknown == "no router is scraped"
+        assert world.woken[-1] == invoice
+
+
+async def test_demand_that_is_unknown_for_a_moment_is_no_news() -> None:
+    """One answer of Prometheus that is late is made up for by the next; many are told of."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 1)
+        world.metrics.measure(invoice, at_rate(0.5))
+        await world.tick(2)
+
+        for _ in range(3):
+            world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("no answer")))
+            await world.tick(4)
+            assert not world.report(invoice).unknown
+            world.metrics.measure(invoice, at_rate(0.5))
+            await world.tick()
+        world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("no answer")))
+        await world.tick(5)
+
+        assert world.report(invoice).unknown == "no answer"
+
+
+async def test_what_is_written_of_a_new_expert_is_told_of_whatever_is_measured() -> None:
+    """A request woke it before its demand was known."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0)
+        world.metrics.measure(invoice, ExpertSignals(arrivals=Unknown("scraped once")))
+        await world.clock.advance(1)
+
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert [record.rule for record in world.report(invoice).records] == [Rule.WOKEN]
 
 
 @pytest.mark.parametrize("seconds", [-86400.0, 86400.0])
