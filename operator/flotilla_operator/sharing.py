@@ -109,7 +109,7 @@ class Sharing:
             leaving=leaving.get(name, ()),
             replica_usd_per_hour=terms.replica_usd_per_hour or 0.0,
         )
-        return Claim.of(decision, claim)
+        return Claim.of(decision, claim.hand_over())
 
     def _placement_of(self, ledger: Ledger) -> Placement | None:
         expert = ledger.expert

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .fleet import NamespacedName
@@ -73,7 +74,7 @@ class Claim:
     current: int = 0
     """Replicas that are asked for now."""
     placed: Places = ()
-    """Pods that hold accelerators and stay."""
+    """Pods that hold accelerators and stay, or whose successors, which are asked for, get them: see `hand_over`."""
     leaving: Places = ()
     """Pods that hold accelerators and are being deleted."""
     usd_per_hour: Sequence[float] = ()
@@ -86,6 +87,15 @@ class Claim:
         floor = decision.replicas if decision.rule in BLOCKED_RULES else decision.floor
         return replace(claim, floor=floor, wanted=decision.replicas, usd_per_hour=decision.usd_per_hour)
 
+    def hand_over(self) -> Claim:
+        """The claim in a rollout: pods that being deleted count as running where `current` asks for others instead."""
+        placed, leaving = Counter(dict(self.placed)), dict(self.leaving)
+        for node, replicas in self.leaving:
+            due = max(0, min(replicas, self.current - placed.total()))
+            placed[node] += due
+            leaving[node] = replicas - due
+        return replace(self, placed=_places(placed), leaving=_places(leaving))
+
     @property
     def running(self) -> int:
         """Replicas that hold accelerators."""
@@ -95,6 +105,10 @@ class Claim:
     def is_priced(self) -> bool:
         """Whether it is known what each number of replicas costs."""
         return len(self.usd_per_hour) > self.wanted and all(map(math.isfinite, self.usd_per_hour))
+
+
+def _places(replicas: Mapping[str, int]) -> Places:
+    return tuple((node, number) for node, number in sorted(replicas.items()) if number)
 
 
 @dataclass(frozen=True, slots=True)

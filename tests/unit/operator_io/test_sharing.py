@@ -213,6 +213,18 @@ async def test_a_rollout_of_another_engine_takes_nothing_that_runs(successors: i
         assert await world.share(world.wants("invoice", 3, pods=2)) == [2]
 
 
+async def test_a_rollout_of_an_experts_own_costs_it_no_replica() -> None:
+    """Whatever others lack: its successor gets what the pod that drains holds."""
+    async with a_world() as world:
+        world.add_node(gpus=3)
+        world.serve(an_expert("fixed", replicas=9), 9, pods=1)
+        ledger = world.wants("invoice", 2, pods=2)
+        world.drain(ledger.expert.expert, "0")
+        world.add_pod(ledger.expert.expert, "2", node="")
+
+        assert await world.share(ledger) == [2]
+
+
 async def test_an_engine_that_lacks_more_than_there_is_takes_nothing_that_runs() -> None:
     """A number with a digit too many must not end other experts; they do not grow meanwhile."""
     async with a_world() as world:

@@ -107,6 +107,26 @@ def test_who_gains_waits_until_the_donors_pod_is_gone() -> None:
     assert first[name("sql")].message == "1 more wait for accelerators that other pods still hold"
 
 
+@pytest.mark.parametrize(
+    ("current", "placed", "leaving"),
+    [
+        pytest.param(3, (("a", 1), ("b", 1), ("c", 1)), (("c", 1),), id="a rollout: one goes beyond those asked for"),
+        pytest.param(4, (("a", 1), ("b", 1), ("c", 2)), (), id="a rollout of all that leave"),
+        pytest.param(1, (("a", 1),), (("b", 1), ("c", 2)), id="a shrink"),
+        pytest.param(0, (("a", 1),), (("b", 1), ("c", 2)), id="a shrink to zero"),
+    ],
+)
+def test_successors_are_due_what_pods_that_leave_hold(
+    current: int, placed: tuple[tuple[str, int], ...], leaving: tuple[tuple[str, int], ...]
+) -> None:
+    """As many as are asked for; the rest is free once it is gone."""
+    claim = replace(a_claim("sql", 3, placed={"a": 1}, current=current), leaving=(("b", 1), ("c", 2)))
+
+    found = claim.hand_over()
+
+    assert (found.placed, found.leaving) == (placed, leaving)
+
+
 def test_accelerators_are_kept_for_engines_that_are_not_scaled() -> None:
     """Between two pods of a rollout theirs are free for a moment: whoever took them would end the rollout."""
     pool = replace(a_pool({"a": 4, "b": 2}), reserved=(2,))
