@@ -88,7 +88,7 @@ class Claim:
         return replace(claim, floor=floor, wanted=decision.replicas, usd_per_hour=decision.usd_per_hour)
 
     def hand_over(self) -> Claim:
-        """The claim in a rollout: pods that being deleted count as running where `current` asks for others instead."""
+        """The claim in a rollout: pods that are being deleted run on where `current` asks for others in their place."""
         placed, leaving = Counter(dict(self.placed)), dict(self.leaving)
         for node, replicas in self.leaving:
             due = max(0, min(replicas, self.current - placed.total()))
