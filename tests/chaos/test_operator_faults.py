@@ -12,7 +12,8 @@ from e2e.fixtures import new_space
 from e2e.gateway import Gateway
 from e2e.load import load_on
 from e2e.objects import Manifest, a_policy, an_expert
-from e2e.steps import OPERATOR, OPERATORS, Space, no_operator, operators_of, scale_operator, system_of
+from e2e.scaled import kill_leader, leader
+from e2e.steps import OPERATORS, Space, no_operator, operators_of, scale_operator, system_of
 from flotilla_api import metrics
 from flotilla_api.control import format_time
 from flotilla_api.names import PUBLISHED_KEY, SNAPSHOT_KEY, snapshot_name
@@ -50,34 +51,27 @@ def _kill(stack: Stack, pod: Manifest) -> None:
     kill_container(stack.cluster.directory / "runner", metadata["namespace"], metadata["name"], "operator")
 
 
-def _leader(stack: Stack) -> str:
-    """The process that holds the Lease: its pod's name and a mark of its own."""
-    return system_of(stack).get("Lease", OPERATOR)["spec"].get("holderIdentity") or ""
-
-
 def test_when_the_leader_dies_another_process_takes_over(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """The Lease goes to another process, and a policy edit is acknowledged by the routers again."""
-    before = _leader(stack)
-    (leader,) = (pod for pod in operators_of(stack) if before.startswith(pod["metadata"]["name"]))
+    before = kill_leader(stack)
 
-    _kill(stack, leader)
     fleet.apply(_policy("second"))
 
-    fleet.wait_for(lambda: _leader(stack) not in {"", before}, "another holder of the Lease", TAKEOVER_SECONDS)
+    fleet.wait_for(lambda: leader(stack) not in {"", before}, "another holder of the Lease", TAKEOVER_SECONDS)
     fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True", "Acknowledged")
     assert gateway.ask("who now?").headers["x-flotilla-model"] == "second"
 
 
 def test_a_leader_that_is_deleted_hands_over(stack: Stack, fleet: Space, gateway: Gateway) -> None:
     """A leader that ends in order releases its Lease, and the standby goes on at once."""
-    before = _leader(stack)
-    (leader,) = (pod for pod in operators_of(stack) if before.startswith(pod["metadata"]["name"]))
+    before = leader(stack)
+    (leading,) = (pod for pod in operators_of(stack) if before.startswith(pod["metadata"]["name"]))
 
-    system_of(stack).delete("Pod", leader["metadata"]["name"])
+    system_of(stack).delete("Pod", leading["metadata"]["name"])
     fleet.apply(_policy("second"))
 
     fleet.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True", "Acknowledged")
-    assert not _leader(stack).startswith(leader["metadata"]["name"])
+    assert not leader(stack).startswith(leading["metadata"]["name"])
 
 
 def test_requests_go_on_when_every_operator_is_killed(stack: Stack, fleet: Space, gateway: Gateway) -> None:

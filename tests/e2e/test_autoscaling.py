@@ -11,21 +11,14 @@ import pytest
 
 from e2e.load import load_on
 from e2e.objects import Manifest, a_policy, an_expert, an_external_fallback
+from e2e.scaled import a_scaled_expert, replica_owners, wanted
 from e2e.steps import Space
 from flotilla_api.names import FIELD_MANAGER, SCALER_MANAGER
 
-SLOW = {"SIM_SEQUENCE_TOKENS_PER_SECOND": "24", "SIM_LOAD_SECONDS": "1"}
-"""One answer of 24 tokens takes a second, and starting takes one more."""
-SLOTS = 2
 CLIENTS = 10
 GROWTH_SECONDS = 150.0
 """Three scrapes for a rate, one tick, and a start."""
 IDLE_SECONDS = 150.0
-
-
-def a_scaled_expert(name: str, **scaling: object) -> Manifest:
-    """An expert with few slots whose number follows its load."""
-    return an_expert(name, env=SLOW, engine={"maxNumSeqs": SLOTS}, scaling={"max": 4, **scaling})
 
 
 def _fleet(space: Space, expert: Manifest, *fallbacks: str, **policy: object) -> None:
@@ -34,10 +27,6 @@ def _fleet(space: Space, expert: Manifest, *fallbacks: str, **policy: object) ->
     space.apply(a_policy("assist", experts=[name], fallbacks=list(fallbacks), **policy))
     space.wait_ready("RoutingPolicy", "assist")
     space.wait_condition("RoutingPolicy", "assist", "ConfigPropagated", "True")
-
-
-def _wanted(space: Space, expert: str) -> int:
-    return space.get("Deployment", f"{expert}-expert")["spec"]["replicas"]
 
 
 @contextmanager
@@ -64,7 +53,7 @@ def test_load_grows_an_expert_idleness_ends_it_and_a_request_wakes_it(
         load.wait_for_more(CLIENTS)
     assert load.failures == []
     with _timed(seconds, "end of the load to zero"):
-        space.wait_for(lambda: _wanted(space, "elastic") == 0, "zero replicas", IDLE_SECONDS)
+        space.wait_for(lambda: wanted(space, "elastic") == 0, "zero replicas", IDLE_SECONDS)
     space.wait_for(lambda: not space.owned("Pod", "Expert", "elastic"), "the pods to have drained")
     space.wait_condition("Expert", "elastic", "Available", "False", "ScaledToZero")
     with _timed(seconds, "first request at zero"):
@@ -124,17 +113,11 @@ def test_scaling_and_replicas_hand_over_without_a_dip(space: Space) -> None:
     before = {engine.name for engine in space.engines("steady")}
 
     space.apply(an_expert("steady", scaling={"min": 2, "max": 4, "objectives": {"ttftP95": "500ms"}}))
-    space.wait_for(lambda: _owners(space, "steady") == {SCALER_MANAGER}, "the scaler to own the number")
+    space.wait_for(lambda: replica_owners(space, "steady") == {SCALER_MANAGER}, "the scaler to own the number")
     space.wait_condition("Expert", "steady", "ScalingActive", "True")
     assert {engine.name for engine in space.engines("steady")} == before
 
     space.apply(an_expert("steady", replicas=3))
     space.wait_for(lambda: len(space.engines("steady")) == 3, "three engines")
     assert {engine.name for engine in space.engines("steady")} > before
-    assert FIELD_MANAGER in _owners(space, "steady")
-
-
-def _owners(space: Space, expert: str) -> set[str]:
-    """Who owns the Deployment's number of replicas."""
-    fields = space.get("Deployment", f"{expert}-expert")["metadata"]["managedFields"]
-    return {each["manager"] for each in fields if "f:replicas" in each.get("fieldsV1", {}).get("f:spec", {})}
+    assert FIELD_MANAGER in replica_owners(space, "steady")
