@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,9 @@ Manifest = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "flotilla"
 GOLDEN = ROOT / "tests" / "golden" / "chart"
+FROZEN_VALUES = Path(__file__).parent / "frozen" / "values.yaml"
+"""The default values of the release before: with `helm upgrade --reuse-values` they replace this release's."""
+PROMETHEUS = "http://prometheus:9090"
 DIGEST = "sha256:" + 64 * "0"
 FULL: Manifest = {
     "images": {"operator": {"repository": "registry.example.com/operator", "tag": "1.0"}, "pullSecrets": ["registry"]},
@@ -72,9 +76,9 @@ FULL: Manifest = {
 }
 
 
-def render(values: Manifest | None = None) -> list[Manifest]:
+def render(values: Manifest | None = None, chart: Path = CHART) -> list[Manifest]:
     """The objects of a release `flotilla` in `flotilla-system`."""
-    text = helm_template(CHART, "flotilla", namespace="flotilla-system", values=values)
+    text = helm_template(chart, "flotilla", namespace="flotilla-system", values=values)
     return [document for document in yaml.safe_load_all(text) if document]
 
 
@@ -169,6 +173,22 @@ def test_versions_are_those_of_the_distribution() -> None:
             "exclude each other",
             id="two kinds of credentials",
         ),
+        pytest.param(
+            {
+                "prometheus": {"url": PROMETHEUS, "scrapeInterval": "15s"},
+                "metrics": {"podMonitor": {"enabled": True, "interval": "30s"}},
+            },
+            "metrics.podMonitor.interval .30s. is longer than prometheus.scrapeInterval .15s.",
+            id="samples too seldom for the rates",
+        ),
+        pytest.param(
+            {
+                "prometheus": {"url": PROMETHEUS},
+                "metrics": {"podMonitor": {"enabled": True, "interval": "2m"}},
+            },
+            "metrics.podMonitor.interval .2m. is longer than 60s",
+            id="samples too seldom for autoscaling",
+        ),
         pytest.param({"sidecar": {"port": 80}}, "minimum: got 80, want 1,024", id="a port for root alone"),
         pytest.param({"sidecar": {"port": 4000, "adminPort": 4000}}, "must differ", id="one port for two listeners"),
     ],
@@ -253,6 +273,59 @@ def test_credentials_for_prometheus_are_mounted_where_the_operator_reads_them() 
         files = {value for name, value in _environment(manifests).items() if name.endswith("_FILE")}
 
         assert files == {f"{mount['mountPath']}/{path}" for path in paths}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="an upgrade alone"),
+        pytest.param({"prometheus": {"url": PROMETHEUS}}, id="an address"),
+        pytest.param({"prometheus": {"url": PROMETHEUS, "bearerTokenSecret": {"name": "a"}}}, id="a token"),
+        pytest.param({"prometheus": {"url": PROMETHEUS, "basicAuthSecret": {"name": "a"}}}, id="a password"),
+        pytest.param({"prometheus": {"url": PROMETHEUS, "caSecret": {"name": "a"}}}, id="an authority"),
+        pytest.param({"prometheus": {"url": PROMETHEUS}, "metrics": {"podMonitor": {"enabled": True}}}, id="monitors"),
+    ],
+)
+def test_values_of_the_release_before_may_be_reused(values: Manifest, tmp_path: Path) -> None:
+    """A value that they lack is what this release's values.yaml says."""
+    reused = tmp_path / "flotilla"
+    shutil.copytree(CHART, reused)
+    shutil.copy(FROZEN_VALUES, reused / "values.yaml")
+
+    before, now = render(values, reused), render(values)
+
+    assert _metrics_settings(before) == _metrics_settings(now)
+    assert _pod_template(before)["spec"]["volumes"] == _pod_template(now)["spec"]["volumes"]
+
+
+def _metrics_settings(manifests: list[Manifest]) -> Manifest:
+    settings = load_settings(_environment(manifests)).model_dump()
+    return {name: value for name, value in settings.items() if name.startswith(("prometheus_", "scrape_"))}
+
+
+@pytest.mark.parametrize(
+    ("interval", "seconds"),
+    [("500ms", 1.0), ("10s", 10.0), ("15s", 15.0), ("30s", 30.0), ("1m", 60.0)],
+)
+def test_the_operator_expects_samples_as_often_as_the_monitors_take_them(interval: str, seconds: float) -> None:
+    """Rates over three scrapes of 15 s are unknown where pods are scraped each 30."""
+    monitor = {"enabled": True, "interval": interval}
+
+    found = _metrics_settings(render({"prometheus": {"url": PROMETHEUS}, "metrics": {"podMonitor": monitor}}))
+
+    assert found["scrape_interval_seconds"] == seconds
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({"prometheus": {"url": PROMETHEUS}}, id="no monitor is made"),
+        pytest.param({"metrics": {"podMonitor": {"enabled": True, "interval": "5m"}}}, id="Prometheus is not asked"),
+    ],
+)
+def test_other_intervals_say_nothing(values: Manifest) -> None:
+    """The operator then expects its default."""
+    assert _metrics_settings(render(values))["scrape_interval_seconds"] == 15.0
 
 
 def test_nothing_is_mounted_for_a_prometheus_that_asks_for_nothing(rendered: list[Manifest]) -> None:

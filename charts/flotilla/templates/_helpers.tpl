@@ -61,24 +61,50 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ join "," $pairs }}
 {{- end -}}
 
-{{/* Sources of the volume with what Prometheus wants to be shown; nothing where it wants nothing. */}}
+{{/* Seconds that a duration such as 500ms, 15s, 1m or 1h stands for. */}}
+{{- define "flotilla.seconds" -}}
+{{- $units := dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
+{{- mulf (regexFind "^[0-9]+" . | float64) (get $units (regexFind "[a-z]+$" .)) -}}
+{{- end -}}
+
+{{/* Seconds between two samples of a pod in Prometheus: what is said, else the monitors' interval; "" where neither is. */}}
+{{- define "flotilla.scrapeSeconds" -}}
+{{- $said := .Values.prometheus.scrapeInterval | default "" -}}
+{{- $monitor := .Values.metrics.podMonitor -}}
+{{- if $monitor.enabled -}}
+{{- $seconds := include "flotilla.seconds" $monitor.interval | float64 -}}
+{{- if and $said (gt $seconds (include "flotilla.seconds" $said | float64)) -}}
+{{- fail (printf "metrics.podMonitor.interval (%s) is longer than prometheus.scrapeInterval (%s): most rates would be unknown" $monitor.interval $said) -}}
+{{- end -}}
+{{- if gt $seconds 60.0 -}}
+{{- fail (printf "metrics.podMonitor.interval (%s) is longer than 60s: autoscaling needs samples at least once a minute" $monitor.interval) -}}
+{{- end -}}
+{{- if not $said }}{{ max 1 ($seconds | ceil) }}{{ end -}}
+{{- end -}}
+{{- with $said }}{{ include "flotilla.seconds" . }}{{ end -}}
+{{- end -}}
+
+{{/*
+Sources of the volume with what Prometheus wants to be shown; nothing where it wants nothing. Here and in deployment.yaml
+any value may be absent: with --reuse-values the defaults are those of a release that did not have it.
+*/}}
 {{- define "flotilla.prometheusSources" -}}
 {{- with .Values.prometheus -}}
-{{- if and .bearerTokenSecret.name .basicAuthSecret.name -}}
+{{- if and (.bearerTokenSecret).name (.basicAuthSecret).name -}}
 {{- fail "prometheus.bearerTokenSecret and prometheus.basicAuthSecret exclude each other" -}}
 {{- end -}}
 {{- with .bearerTokenSecret }}{{ if .name }}
-- secret: {name: {{ .name }}, items: [{key: {{ .key | quote }}, path: token}]}
+- secret: {name: {{ .name }}, items: [{key: {{ .key | default "token" | quote }}, path: token}]}
 {{- end }}{{ end -}}
 {{- with .basicAuthSecret }}{{ if .name }}
 - secret:
     name: {{ .name }}
     items:
-      - {key: {{ .usernameKey | quote }}, path: username}
-      - {key: {{ .passwordKey | quote }}, path: password}
+      - {key: {{ .usernameKey | default "username" | quote }}, path: username}
+      - {key: {{ .passwordKey | default "password" | quote }}, path: password}
 {{- end }}{{ end -}}
 {{- with .caSecret }}{{ if .name }}
-- secret: {name: {{ .name }}, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+- secret: {name: {{ .name }}, items: [{key: {{ .key | default "ca.crt" | quote }}, path: ca.crt}]}
 {{- end }}{{ end -}}
 {{- end -}}
 {{- end -}}
