@@ -37,8 +37,8 @@ from .errors import quote
 from .request import Api
 from .strategies import Candidate, static
 
-Filter = Literal["api", "tools", "jsonSchema", "boundary", "readiness", "asleep", "context"]
-"""Why a model was left out, in the order in which it is asked."""
+Filter = Literal["api", "tools", "jsonSchema", "boundary", "context", "readiness", "asleep"]
+"""Why a model was left out, in the order in which it is asked; the last two are one question's answers."""
 LOWEST_ESTIMATE_RATIO = 0.7
 """The true length of a prompt is hardly ever less than this part of the estimate."""
 RETRY_AFTER_SECONDS = 10

@@ -18,11 +18,13 @@ from flotilla_api.causes import CAUSE_GROUPS
 from flotilla_api.conditions import ConditionType, Reason
 from flotilla_api.scaling import Scaling
 from flotilla_operator.scaling import types
+from flotilla_router.wakes import REPEAT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 AUTOSCALING = ROOT / "docs" / "autoscaling.md"
+CONCEPTS = ROOT / "docs" / "concepts.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = {"quickstart": "*.yaml", "sidecar": "20-deployment.yaml"}
 """Folders of examples, and which files of each the README shows."""
@@ -120,6 +122,14 @@ def test_autoscaling_lists_every_rule_as_the_code_says() -> None:
     assert AUTOSCALING.read_text() == _current_autoscaling()
 
 
+@pytest.mark.parametrize("path", [AUTOSCALING, CONCEPTS], ids=lambda path: path.name)
+def test_documents_say_how_often_routers_wake(path: Path) -> None:
+    """As the router does."""
+    (said,) = re.findall(r"every ([\d.]+) s while", " ".join(path.read_text().split()))
+
+    assert float(said) == REPEAT_SECONDS
+
+
 def test_autoscaling_shows_every_field() -> None:
     """The YAML at its top is a spec that the models take, and leaves nothing out."""
     (shown,) = re.findall(r"```yaml\n(scaling:.*?)```", AUTOSCALING.read_text(), re.DOTALL)
@@ -159,7 +169,7 @@ def test_operations_alerts_on_metrics_that_exist() -> None:
 
 def test_concepts_lists_every_cause_with_its_group() -> None:
     """The table of causes is the enum."""
-    text = (ROOT / "docs" / "concepts.md").read_text()
+    text = CONCEPTS.read_text()
     listed = dict(re.findall(r"^\| `([A-Za-z]+)` \| (capacity|quality|limit|fault|policy) \|", text, re.MULTILINE))
 
     assert listed == {cause.value: group.value for cause, group in CAUSE_GROUPS.items()}
@@ -170,4 +180,4 @@ def test_concepts_lists_every_header() -> None:
     sources = (ROOT / "router-sidecar" / "flotilla_router").rglob("*.py")
     used = {name for path in sources for name in re.findall(r"x-flotilla-[a-z-]+", path.read_text())}
 
-    assert set(re.findall(r"x-flotilla-[a-z-]+", (ROOT / "docs" / "concepts.md").read_text())) == used
+    assert set(re.findall(r"x-flotilla-[a-z-]+", CONCEPTS.read_text())) == used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from flotilla_api.meta import API_VERSION
 
 Manifest = dict[str, Any]
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 FROM_OUTSIDE = {("Secret", "provider-ca")}
 """What the quickstart names and does not hold: the authority of a simulated provider, which is made when it starts."""
 
@@ -41,14 +43,14 @@ def _named(manifest: Manifest) -> set[tuple[str, str]]:
     spec: Manifest = manifest.get("spec", {})
     match manifest["kind"]:
         case "RoutingPolicy":
-            levels = [spec, *spec["rules"]]
+            levels = [spec, *spec.get("rules", [])]
             found = {("Expert", entry["name"]) for level in levels for entry in level.get("experts", [])}
             found |= {("Fallback", entry["name"]) for level in levels for entry in level.get("fallbacks", [])}
             return found | {("Secret", spec["auth"]["apiKeysSecretRef"]["name"])}
         case "Fallback":
             external = spec["external"]
-            references = [external["credentialsSecretRef"], external["tls"]["caSecretRef"]]
-            return {("Secret", reference["name"]) for reference in references}
+            references = [external["credentialsSecretRef"], external.get("tls", {}).get("caSecretRef")]
+            return {("Secret", reference["name"]) for reference in references if reference}
         case "Expert":
             return {("AcceleratorProfile", spec["accelerator"]["profile"])}
         case _:
@@ -68,6 +70,18 @@ def test_quickstart_holds_what_it_names() -> None:
     named = {reference for manifest in QUICKSTART for reference in _named(manifest)}
 
     assert named - {_identity(manifest) for manifest in QUICKSTART} == FROM_OUTSIDE
+
+
+def test_autoscaling_holds_what_it_names_but_for_secrets_that_the_document_makes() -> None:
+    """In the example's namespace, and with the key that the Fallback reads its credentials from."""
+    document = (ROOT / "docs" / "autoscaling.md").read_text()
+    made = re.findall(r"kubectl create secret generic (\S+) -n agents --from-literal=(\S+?)=", document)
+    (fallback,) = (manifest for manifest in AUTOSCALING if manifest["kind"] == "Fallback")
+    credentials = fallback["spec"]["external"]["credentialsSecretRef"]
+    named = {reference for manifest in AUTOSCALING for reference in _named(manifest)}
+
+    assert named - {_identity(manifest) for manifest in AUTOSCALING} == {("Secret", name) for name, _ in made}
+    assert (credentials["name"], credentials["key"]) in made
 
 
 def test_quickstart_is_applied_in_the_wrong_order() -> None:
