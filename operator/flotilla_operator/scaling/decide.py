@@ -4,6 +4,7 @@
 |----------|---------|------|---------|-----------------------------------------------------------|
 | yes      |         |      |         | the override                                              |
 | no       | unknown |      |         | what is there                                             |
+| no       | in part |      |         | as below by that part, but no less than what is there     |
 | no       | known   | yes  |         | 0                                                         |
 | no       | known   | no   | known   | what costs least, raised by objectives and sloFloor       |
 | no       | known   | no   | unknown | what objectives ask for; without any what is there        |
@@ -16,6 +17,7 @@ Then: never below min, a schedule or a wake; never above max; more at once; fewe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .economics import SECONDS_PER_HOUR, Losses, Prices, cheapest
@@ -46,6 +48,8 @@ class _Situation:
     """With this tick learned."""
     now: float
     tuning: Tuning
+    demand: Sequence[tuple[float, float]]
+    """(when, requests a second) of the last hour, oldest first; moments known in part only while now is one."""
     losses: Losses
     prices: Prices | None
 
@@ -80,8 +84,11 @@ def _look(observation: Observation, target: Target, state: State, now: float, tu
     prices = None
     if target.replica_usd_per_hour is not None and target.loss_usd is not None:
         prices = Prices(target.replica_usd_per_hour, target.loss_usd)
-    losses = Losses.of(learned.demand, capacity, now, tuning)
-    return _Situation(observation, target, learned, now, tuning, losses, prices)
+    demand = learned.demand
+    if isinstance(fresh(observation.arrivals), Unknown):
+        demand = tuple(sorted((*demand, *learned.partial)))
+    losses = Losses.of(demand, capacity, now, tuning)
+    return _Situation(observation, target, learned, now, tuning, demand, losses, prices)
 
 
 def _wish(situation: _Situation) -> _Wish:
@@ -89,11 +96,21 @@ def _wish(situation: _Situation) -> _Wish:
     target = situation.target
     if target.override is not None:
         return _Wish(target.override, Rule.OVERRIDE)
-    if isinstance(fresh(situation.observation.arrivals), Unknown):
-        return _Wish(situation.current, Rule.METRICS_UNKNOWN)
+    arrivals = fresh(situation.observation.arrivals)
+    if isinstance(arrivals, Unknown):
+        return _by_part(situation, arrivals.at_least)
     if target.minimum == 0 and _is_idle(situation):
         return _Wish(0, Rule.IDLE)
     return _limited_by_startup(situation, _by_demand(situation))
+
+
+def _by_part(situation: _Situation, at_least: float) -> _Wish:
+    """More where what is known of demand is enough for that; never less."""
+    if at_least > 0:
+        wish = _limited_by_startup(situation, _by_demand(situation))
+        if min(wish.replicas, situation.target.maximum) > situation.current:
+            return wish
+    return _Wish(situation.current, Rule.METRICS_UNKNOWN)
 
 
 def _by_demand(situation: _Situation) -> _Wish:
@@ -143,7 +160,7 @@ def _covering(situation: _Situation, rate: float) -> int:
 
 def _peak(situation: _Situation) -> float:
     since = situation.now - situation.tuning.recent_seconds
-    return max((rate for at, rate in situation.state.demand if at > since), default=0.0)
+    return max((rate for at, rate in situation.demand if at > since), default=0.0)
 
 
 def _limited_by_startup(situation: _Situation, wish: _Wish) -> _Wish:
@@ -168,7 +185,7 @@ def _is_woken(situation: _Situation) -> bool:
     woken, since = observation.woken_at, situation.now - target.idle_after_seconds
     if woken is not None and (woken > since or is_loading(observation, target, situation.tuning)):
         return True
-    return situation.current == 0 and any(rate > 0 and at > since for at, rate in situation.state.demand)
+    return situation.current == 0 and any(rate > 0 and at > since for at, rate in situation.demand)
 
 
 def _floor(situation: _Situation) -> _Wish:
@@ -255,8 +272,10 @@ def _fallback_cheaper(situation: _Situation, wish: _Wish) -> bool:
 
 def _message(situation: _Situation, settled: _Wish, wish: _Wish) -> str:
     """What bound it, with its numbers."""
-    demand, target = situation.state.demand, situation.target
+    demand, target, arrivals = situation.demand, situation.target, fresh(situation.observation.arrivals)
     rate = f"{demand[-1][1]:.2f} requests/s" if demand else "unknown demand"
+    if isinstance(arrivals, Unknown) and arrivals.at_least > 0:
+        rate = f"at least {rate}"
     takes = f"a replica takes {situation.losses.capacity:.2f}/s"
     said: dict[Rule, str] = {
         Rule.ECONOMICS: f"{rate}, {takes}: {settled.replicas} cost least",
@@ -300,7 +319,7 @@ def _counterfactual(situation: _Situation) -> str:
 
 
 def _inputs(situation: _Situation) -> tuple[Input, ...]:
-    observation, demand, batching = situation.observation, situation.state.demand, situation.state.batching
+    observation, demand, batching = situation.observation, situation.demand, situation.state.batching
     signals = {
         "arrivals": observation.arrivals,
         "capacityLosses": observation.capacity_losses,

@@ -3,6 +3,7 @@
 | who counts         | known                                                                             | else    |
 |--------------------|-----------------------------------------------------------------------------------|---------|
 | routers of a policy| a fresh sample of every gateway and nine of ten sidecars, two in a rate's window   | unknown |
+|                    | none that answers and none that was scraped: nobody has counted anything           |         |
 | engines            | a fresh sample of each, and it says that it serves the Expert                      | unknown |
 
 Pods that have answered for less than `GRACE_SCRAPES` scrapes are not missed.
@@ -111,6 +112,9 @@ class Evidence:
                 return failed
         ages = self._router_ages.get((policy.namespace, policy.name), {})
         fresh = {pod: age for pod, age in ages.items() if age <= STALE_SECONDS}
+        routers = self._fleet.routers.get(policy, Routers())
+        if not fresh and not (routers.gateways or routers.sidecars):
+            return 0.0
         if not fresh:
             return Unknown(f"no router of RoutingPolicy {policy.name} is scraped{_newest(ages.values())}")
         counting = {pod for pod in fresh if self._scrapes(policy, pod) >= SCRAPES_MIN}

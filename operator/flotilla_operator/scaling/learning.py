@@ -27,9 +27,13 @@ def learn(observation: Observation, target: Target, state: State, now: float, tu
         zero_since=None if is_loading(observation, target, tuning) else _zero_since(observation, state, now),
         missed_ticks=state.missed_ticks + 1 if missed_objectives(observation, target) else 0,
     )
-    demand = estimate_demand(observation, target, learned, tuning)
-    kept = _recent(state.demand, now - tuning.history_seconds)
-    return replace(learned, demand=kept if demand is None else (*kept, (now, demand)))
+    since, arrivals = now - tuning.history_seconds, fresh(observation.arrivals)
+    demand, partial = _recent(state.demand, since), _recent(state.partial, since)
+    if isinstance(arrivals, Known):
+        demand = (*demand, (now, estimate_demand(arrivals.value, observation, target, learned, tuning)))
+    elif arrivals.at_least > 0:
+        partial = (*partial, (now, arrivals.at_least))
+    return replace(learned, demand=demand, partial=partial)
 
 
 def _learn_batching(
@@ -64,24 +68,19 @@ def replica_capacity(observation: Observation, target: Target, state: State, tun
     return tuning.utilization * usable_slots(observation, target) / seconds
 
 
-def estimate_demand(observation: Observation, target: Target, state: State, tuning: Tuning) -> float | None:
-    """Requests a second; None: unknown.
+def estimate_demand(arriving: float, observation: Observation, target: Target, state: State, tuning: Tuning) -> float:
+    """Requests a second.
 
     Arrivals, and in a tick with losses at least what the ready replicas take plus the losses: then they take less than
     is thought. Late requests are losses only where something is full. Escalations for quality used a slot, so they
     never count.
     """
-    arrivals = fresh(observation.arrivals)
-    if not isinstance(arrivals, Known):
-        return None
     losses = value_of(observation.capacity_losses)
     if is_saturated(observation, target, tuning):
         losses += value_of(observation.late)
     if not tuning.censoring or losses <= 0 or observation.replicas.ready == 0:
-        return arrivals.value
-    return max(
-        arrivals.value, observation.replicas.ready * replica_capacity(observation, target, state, tuning) + losses
-    )
+        return arriving
+    return max(arriving, observation.replicas.ready * replica_capacity(observation, target, state, tuning) + losses)
 
 
 def is_saturated(observation: Observation, target: Target, tuning: Tuning) -> bool:

@@ -34,6 +34,9 @@ def make_histories(past: Past, fleet: Fleet, *, until: float, seconds: float) ->
     """Of every Expert of which any moment is known; the newest step is `until`, by this machine's clock."""
     steps = int(seconds / past.step_seconds) + 1
     counted = {labels: _at_steps(points, past, steps) for labels, points in past.routers.items()}
+    # A policy without a router, now and then, has counted nothing.
+    there = {(key.namespace, key.name) for key, each in fleet.routers.items() if each.gateways or each.sidecars}
+    counted = {labels: {} for labels in there} | counted
     found: dict[NamespacedName, History] = {}
     for key, served in fleet.experts.items():
         demand = _demand(past, key, served, counted, steps)
@@ -49,9 +52,9 @@ def _demand(
     counted: Mapping[Labels, Mapping[int, float]],
     steps: int,
 ) -> tuple[float | None, ...]:
-    """A step without demand is a zero where routers of every policy were scraped, and unknown elsewhere."""
+    """A step without demand is a zero where routers of every policy in `counted` were scraped, else unknown."""
     seen = _at_steps(past.demand.get((key.namespace, key.name), ()), past, steps)
-    policies = [counted.get((key.namespace, policy), {}) for policy in served.policies]
+    policies = [counted[labels] for policy in served.policies if (labels := (key.namespace, policy)) in counted]
     asked = {step for step in range(steps) if policies and all(step in each for each in policies)}
     return tuple(seen.get(step, 0.0 if step in asked else None) for step in range(steps))
 

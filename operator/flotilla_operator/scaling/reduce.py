@@ -6,7 +6,7 @@ A row that is not there:
 |------------|------------------------------------------|---------------------------------------------|
 | routers    | all                                      | a confirmed zero                            |
 | engines    | all                                      | unknown: engines count zeroes too           |
-| either     | not all                                  | unknown                                     |
+| either     | not all                                  | unknown; demand that is there is a part     |
 | engines    | there are none                           | a confirmed zero                            |
 | routers    | no policy names the Expert               | unknown; arrivals are what engines finish   |
 """
@@ -84,11 +84,11 @@ class _Routed:
         }
 
     def _arrivals(self, key: NamespacedName, age: Age) -> Signal:
+        rate = self._evidence.rows(r.DEMAND).get((key.namespace, key.name), 0.0)
+        if math.isnan(rate):
+            return Unknown("demand is answered as no amount")
         found = _both(self._answers, r.DEMAND, age)
-        if isinstance(found, Unknown):
-            return found
-        rate = found[0].get((key.namespace, key.name), 0.0)
-        return Unknown("demand is answered as no amount") if math.isnan(rate) else Known(rate, found[1])
+        return Unknown(found.why, at_least=rate) if isinstance(found, Unknown) else Known(rate, found[1])
 
     def _losses_of(self, key: NamespacedName, age: Age) -> Losses | Unknown:
         found = _both(self._answers, r.LOSSES, age)

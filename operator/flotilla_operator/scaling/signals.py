@@ -20,9 +20,11 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Not measured. It is no zero: nothing may shrink on it."""
+    """Not measured, or only in part. It is no zero: nothing may shrink on it."""
 
     why: str
+    at_least: float = 0.0
+    """What was measured all the same: that much is certain, and may be acted on."""
 
 
 Signal = Known | Unknown

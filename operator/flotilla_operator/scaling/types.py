@@ -123,6 +123,8 @@ class State:
     """Learned slot-seconds of one request."""
     demand: tuple[tuple[float, float], ...] = ()
     """(when, requests a second) of the last hour, oldest first."""
+    partial: tuple[tuple[float, float], ...] = ()
+    """The same of moments in which not all who count were asked: there was at least so much."""
     backfilled: bool = False
     """Whether all that is known of the last hour is in `demand`."""
     zero_since: float | None = None
@@ -160,7 +162,7 @@ class Rule(StrEnum):
     IDLE = "Idle"
     """No demand for idleAfter."""
     METRICS_UNKNOWN = "MetricsUnknown"
-    """Demand is unknown: nothing shrinks."""
+    """Demand is unknown, or known in part: nothing shrinks."""
     PRICE_UNKNOWN = "PriceUnknown"
     """Neither prices nor objectives are known, so nothing says how many are right."""
     SHRINK_DELAYED = "ShrinkDelayed"

@@ -97,6 +97,28 @@ def test_unknown_demand_says_why() -> None:
     assert found.message == "demand is unknown: Prometheus is down"
 
 
+def test_demand_that_is_known_in_part_grows_and_never_shrinks() -> None:
+    """Five requests a second are certain, whoever else was not asked: that is enough for more, never for fewer."""
+    partial = Unknown("router gw-2 is not scraped", at_least=5.0)
+    few, many = Life(a_target(), past(1.0), replicas=1), Life(a_target(), past(1.0), replicas=9)
+
+    assert few.run(partial, 300)[-1] == 5
+    assert {said.rule for said in few.said} == {Rule.ECONOMICS, Rule.METRICS_UNKNOWN}
+    grown = next(said for said in few.said if said.rule is Rule.ECONOMICS)
+    assert grown.message.startswith("at least 5.00 requests/s, a replica takes 1.00/s")
+    assert set(many.run(partial, 1800)) == {9}
+    assert all(rate == 1.0 for _, rate in many.state.demand)
+
+
+def test_what_was_known_in_part_does_not_count_once_all_is_known() -> None:
+    """There may have been more."""
+    dim, blind = Life(a_target(minimum=1), past(6.0), replicas=6), Life(a_target(minimum=1), past(6.0), replicas=6)
+    dim.run(Unknown("not scraped", at_least=0.1), 600)
+    blind.run(Unknown("not scraped"), 600)
+
+    assert dim.run(6.0, 900) == blind.run(6.0, 900)
+
+
 def test_after_a_restart_nothing_shrinks_until_the_last_hour_is_known() -> None:
     """Growth does not wait for it."""
     life = Life(a_target(minimum=1), State(), replicas=4)

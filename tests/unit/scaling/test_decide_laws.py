@@ -27,7 +27,7 @@ anything = st.one_of(
 )
 """NaN, infinities and stale values too; sources let nothing absurd through."""
 unusable = st.one_of(
-    st.just(Unknown("down")),
+    st.builds(Unknown, st.just("down"), rates),
     st.builds(Known, st.sampled_from((math.nan, math.inf, -math.inf, -1.0))),
     st.builds(Known, rates, st.floats(91.0, 1e9)),
 )
@@ -73,6 +73,7 @@ def states(draw: st.DrawFn) -> State:
     return State(
         batching=draw(st.none() | batchings),
         demand=tuple(zip(at, demand, strict=True)),
+        partial=tuple((when + 1.0, draw(rates)) for when in at[::2]),
         backfilled=draw(st.booleans()),
         zero_since=draw(times),
         below_since=draw(times),

@@ -119,6 +119,26 @@ def test_every_policy_that_names_an_expert_is_asked() -> None:
     assert "RoutingPolicy other" in why(found.arrivals)
 
 
+def test_demand_that_is_seen_in_part_is_at_least_that() -> None:
+    """One gateway of two cannot be scraped: what the other counts is certain."""
+    fleet = a_fleet(gateways=(a_pod("gateway"), a_pod("dark")))
+
+    found = invoice(fleet, DEMAND={("team", "invoice"): 5.0})
+
+    assert found.arrivals == Unknown("router dark of RoutingPolicy router is not scraped", at_least=5.0)
+
+
+def test_a_policy_without_a_router_has_counted_nothing() -> None:
+    """One whose gateway does not come up stops nobody's scaling; one whose gateway still counts is missed."""
+    fleet = a_fleet(policies=("router", "staging"))
+    fleet = Fleet(fleet.experts, {**fleet.routers, NamespacedName("team", "staging"): Routers()})
+    demand = {("team", "invoice"): 5.0}
+    ending = {**of("gateway"), ("team", "staging", "ending"): 3.0}
+
+    assert invoice(fleet, DEMAND=demand).arrivals == Known(5.0, 5.0)
+    assert isinstance(invoice(fleet, DEMAND=demand, ROUTERS=ending).arrivals, Unknown)
+
+
 def test_routers_that_just_started_are_not_missed() -> None:
     """Nobody can have scraped them twice."""
     fleet = a_fleet(gateways=(a_pod("gateway"), a_pod("young", YOUNG)))
