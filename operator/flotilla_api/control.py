@@ -17,7 +17,8 @@ is not, and `{"error": {"reason", "message"}}` says why, with the reason TOKEN_R
 may not ask."""
 WAKE_PATH = "/v1/wake/{namespace}/{expert}"
 """POST by a router with `?policy=NAME`, whose snapshot it may have and which names the Expert. 202: the Expert is looked
-at now, and gets a replica if it should have one. There is no body."""
+at now, and gets a replica if it should have one. `&waits=1` says that a request waits for it, or is refused for want of it,
+because nobody else may answer: then it should have one whatever that costs. There is no body."""
 TOKEN_REFUSED = "TokenRefused"  # noqa: S105 - a reason, not a token
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""

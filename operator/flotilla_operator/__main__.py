@@ -241,10 +241,10 @@ class Operator:
     def _recommend(self, key: Key) -> Recommendation | None:
         return self._scaler.recommend(key) if self._scaler else None
 
-    def _wake_replica(self, key: Key) -> None:
-        """A request found no replica of the Expert."""
+    def _wake_replica(self, key: Key, waits: bool) -> None:
+        """A request found no replica of the Expert, and waits for one or not."""
         if self._scaler:
-            self._scaler.woken(key)
+            self._scaler.woken(key, waits=waits)
 
     def _make_control(self) -> ControlApi:
         return ControlApi(

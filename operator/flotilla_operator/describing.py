@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -11,7 +10,7 @@ from flotilla_api.expert import ExpertSpec
 from flotilla_api.policy import RoutingPolicySpec
 
 from .ledger import Scaling
-from .reconcile.replacements import replacements, unbridged
+from .reconcile.replacements import replacements
 from .reconcile.scaled import ScaledExpert
 from .reconcile.types import Manifest, ObjectRef
 from .resources.specs import InvalidSpecError, Served, find_profile, parse_model, parse_policy
@@ -44,21 +43,12 @@ class Memory(Generic[T]):
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class _Relief:
-    """What answers in an Expert's place."""
-
-    replacements: frozenset[Replacement]
-    bridged: bool
-    """Whether that is so for every request."""
-
-
 class Describer:
     """Reads each object once, not at every tick."""
 
     def __init__(self) -> None:
         self._terms = Memory[Terms | None]()
-        self._reliefs = Memory[_Relief]()
+        self._replacements = Memory[frozenset[Replacement]]()
         self._floors: dict[str, tuple[Terms, Floor]] = {}
 
     def describe(self, scaled: ScaledExpert, signals: FleetSignals, now: datetime) -> Scaling | None:
@@ -70,10 +60,9 @@ class Describer:
             return Scaling(acts=False, target=None)
         measured = signals.experts.get(scaled.name, ExpertSignals())
         around = (scaled.around[ref] for ref in sorted(scaled.around))
-        relief = self._reliefs.of(lambda: _make_relief(scaled), scaled.expert, *around)
-        loss = lost_request_usd(relief.replacements, signals.request_usd, measured)
-        floor = self._floor(scaled.uid, terms, now)
-        target = make_target(terms, floor, loss, now.timestamp(), bridged=relief.bridged)
+        found = self._replacements.of(lambda: _make_replacements(scaled), scaled.expert, *around)
+        loss = lost_request_usd(found, signals.request_usd, measured)
+        target = make_target(terms, self._floor(scaled.uid, terms, now), loss, now.timestamp())
         return Scaling(acts=terms.mode == "Apply", target=target, sleep_after_seconds=terms.sleep_after_seconds)
 
     def terms(self, scaled: ScaledExpert) -> Terms | None:
@@ -103,17 +92,13 @@ def _make_terms(scaled: ScaledExpert) -> Terms | None:
     return make_terms(served.spec, find_profile(served, scaled.around))
 
 
-def _make_relief(scaled: ScaledExpert) -> _Relief:
-    """Under all policies that name it and can be read."""
+def _make_replacements(scaled: ScaledExpert) -> frozenset[Replacement]:
+    """What answers in its place, under all policies that name it and can be read."""
     known = {**scaled.around, ObjectRef.of(scaled.expert): scaled.expert}
     policies = [manifest for ref, manifest in scaled.around.items() if ref.kind == "RoutingPolicy"]
     specs = [spec for spec in map(_parse_policy, policies) if spec is not None]
-    namespace, name = scaled.name.namespace, scaled.name.name
-    found = (replacements(namespace, spec, known).get(name, frozenset()) for spec in specs)
-    return _Relief(
-        replacements=frozenset[Replacement]().union(*found),
-        bridged=not any(name in unbridged(namespace, spec, known) for spec in specs),
-    )
+    found = [replacements(scaled.name.namespace, spec, known).get(scaled.name.name, frozenset()) for spec in specs]
+    return frozenset[Replacement]().union(*found)
 
 
 def _parse_policy(manifest: Manifest) -> RoutingPolicySpec | None:

@@ -83,7 +83,8 @@ class Ledger:
     unknown_since: float | None = None
     """Steady."""
     woken_at: float | None = None
-    """Steady."""
+    awaited_at: float | None = None
+    """Steady: when a request last asked for a replica, and when one last waited for it."""
     seen_whole: bool = False
     """Whether this scaler has known the Expert since it was made, so that nothing of its past is missing."""
     watched_since: float | None = None
@@ -133,7 +134,12 @@ class Ledger:
             return None
         replicas = count_replicas(self.expert.replicas, self.pods, self.cold_starts)
         observation = observe(
-            signals, replicas, self.target.objectives, woken_at=self.woken_at, measured_at=measured_at
+            signals,
+            replicas,
+            self.target.objectives,
+            woken_at=self.woken_at,
+            awaited_at=self.awaited_at,
+            measured_at=measured_at,
         )
         arrivals = fresh(observation.arrivals)
         self._note_unknown(arrivals.why if isinstance(arrivals, Unknown) else "", steady)

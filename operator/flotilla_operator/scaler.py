@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -99,7 +99,8 @@ class Scaler:
         self._looked_around = asyncio.Event()
         """For other autoscalers, at least once under this Lease."""
         self._backfill_due = self._others_due = float("-inf")
-        self._woken: set[Key] = set()
+        self._woken: dict[Key, bool] = {}
+        """Whether a request waits."""
         self._rung = asyncio.Event()
         self._turn = asyncio.Semaphore(ACTING_AT_A_TIME)
         self._writing: set[asyncio.Task[None]] = set()
@@ -122,10 +123,10 @@ class Scaler:
         else:
             self._led.clear()
 
-    def woken(self, key: Key) -> None:
-        """A request asked for a replica: the Expert is decided about at once, several calls together."""
+    def woken(self, key: Key, *, waits: bool = False) -> None:
+        """A request asked for a replica, and `waits` for it: the Expert is decided about at once."""
         if self._led.is_set() and key.kind == "Expert":
-            self._woken.add(key)
+            self._woken[key] = waits or self._woken.get(key, False)
             self._rung.set()
 
     def report(self, key: Key) -> ScalingReport | None:
@@ -181,7 +182,7 @@ class Scaler:
         while True:
             await self._rung.wait()
             self._rung.clear()
-            woken, self._woken = self._woken, set()
+            woken, self._woken = self._woken, {}
             with self._guarded("wake crashed"):
                 await self._answer(woken)
 
@@ -194,13 +195,14 @@ class Scaler:
         await self._backfill()
         await self._settle(list(self._ledgers.values()))
 
-    async def _answer(self, keys: Iterable[Key]) -> None:
+    async def _answer(self, waits: Mapping[Key, bool]) -> None:
         """As a tick, for these Experts and with what was measured last."""
         now, woken = self._moment(), list[Ledger]()
-        for key in keys:
+        for key, awaited in waits.items():
             if expert := self._targets.find(key):
                 ledger = self._look(expert, now)
                 ledger.woken_at = now.steady
+                ledger.awaited_at = now.steady if awaited else ledger.awaited_at
                 woken.append(ledger)
         await self._settle(woken)
 

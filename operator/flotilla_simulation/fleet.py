@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from flotilla_api.accelerator import AcceleratorProfileSpec
-from flotilla_api.causes import Cause
+from flotilla_api.causes import Cause, ColdStartMode
 from flotilla_api.expert import ExpertSpec
 from flotilla_api.meta import parse_duration_seconds
 from flotilla_api.policy import (
     DEFAULT_CAUSES,
+    DEFAULT_COLD_START_MODE,
     DEFAULT_COMMIT_MAX_WAIT,
     DEFAULT_COMMIT_TOKENS,
     DEFAULT_FIRST_TOKEN_TIMEOUT,
     DEFAULT_WEIGHT,
     RoutingPolicySpec,
 )
-from flotilla_operator.reconcile.replacements import replacements, unbridged
+from flotilla_operator.reconcile.replacements import replacements
 from flotilla_operator.resources.manifest import Manifest, ObjectRef
 from flotilla_operator.resources.specs import InvalidSpecError, Served, find_profile, parse_model, parse_policy
 from flotilla_operator.scaling.fleet import ExpertSignals, NamespacedName
@@ -45,8 +46,8 @@ class FleetExpert:
     served: Served
     profile: AcceleratorProfileSpec | None
     replacements: frozenset[Replacement]
-    bridged: bool
-    """Whether a fallback answers whatever finds it at zero."""
+    waits: bool
+    """Whether requests that find it at zero wait for it: a policy says so, or has no fallback for it."""
     weight: float
     """Of the draw among its policy's Experts."""
     first_token_seconds: float
@@ -135,7 +136,7 @@ def _describe(
         served=served,
         profile=profile,
         replacements=frozenset[Replacement]().union(*filter(None, answering)),
-        bridged=not any(ref.name in unbridged(ref.namespace, spec, manifests) for spec in naming),
+        waits=any(_cold_start(spec) != "Bridge" or not found for spec, found in zip(naming, answering, strict=True)),
         weight=float(sum(_weights(naming, ref.name)) or DEFAULT_WEIGHT),
         first_token_seconds=min(map(_first_token_seconds, naming), default=_seconds(DEFAULT_FIRST_TOKEN_TIMEOUT)),
         hold_tokens=max((tokens for tokens, _ in holds), default=0),
@@ -155,6 +156,10 @@ def _served(ref: ObjectRef, manifest: Manifest) -> Served:
 def _names(policy: RoutingPolicySpec, expert: str) -> bool:
     routes = [policy.experts, *(rule.experts or [] for rule in policy.rules or ())]
     return any(each.name == expert for experts in routes for each in experts)
+
+
+def _cold_start(policy: RoutingPolicySpec) -> ColdStartMode:
+    return (policy.coldStart and policy.coldStart.mode) or DEFAULT_COLD_START_MODE
 
 
 def _weights(policies: Iterable[RoutingPolicySpec], expert: str) -> Iterator[int]:
@@ -192,7 +197,7 @@ class Operated:
         """`began` is the time of the trace's first second."""
         self._expert, self._loss_usd, self._cold_start, self._began = expert, loss_usd, cold_start_seconds, began
         self._floor = floor_at(expert.terms.windows, began)
-        self._flotilla = Flotilla(self._target(began))
+        self._flotilla = Flotilla(self._target(began), waits=expert.waits)
         self.period_seconds, self.lag_seconds = self._flotilla.period_seconds, self._flotilla.lag_seconds
 
     def wanted(self, sample: Sample) -> int:
@@ -204,6 +209,5 @@ class Operated:
         return min(self._flotilla.wanted(sample), self._expert.maximum)
 
     def _target(self, now: datetime) -> Target:
-        terms, bridged = self._expert.terms, self._expert.bridged
-        target = make_target(terms, self._floor, self._loss_usd, now.timestamp(), bridged=bridged)
+        target = make_target(self._expert.terms, self._floor, self._loss_usd, now.timestamp())
         return replace(target, prior_cold_start_seconds=self._cold_start)

@@ -26,8 +26,11 @@ class Flotilla:
     period_seconds: float = 15.0
     lag_seconds: float = SCRAPE_LAG_SECONDS
     wakes: bool = True
+    waits: bool = False
+    """Whether requests that find no replica wait for one, instead of being answered elsewhere."""
     state: State = field(default_factory=lambda: State(backfilled=True))
     last: Decision | None = None
+    _awaited_at: float | None = None
     _samples: deque[Sample] = field(default_factory=deque[Sample])
 
     def wanted(self, sample: Sample) -> int:
@@ -48,6 +51,8 @@ class Flotilla:
             return Known((now - then) / seconds, self.lag_seconds)
 
         woken = sample.at if sample.wanted == 0 and sample.arrived > before.arrived else None
+        if self.waits and woken is not None:
+            self._awaited_at = woken
         return Observation(
             replicas=Replicas(sample.wanted, sample.ready, sample.pending_ages),
             arrivals=rate(sample.arrived, before.arrived),
@@ -62,6 +67,7 @@ class Flotilla:
             preemptions=Known(0.0),
             ttft_p95=Known(ttft_quantile(sample.ttft - before.ttft, 0.95), self.lag_seconds),
             woken_at=woken,
+            awaited_at=self._awaited_at,
             measured_at=self._measured_at(sample.at + self.lag_seconds),
         )
 

@@ -17,6 +17,7 @@ from .heads import ResponseHead
 from .settings import RouterSettings
 from .upstream import Origin, Upstreams
 from .verdicts import Admitted, Refused
+from .wakes import Wake
 
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
 _MAX_REVIEW_BYTES = _MAX_WAKE_BYTES = 64 * 1024
@@ -99,8 +100,8 @@ class Waker:
         self._token = settings.control_token_dir / names.CONTROL_TOKEN_FILE
         self._ca = settings.snapshot_dir / names.CONTROL_CA_KEY
 
-    async def __call__(self, expert: str, seconds: float) -> None:
-        """The operator knows that `expert` is asked for.
+    async def __call__(self, wake: Wake, seconds: float) -> None:
+        """The operator knows that the expert is asked for.
 
         Raises:
             ControlError: it does not take the wake, or there is no control API.
@@ -110,8 +111,9 @@ class Waker:
         base, settings = self._settings.control_url, self._settings
         if base is None:
             raise ControlError("this router has no control API (FLOTILLA_CONTROL_URL) that could wake an expert")
-        path = WAKE_PATH.format(namespace=quote(settings.namespace, safe=""), expert=quote(expert, safe=""))
-        url = f"{base}{path}?{urlencode({'policy': settings.policy})}"
+        path = WAKE_PATH.format(namespace=quote(settings.namespace, safe=""), expert=quote(wake.expert, safe=""))
+        query = {"policy": settings.policy} | ({"waits": "1"} if wake.waits else {})
+        url = f"{base}{path}?{urlencode(query)}"
         poll = Poll(url, read_token(self._token), self._ca, seconds)
         head, _ = await self._client.send("POST", poll, b"", limit=_MAX_WAKE_BYTES)
         if head.status != 202:

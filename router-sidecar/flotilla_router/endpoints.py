@@ -218,7 +218,7 @@ class Router:
         draw = dispatcher.draw()
         outcome = self._choose(live, request, headers, draw, relayed=incoming.review is not None)
         if outcome.meant is not None:
-            self._note_demand(outcome.meant)
+            self._note_demand(outcome.meant, waits=isinstance(outcome, Refusal) or outcome.first.asleep)
         decision = _taken(outcome)
         name = incoming.request_id
         record = RequestRecord(
@@ -257,11 +257,11 @@ class Router:
             raise _RefusedError(Problem(status=503, message="no snapshot", code="not_ready", type="server_error"))
         return live
 
-    def _note_demand(self, expert: Target) -> None:
-        """A request is meant for `expert`, which is woken if it sleeps: also if another one answers."""
+    def _note_demand(self, expert: Target, *, waits: bool) -> None:
+        """A request is meant for `expert`, woken if it sleeps: also if another one answers, and nobody `waits`."""
         self.dispatcher.telemetry.demanded(expert.name)
         if expert.asleep:
-            self.dispatcher.wakes.wake(expert.name)
+            self.dispatcher.wakes.wake(expert.name, waits=waits)
 
     def _hold(self, exchange: Exchange, request: ParsedRequest, headers: Mapping[bytes, bytes], draw: float) -> Hold:
         """The wait of a request whose expert sleeps; it goes on by whatever snapshot is in use then."""

@@ -143,7 +143,7 @@ class Exchange:
         live, outcome = hold.decide(now >= hold.until)
         if isinstance(outcome, Decision) and outcome.first.asleep:
             hold.look_later(now)
-            self.dispatcher.wakes.wake(outcome.first.name)
+            self.dispatcher.wakes.wake(outcome.first.name, waits=True)
             return
         self._stop_waiting(now)
         self.live = live

@@ -1,10 +1,14 @@
-"""Wakes: tells the control API which sleeping experts are asked for, and never holds up a request for it."""
+"""Wakes: tells the control API which sleeping experts are asked for, and never holds up a request for it.
+
+Requests that wait for the expert are told apart from those that somebody else answers: they get a replica in any case.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from math import inf
 
 from .control import ControlError
@@ -17,12 +21,22 @@ REPEAT_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 """After one that was not taken."""
 
-Ask = Callable[[str, float], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """What the control API is told."""
+
+    expert: str
+    waits: bool
+    """Whether a request waits for it, or is refused for want of it, because nobody else may answer."""
+
+
+Ask = Callable[[Wake, float], Awaitable[None]]
 """Has an expert woken, within some seconds. Raises ControlError, OSError or TimeoutError: that was not taken."""
 
 
 class Wakes:
-    """At most one wake of an expert is under way, and at most one a second is sent."""
+    """Of each kind at most one wake of an expert is under way, and at most one a second is sent."""
 
     def __init__(
         self,
@@ -36,18 +50,19 @@ class Wakes:
         self._now = now
         self._ask = ask
         self._telemetry = telemetry
-        self._next_at: dict[str, float] = {}
-        """By expert: from when on it may be woken again, in monotonic seconds; inf while a wake is under way."""
+        self._next_at: dict[Wake, float] = {}
+        """From when on it may be sent again, in monotonic seconds; inf while it is under way."""
         self._failing: set[str] = set()
         """Experts whose last wake was not taken."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def wake(self, expert: str) -> None:
-        """The expert is asked for; whoever scales it hears of it soon."""
-        if self._now() < self._next_at.get(expert, 0.0):
+    def wake(self, expert: str, *, waits: bool) -> None:
+        """The expert is asked for, by a request that `waits` for it or not; whoever scales it hears of it soon."""
+        wake = Wake(expert, waits)
+        if self._now() < self._next_at.get(wake, 0.0):
             return
-        self._next_at[expert] = inf
-        task = self._loop.create_task(self._send(expert))
+        self._next_at[wake] = inf
+        task = self._loop.create_task(self._send(wake))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -56,11 +71,11 @@ class Wakes:
         for task in tuple(self._tasks):
             task.cancel()
 
-    async def _send(self, expert: str) -> None:
-        pause = RETRY_SECONDS
+    async def _send(self, wake: Wake) -> None:
+        expert, pause = wake.expert, RETRY_SECONDS
         try:
             async with asyncio.timeout(WAKE_SECONDS):
-                await self._ask(expert, WAKE_SECONDS)
+                await self._ask(wake, WAKE_SECONDS)
         except (ControlError, OSError) as error:
             self._failed(expert, str(error) or "the control API does not answer in time")
         except Exception as error:  # our own mistake, about one expert: it is tried again
@@ -70,7 +85,7 @@ class Wakes:
             self._sent(expert)
             pause = REPEAT_SECONDS
         finally:
-            self._next_at[expert] = self._now() + pause
+            self._next_at[wake] = self._now() + pause
 
     def _sent(self, expert: str) -> None:
         self._telemetry.woke(expert, "ok")

@@ -6,9 +6,9 @@ may be repeated, is what it misses, as kind:target:text. 200: the snapshot, its 
 among the policy's snapshots in `snapshot-published-at`. 204: no news for 30 s, ask again. A replica that does not hold
 the Lease passes the request on to the one that does.
 
-`POST /v1/wake/{namespace}/{expert}?policy=` has an Expert looked at now, because a request asks for it; see
-`flotilla_api.control.WAKE_PATH`. Whoever may have the policy's snapshot may ask this for the Experts that the policy
-names. A replica that does not hold the Lease passes it on.
+`POST /v1/wake/{namespace}/{expert}?policy=&waits=` has an Expert looked at now, because a request asks for it, and may
+be waiting for it; see `flotilla_api.control.WAKE_PATH`. Whoever may have the policy's snapshot may ask this for the
+Experts that the policy names. A replica that does not hold the Lease passes it on.
 
 `GET /v1/recommendations/{namespace}/{expert}` is for autoscalers of others; see `recommendations`.
 
@@ -71,9 +71,10 @@ BODY_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 WAKE_SECONDS = 1.0
-"""Wakes of one Expert by a policy's routers within this are one: they repeat theirs while they are asked for it."""
+"""Wakes of one Expert by a policy's routers within this are one, of requests that wait and of those that do not: they
+repeat theirs while they are asked for it."""
 WAKES_MAX = 4096
-"""Pairs of policy and Expert whose last wake is remembered."""
+"""Of policies and Experts, whose last ones are remembered."""
 
 logger = logging.getLogger(LOGGER)
 
@@ -93,8 +94,9 @@ class Wakening:
 
     names: Callable[[Key, str], bool]
     """Whether a policy names an Expert."""
-    on_wake: Callable[[Key], None]
-    """An Expert is asked for: it is looked at now. Called at most once a second for each policy."""
+    on_wake: Callable[[Key, bool], None]
+    """An Expert is asked for, by a request that waits for it or not: it is looked at now. Called at most once a second
+    for each policy and either."""
 
 
 class ControlApi:
@@ -195,14 +197,15 @@ class ControlApi:
         admission = await self._access.admit(authorization, policy.namespace, policy.name)
         if isinstance(admission, Denied):
             return denial(admission)
-        if self._woken.get((policy, expert)) is not None:
+        waits = request.query.get("waits") == "1"
+        if self._woken.get((policy, expert, waits)) is not None:
             return web.Response(status=202)
         if not self._wakening.names(policy, expert.name):
             return problem(403, "Forbidden", f"{policy} does not name {expert}")
         if not self._exists(expert):
             return problem(404, "NotFound", f"{expert} does not exist")
-        self._woken.put((policy, expert), True, WAKE_SECONDS)
-        self._wakening.on_wake(expert)
+        self._woken.put((policy, expert, waits), True, WAKE_SECONDS)
+        self._wakening.on_wake(expert, waits)
         return web.Response(status=202)
 
     async def _recommend(self, request: web.Request) -> web.StreamResponse:

@@ -257,7 +257,7 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
         return same_as(kind, blocker)
     if rest := _rest(facts):
         reason, message = rest
-        return passed(kind, reason, f"{message}; a request wakes it") if facts.wakes else failed(kind, reason, message)
+        return passed(kind, reason, f"{message}; {_waking(facts)}") if facts.wakes else failed(kind, reason, message)
     if any(_answers(pod) for pod in facts.current):
         return passed(kind, Reason.READY, f"replicas of this generation answer at {facts.endpoint}")
     if facts.cause and facts.cause.reason in STUCK:
@@ -265,6 +265,13 @@ def _ready(facts: EngineFacts, accepted_check: Check, resolved: Check, available
     if facts.ready:
         return failed(kind, Reason.ROLLING_OUT, "replicas of an earlier generation answer while new ones start")
     return same_as(kind, available)
+
+
+def _waking(facts: EngineFacts) -> str:
+    """What starts it again."""
+    if facts.scaling.reason is Reason.FALLBACK_CHEAPER:
+        return "a fallback costs less; a request that none may answer wakes it"
+    return "a request wakes it"
 
 
 def _rest(facts: EngineFacts) -> tuple[Reason, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from flotilla_api.policy import DEFAULT_COLD_START_MODE, RoutingPolicySpec
+from flotilla_api.policy import RoutingPolicySpec
 from flotilla_api.snapshot import Route
 from flotilla_operator.resources.pricing import served_price, token_price
 from flotilla_operator.resources.routes import make_route
@@ -27,35 +27,14 @@ def replacements(
 
     `references` is what `dispatch.resolve_references` returns for the policy.
     """
-    models = _models(namespace, spec, references)
+    models: Models = {(ref.kind, ref.name): model for ref, model in models_of(namespace, spec, references)}
+    routes = [make_route(spec, rule, models) for rule in (None, *(spec.rules or ()))]
     found: defaultdict[str, set[Replacement]] = defaultdict(set)
-    for route in _routes(spec, models):
+    for route in routes:
         first = _first_fallback(route, models)
         for expert in route.experts:
             found[expert.name].update([_replacement(models["Fallback", first], references)] if first else ())
     return {name: frozenset(each) for name, each in found.items()}
-
-
-def unbridged(
-    namespace: str, spec: RoutingPolicySpec, references: Mapping[ObjectRef, Manifest | None]
-) -> frozenset[str]:
-    """Experts of which some requests have to wait for a replica, or are refused, while there is none.
-
-    `references` is as above.
-    """
-    models = _models(namespace, spec, references)
-    mode = (spec.coldStart and spec.coldStart.mode) or DEFAULT_COLD_START_MODE
-    waiting = (route for route in _routes(spec, models) if mode != "Bridge" or _first_fallback(route, models) is None)
-    return frozenset(expert.name for route in waiting for expert in route.experts)
-
-
-def _models(namespace: str, spec: RoutingPolicySpec, references: Mapping[ObjectRef, Manifest | None]) -> Models:
-    return {(ref.kind, ref.name): model for ref, model in models_of(namespace, spec, references)}
-
-
-def _routes(spec: RoutingPolicySpec, models: Models) -> list[Route]:
-    """Of the policy and of each of its rules."""
-    return [make_route(spec, rule, models) for rule in (None, *(spec.rules or ()))]
 
 
 def _first_fallback(route: Route, models: Models) -> str | None:

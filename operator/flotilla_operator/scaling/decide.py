@@ -200,14 +200,20 @@ def _floor(situation: _Situation) -> _Wish:
 def _is_known_not_to_pay(situation: _Situation) -> bool:
     """Whether a whole hour of demand has shown that the fallback costs less than one replica.
 
-    An hour in which nobody asked has shown nothing, and requests that no fallback answers are not for it to save.
+    An hour in which nobody asked has shown nothing, nor has one in which a request waited: no fallback answered it.
     """
     demand, tuning = situation.state.demand, situation.tuning
-    if situation.prices is None or not demand or not situation.target.bridged:
+    if situation.prices is None or not demand or _was_awaited(situation):
         return False
     known_seconds = situation.now - demand[0][0]
     whole = known_seconds >= tuning.history_seconds - 2 * tuning.tick_seconds
     return whole and situation.losses.hour.expected(0) > 0 and cheapest(situation.prices, situation.losses, 0, 1) == 0
+
+
+def _was_awaited(situation: _Situation) -> bool:
+    """Whether a request waited for a replica within the last hour."""
+    at = situation.observation.awaited_at
+    return at is not None and situation.now - at < situation.tuning.history_seconds
 
 
 def _raise_to(floor: _Wish, wish: _Wish) -> _Wish:

@@ -36,6 +36,7 @@ def observe(
     objectives: Objectives,
     *,
     woken_at: float | None = None,
+    awaited_at: float | None = None,
     measured_at: float | None = None,
 ) -> Observation:
     """All that one decision reads."""
@@ -58,6 +59,7 @@ def observe(
         tokens_per_request=signals.tokens_per_request,
         kv_tokens=signals.kv_tokens,
         woken_at=woken_at,
+        awaited_at=awaited_at,
         measured_at=measured_at,
     )
 

@@ -105,7 +105,7 @@ def make_terms(spec: ExpertSpec, profile: AcceleratorProfileSpec | None) -> Term
     )
 
 
-def make_target(terms: Terms, floor: Floor, loss_usd: float | None, now: float, *, bridged: bool = True) -> Target:
+def make_target(terms: Terms, floor: Floor, loss_usd: float | None, now: float) -> Target:
     """What `decide` is to reach at `now`; `floor` is that of the terms' windows."""
     override = terms.override
     return Target(
@@ -114,7 +114,6 @@ def make_target(terms: Terms, floor: Floor, loss_usd: float | None, now: float, 
         slots=terms.slots,
         replica_usd_per_hour=terms.replica_usd_per_hour,
         loss_usd=loss_usd,
-        bridged=bridged,
         objectives=terms.objectives,
         slo_floor=terms.slo_floor,
         scheduled_minimum=min(floor.replicas, terms.maximum),

@@ -57,6 +57,8 @@ class Observation:
     """Tokens that the KV cache of one replica holds."""
     woken_at: float | None = None
     """When a router last asked for a replica."""
+    awaited_at: float | None = None
+    """When it last did so for a request that nobody else may answer."""
     measured_at: float | None = None
     """When all this was measured; None: now."""
 
@@ -89,8 +91,6 @@ class Target:
     """Of the GPUs of one replica; None: unknown."""
     loss_usd: float | None = None
     """What one lost or late request costs: the fallback's price for it; None: unknown."""
-    bridged: bool = True
-    """Whether every request is answered elsewhere while there is no replica; otherwise some wait for one."""
     objectives: Objectives = Objectives()
     slo_floor: bool = False
     scheduled_minimum: int = 0

@@ -401,6 +401,15 @@ def test_expert_at_zero_is_ready_when_a_request_wakes_it(
     assert not [each for each in judge(observed).events if each.type == "Warning" and each.reason == "ScaledToZero"]
 
 
+def test_expert_at_zero_that_costs_more_than_its_fallback_says_what_wakes_it() -> None:
+    """Other requests are answered by the fallback, for as long as that costs less."""
+    observed = a_scaled_expert(a_report(0, notes=frozenset({Note.FALLBACK_CHEAPER})), replicas=0)
+
+    (ready,) = (each for each in judge(observed).status["conditions"] if each["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "ScaledToZero")
+    assert ready["message"] == ("no replica is wanted; a fallback costs less; a request that none may answer wakes it")
+
+
 def test_expert_that_sleeps_is_ready_and_has_no_replica_that_answers() -> None:
     """Its pods say that they are healthy, and answer nothing."""
     observed = a_scaled_expert(a_report(asleep=2))

@@ -59,6 +59,8 @@ ROUTER_USER = {
 PODS = "/api/v1/namespaces/agents/pods"
 REVIEW = "/v1/tokens/agents/router"
 WAKE = "/v1/wake/agents/sql?policy=router"
+BRIDGED = (EXPERT, False)
+"""A wake of a request that waits for nobody."""
 TOKEN_BODY = b'{"token": "relayed-1"}'
 AGENT_USER = {
     **ROUTER_USER,
@@ -86,7 +88,7 @@ class Server:
     exists: bool = True
     allows_sidecars: bool = True
     woken: list[Key] = field(default_factory=list[Key])
-    experts_woken: list[Key] = field(default_factory=list[Key])
+    experts_woken: list[tuple[Key, bool]] = field(default_factory=list[tuple[Key, bool]])
     recommendation: Recommendation | None = None
 
 
@@ -104,7 +106,7 @@ class World:
     async def server(self, *, poll_seconds: float = 0.3, **changes: Any) -> Server:
         """One more replica, listening."""
         woken: list[Key] = []
-        experts_woken: list[Key] = []
+        experts_woken: list[tuple[Key, bool]] = []
         registry = RouterRegistry(
             self.clock,
             Telemetry(),
@@ -128,7 +130,7 @@ class World:
             exists=exists,
             wakening=Wakening(
                 names=lambda key, expert: key == KEY and expert in ("sql", "gone"),
-                on_wake=experts_woken.append,
+                on_wake=lambda key, waits: experts_woken.append((key, waits)),
             ),
             recommend=recommend,
         )
@@ -595,7 +597,7 @@ async def test_a_gateway_has_the_experts_of_its_policy_woken() -> None:
         server = await world.server()
 
         assert (await world.wake(server))[:2] == (202, "")
-        assert server.experts_woken == [EXPERT]
+        assert server.experts_woken == [BRIDGED]
 
 
 async def test_a_sidecar_has_the_experts_of_its_policy_woken() -> None:
@@ -608,7 +610,7 @@ async def test_a_sidecar_has_the_experts_of_its_policy_woken() -> None:
         assert (await world.wake(server))[0] == 202
         server.allows_sidecars = False
         assert (await world.wake(server))[0] == 403
-        assert server.experts_woken == [EXPERT]
+        assert server.experts_woken == [BRIDGED]
 
 
 @pytest.mark.parametrize(
@@ -653,11 +655,22 @@ async def test_wakes_of_one_expert_within_a_second_are_one() -> None:
         server = await world.server()
         for _ in range(3):
             assert (await world.wake(server))[0] == 202
-        assert server.experts_woken == [EXPERT]
+        assert server.experts_woken == [BRIDGED]
         await world.clock.advance(control_api.WAKE_SECONDS)
 
         assert (await world.wake(server))[0] == 202
-        assert server.experts_woken == [EXPERT, EXPERT]
+        assert server.experts_woken == [BRIDGED, BRIDGED]
+
+
+async def test_a_wake_says_whether_a_request_waits() -> None:
+    """Such a one is not held back by one of another request, and a standby passes on what it says."""
+    async with a_world() as world:
+        leader, standby = await world.server(), await world.server(leading=False)
+        standby.leader = f"127.0.0.1:{leader.control.port}"
+        for path in (WAKE, f"{WAKE}&waits=1", f"{WAKE}&waits=1"):
+            assert (await world.wake(standby, path))[0] == 202
+
+        assert leader.experts_woken == [BRIDGED, (EXPERT, True)]
 
 
 async def test_a_standby_passes_a_wake_on_to_the_leader() -> None:
@@ -667,7 +680,7 @@ async def test_a_standby_passes_a_wake_on_to_the_leader() -> None:
         standby.leader = f"127.0.0.1:{leader.control.port}"
 
         assert (await world.wake(standby))[0] == 202
-        assert (leader.experts_woken, standby.experts_woken) == ([EXPERT], [])
+        assert (leader.experts_woken, standby.experts_woken) == ([BRIDGED], [])
         standby.leader = ""
         status, _, headers = await world.wake(standby)
         assert (status, headers["Retry-After"]) == (503, "1")

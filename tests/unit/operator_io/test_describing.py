@@ -104,23 +104,6 @@ def test_a_lost_request_costs_what_its_first_fallback_does(policies: list[Manife
     assert found == (None if usd is None else pytest.approx(usd))
 
 
-@pytest.mark.parametrize(
-    ("policies", "bridged"),
-    [
-        pytest.param([a_policy()], True, id="by default"),
-        pytest.param([a_policy(coldStart={"mode": "Hold"})], False, id="they wait first"),
-        pytest.param([a_policy(coldStart={"mode": "Reject"})], False, id="they are refused"),
-        pytest.param([a_policy(fallbacks=[])], False, id="nobody else could answer"),
-        pytest.param([a_policy(boundary="LocalOnly")], False, id="nobody within the boundary"),
-        pytest.param([a_policy("one"), a_policy("two", coldStart={"mode": "Hold"})], False, id="under one policy not"),
-        pytest.param([a_policy(experts=[], coldStart={"mode": "Hold"})], True, id="a policy that does not name it"),
-    ],
-)
-def test_whether_every_request_is_answered_elsewhere_at_zero(policies: list[Manifest], bridged: bool) -> None:
-    """Where some are not, dollars alone do not keep an Expert at zero."""
-    assert target(scaled(a_profile(), *policies, a_fallback(cost=CHEAP))).bridged is bridged
-
-
 def test_measured_dollars_are_better_than_assumed_ones() -> None:
     """Of the very fallback."""
     signals = FleetSignals({}, {NamespacedName(NAMESPACE, "big"): Known(0.004)})

@@ -407,6 +407,24 @@ async def test_after_a_wake_the_next_tick_sees_what_came_with_it() -> None:
         assert world.fleet.writes == [("invoice", 1), ("invoice", 4)]
 
 
+async def test_a_request_that_waits_gets_a_replica_whatever_it_costs() -> None:
+    """Dollars stop only requests that a fallback answers, and one of those in the same moment hides nothing."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 0, loss_usd=0.01)
+        world.metrics.measure(invoice, at_rate(0.001))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [0.001] * 240)
+        await world.tick(2)
+
+        world.scaler.woken(invoice)
+        await settle()
+        assert world.fleet.writes == []
+        world.scaler.woken(invoice, waits=True)
+        world.scaler.woken(invoice)
+        await settle()
+
+        assert world.fleet.writes == [("invoice", 1)]
+
+
 async def test_many_wakes_are_one_write() -> None:
     """Every router of the fleet asks, every second."""
     async with a_world() as world:

@@ -43,7 +43,7 @@ from flotilla_router.control import ControlError
 from flotilla_router.exchange import Exchange
 from flotilla_router.holds import Holds
 from flotilla_router.telemetry import Telemetry
-from flotilla_router.wakes import RETRY_SECONDS, Wakes
+from flotilla_router.wakes import RETRY_SECONDS, Wake, Wakes
 
 WAKE = f"/v1/wake/{NAMESPACE}/maths?policy={POLICY}"
 LONG = 3600.0
@@ -204,6 +204,8 @@ async def test_a_request_waits_for_the_expert_that_it_wakes(tmp_path: Path, mode
         reply = await raw.reply()
         line = await rig.request_line()
 
+        assert {wake.path for wake in operator.wakes} == {f"{WAKE}&waits=1"}
+
         assert (reply.status, reply.headers["x-flotilla-model"]) == (200, "maths")
         assert (len(maths.received), big.received, escalations(rig), demand(rig)) == (1, [], 0, 1)
         assert (line["snapshot"], line["held_ms"] > 0) == (rig.process.store.digest, True)
@@ -260,6 +262,7 @@ async def test_a_request_without_an_answer_is_told_when_to_come_back(
         reply = await ask(rig.port, post(body))
         await until(lambda: operator.wakes)
 
+        assert operator.wakes[0].path == f"{WAKE}&waits=1"
         assert (reply.status, reply.json["error"]["code"], reply.headers["retry-after"]) == (503, code, "10")
         assert "being woken" in reply.json["error"]["message"]
         assert (demand(rig), rig.process.telemetry.in_flight) == (1, 0)
@@ -435,14 +438,18 @@ class Calls:
     """What the control API is asked, and how it answers."""
 
     def __init__(self) -> None:
-        self.experts: list[str] = []
+        self.wakes: list[Wake] = []
         self.error: Exception | None = None
         self.answers = asyncio.Event()
         self.answers.set()
         self.time = 100.0
 
-    async def __call__(self, expert: str, seconds: float) -> None:
-        self.experts.append(expert)
+    @property
+    def names(self) -> list[str]:
+        return [wake.expert for wake in self.wakes]
+
+    async def __call__(self, wake: Wake, seconds: float) -> None:
+        self.wakes.append(wake)
         await self.answers.wait()
         if self.error is not None:
             raise self.error
@@ -467,20 +474,31 @@ async def test_wakes_of_one_expert_are_one() -> None:
     calls.answers.clear()
     wakes, counted, _ = make_wakes(calls)
     for _ in range(5):
-        wakes.wake("maths")
-    wakes.wake("law")
-    await until(lambda: len(calls.experts) == 2)
+        wakes.wake("maths", waits=False)
+    wakes.wake("law", waits=False)
+    await until(lambda: len(calls.names) == 2)
     calls.time += 60
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     calls.answers.set()
     await until(lambda: counted("ok") == 2)
     calls.time += 1.5
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     calls.time += 1.5
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     await until(lambda: counted("ok") == 3)
 
-    assert calls.experts == ["maths", "law", "maths"]
+    assert calls.names == ["maths", "law", "maths"]
+
+
+async def test_a_wake_of_a_request_that_waits_is_not_held_back_by_another() -> None:
+    """Each kind is repeated by itself: the operator may have had reasons not to do what the first one asked."""
+    calls = Calls()
+    wakes, counted, _ = make_wakes(calls)
+    for waits in (False, True, False, True):
+        wakes.wake("maths", waits=waits)
+    await until(lambda: counted("ok") == 2)
+
+    assert calls.wakes == [Wake("maths", waits=False), Wake("maths", waits=True)]
 
 
 @pytest.mark.parametrize(
@@ -496,14 +514,14 @@ async def test_a_wake_that_fails_is_tried_again_a_second_later(error: Exception,
     calls = Calls()
     calls.error = error
     wakes, counted, log = make_wakes(calls)
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     await until(lambda: counted("failed") == 1)
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     calls.time += RETRY_SECONDS
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     await until(lambda: counted("failed") == 2)
 
-    assert calls.experts == ["maths", "maths"]
+    assert calls.names == ["maths", "maths"]
     (line,) = log.of("wake failed")
     assert text in line["error"]
 
@@ -515,7 +533,7 @@ async def test_a_mistake_of_our_own_is_one_failed_wake() -> None:
     calls = Calls()
     calls.error = ValueError("a defect")
     wakes, counted, _ = make_wakes(calls)
-    wakes.wake("maths")
+    wakes.wake("maths", waits=False)
     await until(lambda: counted("failed") == 1)
 
     assert [str(context["exception"]) for context in told] == ["a defect"]
@@ -526,8 +544,8 @@ async def test_wakes_end_with_the_router() -> None:
     calls = Calls()
     calls.answers.clear()
     wakes, counted, _ = make_wakes(calls)
-    wakes.wake("maths")
-    await until(lambda: calls.experts)
+    wakes.wake("maths", waits=False)
+    await until(lambda: calls.names)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     wakes.close()
     await asyncio.wait(tasks)

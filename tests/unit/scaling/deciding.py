@@ -63,12 +63,14 @@ class Life:
     state: State = field(default_factory=State)
     replicas: int = 1
     now: float = NOW
+    awaited_at: float | None = None
     said: list[Decision] = field(default_factory=list[Decision])
 
     def tick(self, rate: float | Signal, **signals: float) -> Decision:
         """One tick with this demand."""
         arrivals = Known(float(rate)) if isinstance(rate, int | float) else rate
-        seen = replace(measured(0.0, wanted=self.replicas, ready=None, **signals), arrivals=arrivals)
+        seen = measured(0.0, wanted=self.replicas, ready=None, **signals)
+        seen = replace(seen, arrivals=arrivals, awaited_at=self.awaited_at)
         return self._decide(seen)
 
     def _decide(self, seen: Observation) -> Decision:

@@ -162,12 +162,21 @@ def test_a_minimum_keeps_an_idle_expert() -> None:
     assert life.said[-1].message == "scaling.min is 1; 0.00 requests/s, a replica takes 1.00/s"
 
 
-@pytest.mark.parametrize(("bridged", "replicas"), [(True, 0), (False, 1)])
-def test_a_wake_that_does_not_pay_counts_only_for_requests_that_wait(bridged: bool, replicas: int) -> None:
-    """An hour of a request a minute is no replica's worth; but nobody else answers what a policy holds."""
-    found = decided(_woken(NOW - 1.0), a_target(bridged=bridged), state=past(0.001))
+@pytest.mark.parametrize(("awaited_at", "replicas"), [(None, 0), (NOW - 1.0, 1), (NOW - 3601.0, 0)])
+def test_a_wake_that_does_not_pay_counts_only_for_requests_that_wait(awaited_at: float | None, replicas: int) -> None:
+    """An hour of a request a minute is no replica's worth; but nobody else answers a request that waits."""
+    found = decided(replace(_woken(NOW - 1.0), awaited_at=awaited_at), state=past(0.001))
 
     assert found.replicas == replicas
+
+
+def test_dollars_do_not_end_the_last_replica_within_an_hour_of_a_request_that_waited() -> None:
+    """While there is one nothing shows whether a fallback could answer; the next such request would wait again."""
+    life = Life(a_target(), past(0.001), replicas=1, awaited_at=NOW)
+
+    numbers = life.run(0.001, 4500)
+
+    assert numbers.index(0) * 15 >= 3600 - 15
 
 
 @pytest.mark.parametrize("signal", ["arrivals", "running", "waiting"])

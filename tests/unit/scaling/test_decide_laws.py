@@ -90,7 +90,8 @@ def observations(draw: st.DrawFn, signals: st.SearchStrategy[Signal] = anything)
     values: dict[str, Any] = {name: draw(signals) for name in (*names, *more)}
     wanted = draw(st.integers(0, 15))
     replicas = Replicas(wanted, draw(st.integers(0, wanted)), tuple(draw(st.lists(st.floats(0.0, 1e4), max_size=3))))
-    return Observation(replicas, woken_at=draw(st.none() | st.floats(NOW - 2000.0, NOW)), **values)
+    woken, awaited = (draw(st.none() | st.floats(NOW - 5000.0, NOW)) for _ in range(2))
+    return Observation(replicas, woken_at=woken, awaited_at=awaited, **values)
 
 
 @given(observations(), targets(), states())

@@ -29,10 +29,17 @@ def test_lost_request_costs_what_its_fallback_takes_for_mean_lengths() -> None:
     assert the_expert().loss_usd(regular(1.0, 2.0)) == pytest.approx(0.0048)
 
 
-@pytest.mark.parametrize(("mode", "bridged"), [("Bridge", True), ("Hold", False)])
-def test_cold_start_mode_says_whether_a_fallback_bridges(mode: str, bridged: bool) -> None:
-    """As for the operator's own target."""
-    assert the_expert(coldStart={"mode": mode}).bridged is bridged
+@pytest.mark.parametrize(
+    ("policy", "waits"),
+    [
+        pytest.param({}, False, id="bridged"),
+        pytest.param({"coldStart": {"mode": "Hold"}}, True, id="held"),
+        pytest.param({"boundary": "LocalOnly"}, True, id="nobody within the boundary"),
+    ],
+)
+def test_policy_says_whether_requests_wait_at_zero(policy: dict[str, Any], waits: bool) -> None:
+    """Then they get a replica, whatever an hour of demand has shown."""
+    assert the_expert(**policy).waits is waits
 
 
 def test_policy_bounds_the_wait_and_what_is_held_back() -> None:
