@@ -119,7 +119,7 @@ class Scaling(Model):
         description="How long demand must have been zero before the last replica goes. It needs min: 0. Default: 15m.",
     )
     sleep: Sleep | None = Field(
-        None, description="Whether replicas sleep before they go. It needs min: 0. Default: they do not."
+        None, description="Whether replicas sleep before they go. It needs min: 0 and mode Apply. Default: they do not."
     )
 
     cel: ClassVar[tuple[Cel, ...]] = (
@@ -136,6 +136,10 @@ class Scaling(Model):
         Cel(
             "(has(self.min) && self.min == 0) || (!has(self.idleAfter) && !has(self.sleep))",
             "idleAfter and sleep need min: 0, else the expert never stops answering",
+        ),
+        Cel(
+            f"!has(self.sleep) || !has(self.mode) || self.mode == '{DEFAULT_SCALING_MODE}'",
+            f"sleep needs mode: {DEFAULT_SCALING_MODE}, else nothing puts replicas to sleep",
         ),
         Cel(
             f"!has(self.sleep) || !({cel_is_duration('self.sleep.after')})"

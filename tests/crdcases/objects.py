@@ -67,7 +67,10 @@ SCALING: Manifest = {
 }
 SCALED: Manifest = {**SERVED_FROM_CLAIM, "scaling": SCALING}
 SCALED_BARE: Manifest = {**SERVED_FROM_CLAIM, "scaling": {"min": 1, "max": 1000}}
-SCALED_TO_ZERO: Manifest = {**SERVED_FROM_CLAIM, "scaling": {"min": 0, "max": 1, "idleAfter": "1h"}}
+SCALED_TO_ZERO: Manifest = {
+    **SERVED_FROM_CLAIM,
+    "scaling": {"min": 0, "max": 1, "mode": "Recommend", "idleAfter": "1h"},
+}
 SCALED_WIDE: Manifest = {
     **SERVED_FROM_CLAIM,
     "scaling": {

@@ -195,6 +195,17 @@ RULES: dict[str, Examples] = {
             {"max": 1, "sleep": {"after": "1m"}},
         ),
     ),
+    "sleep needs mode: Apply, else nothing puts replicas to sleep": Examples(
+        (
+            {"min": 0, "max": 1, "sleep": {"after": "1m"}},
+            {"min": 0, "max": 1, "mode": "Apply", "sleep": {"after": "1m"}},
+            {"min": 0, "max": 1, "mode": "Recommend"},
+        ),
+        (
+            {"min": 0, "max": 1, "mode": "Recommend", "sleep": {"after": "1m"}},
+            {"min": 0, "max": 1, "mode": "Off", "sleep": {"after": "1m"}},
+        ),
+    ),
     "sleep.after must be at most idleAfter (default 15m), after which the replicas go": Examples(
         (
             {"min": 0, "max": 1, "sleep": {"after": "15m"}},

@@ -59,13 +59,17 @@ class Served:
     @property
     def wakes(self) -> bool:
         """Whether the scaler may stop it, outside of what schedules ask for: then a request wakes it."""
-        scaling = self.scaling
-        return scaling is not None and scaling.min == 0 and (scaling.mode or DEFAULT_SCALING_MODE) == "Apply"
+        return self.scaling is not None and self.scaling.min == 0 and self._is_scaled_here
 
     @property
     def may_sleep(self) -> bool:
-        """Whether its engines may be put to sleep."""
-        return self.scaling is not None and self.scaling.sleep is not None
+        """Whether its engines may be put to sleep, which opens vLLM's development paths."""
+        return self.scaling is not None and self.scaling.sleep is not None and self._is_scaled_here
+
+    @property
+    def _is_scaled_here(self) -> bool:
+        """Whether the scaler sets the number, and does not only recommend it."""
+        return self.scaling is not None and (self.scaling.mode or DEFAULT_SCALING_MODE) == "Apply"
 
     @property
     def profile_ref(self) -> ObjectRef:

@@ -136,3 +136,13 @@ def test_only_experts_that_may_sleep_run_with_sleep_mode() -> None:
     assert {"name": "VLLM_SERVER_DEV_MODE", "value": "1"} in engine["env"]
     assert digest != judged(scaled, PROFILE)[1]
     assert judged(scaled, PROFILE) == judged(an_expert(), PROFILE)
+
+
+@pytest.mark.parametrize("mode", ["Recommend", "Off"])
+def test_experts_that_nothing_puts_to_sleep_run_without_sleep_mode(mode: str) -> None:
+    """A spec that was stored before the rule against it opens no development paths."""
+    scaling = {"min": 0, "max": 4, "mode": mode}
+
+    assert judged(an_expert(scaling=scaling | {"sleep": {"after": "5m"}}), PROFILE) == judged(
+        an_expert(scaling=scaling), PROFILE
+    )
