@@ -52,7 +52,7 @@ def tick_cpu_seconds(experts: int) -> float:
     bodies = answers_about(fleet)
     target = Target(0, 16, 32, replica_usd_per_hour=0.8, loss_usd=0.0045, objectives=Objectives(ttft_p95=0.5))
     hour = tuple((NOW - 15.0 * age, 2.0 + (age * 7919 % 101) / 25.0) for age in range(239, 0, -1))
-    before = State(batching=Batching(4.0), demand=hour, backfilled=True, learned_at=NOW - 15.0)
+    before = State(batching=Batching(4.0), demand=hour, learned_at=NOW - 15.0)
     pool = Pool("l4", "nvidia.com/gpu", accelerators=experts * 2)
     best = float("inf")
     for _ in range(_ROUNDS):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from .reconcile.pod_states import pod_states
 from .reconcile.scaled import ScaledExpert
-from .resources.pods import is_asleep, is_live, seconds_of
+from .resources.pods import is_asleep, is_live
 from .scaling.decide import decide
 from .scaling.fleet import ExpertSignals, History
 from .scaling.observe import PodState, count_replicas, observe, remember_cold_starts
@@ -24,9 +25,6 @@ FAILING_TOLD_SECONDS = 30.0
 UNKNOWN_TOLD_SECONDS = 60.0
 """For how long demand has been unknown when a report says so: a new Expert's is known after a few scrapes, and most
 answers that a source of metrics owes come with the next ticks."""
-
-KNOWN_RATIO = 0.9
-"""Of the last hour, without which it counts as unknown: scrapes may be missed now and then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +83,6 @@ class Ledger:
     woken_at: float | None = None
     awaited_at: float | None = None
     """Steady: when a request last asked for a replica, and when one last waited for it."""
-    seen_whole: bool = False
-    """Whether this scaler has known the Expert since it was made, so that nothing of its past is missing."""
-    watched_since: float | None = None
-    """Steady: when demand was first measured here."""
     cold_starts: dict[str, float] = field(default_factory=dict[str, float])
     pods: tuple[PodState, ...] = ()
     records: tuple[Record, ...] = ()
@@ -144,7 +138,7 @@ class Ledger:
         arrivals = fresh(observation.arrivals)
         self._note_unknown(arrivals.why if isinstance(arrivals, Unknown) else "", steady)
         self.decision = decide(observation, self.target, self.state, steady, tuning)
-        self.state = self._whole(self.decision.state, steady, tuning)
+        self.state = self.decision.state
         self.wanted, self.limited, self.shadow_usd_per_hour = self.decision.replicas, "", None
         return self.decision
 
@@ -155,36 +149,22 @@ class Ledger:
         elif self.unknown_since is None:
             self.unknown_since = steady
 
-    def _whole(self, state: State, steady: float, tuning: Tuning) -> State:
-        """Whoever has watched for an hour, or from the beginning, needs no other memory."""
-        if state.backfilled or not state.demand:
-            return state
-        self.watched_since = steady if self.watched_since is None else self.watched_since
-        watched = steady - self.watched_since >= tuning.history_seconds - 2 * tuning.tick_seconds
-        return replace(state, backfilled=True) if watched or self.seen_whole else state
-
     def backfill(self, history: History, now: Moment, tuning: Tuning) -> None:
-        """What others remember of the last hour stands before what was seen here.
-
-        The hour is known when hardly any of it is missing, as far back as the Expert goes.
-        """
-        own = self.state.demand
-        first = own[0][0] if own else now.steady
-        remembered = [(at, rate) for at, rate in _steady_demand(history, now) if at < first]
-        kept = [(at, rate) for at, rate in remembered if at > now.steady - tuning.history_seconds]
-        learned = history.slot_seconds
+        """What others remember of the last hour stands where nothing was seen here: before it, and in gaps."""
+        own, since = self.state.demand, now.steady - tuning.history_seconds
+        times, step = [at for at, _ in own], history.step_seconds
+        filled = [
+            (at, rate) for at, rate in _steady_demand(history, now) if at > since and not _is_near(times, at, step)
+        ]
+        first = times[0] if times else now.steady
+        before = [(at, rate) for at, rate in filled if at < first]
         self.state = replace(
             self.state,
-            demand=(*kept, *own),
-            backfilled=len(kept) * history.step_seconds + now.steady - first >= KNOWN_RATIO * self._past(now, tuning),
-            batching=Batching(learned.value) if isinstance(learned, Known) else self.state.batching,
-            zero_since=_zero_since(kept, self.state, first, 2 * history.step_seconds),
+            demand=tuple(sorted((*filled, *own))),
+            zero_since=_zero_since(before, self.state, first, 2 * step),
         )
-
-    def _past(self, now: Moment, tuning: Tuning) -> float:
-        """Seconds that there are to be known of."""
-        age = now.wall - seconds_of(self.expert.expert["metadata"]["creationTimestamp"])
-        return min(tuning.history_seconds, max(age, 0.0))
+        if isinstance(history.slot_seconds, Known) and len(filled) >= len(own):
+            self.state = replace(self.state, batching=Batching(history.slot_seconds.value))
 
     @property
     def rival(self) -> str:
@@ -267,6 +247,12 @@ def _steady_demand(history: History, now: Moment) -> list[tuple[float, float]]:
         for index, rate in enumerate(history.demand)
         if rate is not None
     ]
+
+
+def _is_near(times: Sequence[float], at: float, seconds: float) -> bool:
+    """Whether one of `times`, which are sorted, is less than `seconds` away."""
+    place = bisect(times, at)
+    return any(abs(at - each) < seconds for each in times[max(place - 1, 0) : place + 1])
 
 
 def _zero_since(

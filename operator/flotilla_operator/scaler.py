@@ -21,9 +21,10 @@ from .reconcile.scaled import ScaledExpert
 from .reconcile.types import Key
 from .resources.pods import seconds_of
 from .scaling.fleet import ExpertSignals, FleetSignals, NamespacedName
+from .scaling.learning import is_whole
 from .scaling.report import Recommendation, ScalingReport
 from .scaling.signals import Unknown
-from .scaling.types import TUNING, Tuning
+from .scaling.types import TUNING, State, Tuning
 from .slumber import Rest, Slumber, rest_due
 from .telemetry import LOGGER, Telemetry, fields
 
@@ -270,7 +271,8 @@ class Scaler:
             ledger = None
         if ledger is None:
             age = now.wall - seconds_of(expert.expert["metadata"]["creationTimestamp"])
-            ledger = self._ledgers[expert.key] = Ledger(expert, seen_whole=age < YOUNG_SECONDS)
+            born_at = None if age < YOUNG_SECONDS else now.steady - age
+            ledger = self._ledgers[expert.key] = Ledger(expert, State(born_at=born_at))
         ledger.look(expert, now)
         return ledger
 
@@ -282,12 +284,13 @@ class Scaler:
 
     async def _backfill(self) -> None:
         """Experts whose last hour is not known learn it from what others remember."""
-        missing = [ledger for ledger in self._ledgers.values() if not ledger.state.backfilled]
-        now = self._moment()
-        if not missing or now.steady < self._backfill_due:
+        now, tuning = self._moment(), self._tuning
+        if now.steady < self._backfill_due:
+            return
+        missing = [ledger for ledger in self._ledgers.values() if not is_whole(ledger.state, now.steady, tuning)]
+        if not missing:
             return
         self._backfill_due = now.steady + BACKFILL_EVERY_SECONDS
-        tuning = self._tuning
         try:
             work = self._source.history(now.wall, tuning.history_seconds, tuning.tick_seconds)
             remembered = await self._within(work)

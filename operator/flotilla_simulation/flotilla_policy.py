@@ -28,7 +28,7 @@ class Flotilla:
     wakes: bool = True
     waits: bool = False
     """Whether requests that find no replica wait for one, instead of being answered elsewhere."""
-    state: State = field(default_factory=lambda: State(backfilled=True))
+    state: State = field(default_factory=lambda: State(born_at=None))
     last: Decision | None = None
     _awaited_at: float | None = None
     _samples: deque[Sample] = field(default_factory=deque[Sample])

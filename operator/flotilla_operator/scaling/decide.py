@@ -21,7 +21,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .economics import SECONDS_PER_HOUR, Losses, Prices, cheapest
-from .learning import TTFT_P95, is_loading, is_saturated, learn, missed_objectives, replica_capacity, stalled_pods
+from .learning import (
+    TTFT_P95,
+    is_loading,
+    is_saturated,
+    is_whole,
+    learn,
+    missed_objectives,
+    replica_capacity,
+    stalled_pods,
+)
 from .signals import Known, Signal, Unknown, fresh, value_of
 from .types import TUNING, Decision, Input, Note, Observation, Rule, State, Target, Tuning
 
@@ -202,11 +211,11 @@ def _is_known_not_to_pay(situation: _Situation) -> bool:
 
     An hour in which nobody asked has shown nothing, nor has one in which a request waited: no fallback answered it.
     """
-    demand, tuning = situation.state.demand, situation.tuning
-    if situation.prices is None or not demand or _was_awaited(situation):
+    state, now, tuning = situation.state, situation.now, situation.tuning
+    if situation.prices is None or not state.demand or _was_awaited(situation):
         return False
-    known_seconds = situation.now - demand[0][0]
-    whole = known_seconds >= tuning.history_seconds - 2 * tuning.tick_seconds
+    hour_ago = now - tuning.history_seconds
+    whole = state.demand[0][0] <= hour_ago + 2 * tuning.tick_seconds and is_whole(state, now, tuning)
     return whole and situation.losses.hour.expected(0) > 0 and cheapest(situation.prices, situation.losses, 0, 1) == 0
 
 
@@ -232,7 +241,7 @@ def _settle(situation: _Situation, wish: _Wish) -> tuple[_Wish, State]:
     if wish.replicas >= bounded or wish.rule in (Rule.OVERRIDE, Rule.IDLE):
         return wish, replace(state, below_since=None)
     state = replace(state, below_since=now if state.below_since is None else state.below_since)
-    if not state.backfilled:
+    if not is_whole(state, now, situation.tuning):
         return _Wish(bounded, Rule.HISTORY_MISSING), state
     if not _may_shrink(state, now, situation.tuning):
         return _Wish(bounded, Rule.SHRINK_DELAYED), state

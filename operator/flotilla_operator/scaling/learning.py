@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 from .batching import Sample, full_batch_seconds, learn_batching
 from .signals import Known, Signal, fresh, value_of
@@ -11,6 +12,8 @@ from .types import Batching, Observation, State, Target, Tuning
 
 TTFT_P95 = "ttftP95"
 """The objective that says which requests are late."""
+KNOWN_RATIO = 0.9
+"""Of the last hour, without which it counts as unknown: scrapes may be missed now and then."""
 _LEAST_SLOT_SECONDS = 1e-3
 """No request is shorter: what measures less than that measures nothing."""
 
@@ -30,10 +33,24 @@ def learn(observation: Observation, target: Target, state: State, now: float, tu
     since, arrivals = now - tuning.history_seconds, fresh(observation.arrivals)
     demand, partial = _recent(state.demand, since), _recent(state.partial, since)
     if isinstance(arrivals, Known):
+        learned = replace(learned, born_at=now if state.born_at is None else state.born_at)
         demand = (*demand, (now, estimate_demand(arrivals.value, observation, target, learned, tuning)))
     elif arrivals.at_least > 0:
         partial = (*partial, (now, arrivals.at_least))
     return replace(learned, demand=demand, partial=partial)
+
+
+def is_whole(state: State, now: float, tuning: Tuning) -> bool:
+    """Whether hardly anything of the last hour is missing, as far back as the expert goes."""
+    if state.born_at is None or not state.demand:
+        return False
+    return _known_seconds(state, tuning) >= KNOWN_RATIO * min(tuning.history_seconds, now - state.born_at)
+
+
+def _known_seconds(state: State, tuning: Tuning) -> float:
+    """A sample tells of the time since the one before, if that is a tick or two."""
+    times = [at for at, _ in state.demand]
+    return tuning.tick_seconds + sum(min(later - at, 2 * tuning.tick_seconds) for at, later in pairwise(times))
 
 
 def _learn_batching(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -125,8 +126,8 @@ class State:
     """(when, requests a second) of the last hour, oldest first."""
     partial: tuple[tuple[float, float], ...] = ()
     """The same of moments in which not all who count were asked: there was at least so much."""
-    backfilled: bool = False
-    """Whether all that is known of the last hour is in `demand`."""
+    born_at: float | None = -math.inf
+    """Since when there has been anything to know; None: since the first sample."""
     zero_since: float | None = None
     """Since when demand has been a confirmed zero, of an expert that could be used."""
     below_since: float | None = None

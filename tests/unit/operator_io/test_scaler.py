@@ -575,6 +575,45 @@ async def test_an_hour_of_which_little_is_remembered_is_not_known() -> None:
         assert world.fleet.writes[0] == ("invoice", 2)
 
 
+async def test_an_hour_that_others_remember_in_part_is_not_known_at_the_second_look_either() -> None:
+    """What was counted at its beginning and what is seen now, with nothing between."""
+    async with a_world(leading=False) as world:
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        world.metrics.measure(invoice, at_rate(0.5))
+        world.metrics.remember(invoice, world.clock.now().timestamp(), [*[5.0] * 10, *[None] * 230])
+
+        world.scaler.lead(True)
+        await world.clock.advance(1800)
+
+        assert not [number for _, number in world.fleet.writes if number < 4]
+        assert world.metrics.histories > 2
+
+
+async def test_a_gap_is_filled_with_what_others_remember() -> None:
+    """The operator could not read for half an hour, but somebody measured: a burst in it keeps replicas."""
+    async with a_world(leading=False) as world:
+        steady, bursty = world.fleet.add("steady", 4, minimum=1), world.fleet.add("bursty", 4, minimum=1)
+        for key in (steady, bursty):
+            world.metrics.measure(key, at_rate(0.5))
+            world.metrics.remember(key, world.clock.now().timestamp(), [0.5] * 240)
+        world.scaler.lead(True)
+        await world.tick(4)
+        for key in (steady, bursty):
+            world.metrics.measure(key, ExpertSignals(arrivals=Unknown("down")))
+        await world.clock.advance(HOUR / 2)
+        assert not world.fleet.writes
+
+        now = world.clock.now().timestamp()
+        world.metrics.remember(steady, now, [0.5] * 240)
+        world.metrics.remember(bursty, now, [*[0.5] * 120, *[3.3] * 120])
+        for key in (steady, bursty):
+            world.metrics.measure(key, at_rate(0.5))
+        await world.clock.advance(400)
+
+        assert world.fleet.writes[0] == ("steady", 2)
+        assert ("bursty", 2) not in world.fleet.writes
+
+
 async def test_an_idle_time_that_others_remember_counts() -> None:
     """A restart of the operator does not keep an Expert up for another quarter of an hour."""
     async with a_world(leading=False) as world:

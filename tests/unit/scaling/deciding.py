@@ -52,7 +52,7 @@ def past(rate: float, *, seconds: float = 3600.0, until: float = NOW, **changes:
     """An hour of the same demand is known, up to a tick before `until`."""
     ticks = int(seconds / TUNING.tick_seconds)
     demand = tuple((until - TUNING.tick_seconds * (ticks - index), rate) for index in range(ticks))
-    return replace(State(demand=demand, backfilled=True), **changes)
+    return replace(State(demand=demand, born_at=until - seconds), **changes)
 
 
 @dataclass(slots=True)

@@ -97,6 +97,30 @@ def test_unknown_demand_says_why() -> None:
     assert found.message == "demand is unknown: Prometheus is down"
 
 
+@pytest.mark.parametrize(
+    ("unknown_seconds", "waits"),
+    [pytest.param(300, False, id="five minutes are missed"), pytest.param(3600, True, id="an hour is")],
+)
+def test_after_a_gap_nothing_shrinks_until_the_last_hour_is_known_again(unknown_seconds: float, waits: bool) -> None:
+    """What was known before says nothing of what nobody measured."""
+    life = Life(a_target(minimum=1), past(4.0), replicas=8)
+    life.run(Unknown("down"), unknown_seconds)
+    life.replicas = 8
+
+    life.run(1.0, 900)
+
+    assert ({said.replicas for said in life.said} == {8}) is waits
+    assert (life.said[-1].rule is Rule.HISTORY_MISSING) is waits
+
+
+def test_a_gap_has_not_shown_that_a_replica_does_not_pay() -> None:
+    """The oldest sample is an hour old, and all but five minutes since are not known."""
+    demand = ((NOW - 3590.0, 0.01), *past(0.01, seconds=300.0).demand)
+
+    assert decided(measured(0.01), state=State(demand=demand, born_at=NOW - 9000)).replicas == 1
+    assert decided(measured(0.01), state=past(0.01)).rule is Rule.SHRINK_DELAYED
+
+
 def test_demand_that_is_known_in_part_grows_and_never_shrinks() -> None:
     """Five requests a second are certain, whoever else was not asked: that is enough for more, never for fewer."""
     partial = Unknown("router gw-2 is not scraped", at_least=5.0)
@@ -333,7 +357,7 @@ def test_slo_floor_holds_the_hours_95th_percentile() -> None:
     """Though dollars say that the fallback is cheaper."""
     hour = past(1.0)
     peaks = tuple((at, 6.0) if index % 10 == 0 else (at, rate) for index, (at, rate) in enumerate(hour.demand))
-    state = State(demand=peaks, backfilled=True)
+    state = State(demand=peaks, born_at=peaks[0][0])
 
     without, with_floor = (decided(measured(1.0), a_target(loss_usd=1e-6, slo_floor=on), state) for on in (False, True))
 

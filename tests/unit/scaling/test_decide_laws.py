@@ -74,7 +74,7 @@ def states(draw: st.DrawFn) -> State:
         batching=draw(st.none() | batchings),
         demand=tuple(zip(at, demand, strict=True)),
         partial=tuple((when + 1.0, draw(rates)) for when in at[::2]),
-        backfilled=draw(st.booleans()),
+        born_at=draw(st.sampled_from((-math.inf, NOW - 600.0, None))),
         zero_since=draw(times),
         below_since=draw(times),
         shrunk_at=draw(times),
