@@ -90,7 +90,7 @@ def test_short_names_and_wide_columns(stack: Stack, quickstart: Space) -> None:
     printed = stack.cluster.kubectl("get", "xp", "general", "-n", quickstart.name, "-o", "wide")
 
     heading, row = (line.split() for line in printed.splitlines())
-    wide = dict(zip(heading, row, strict=True))
+    wide = dict(zip(heading, row, strict=False))  # the last column is empty where nothing scales
     assert wide["PROFILE"] == "l4"
     assert wide["ENDPOINT"] == f"general-expert.{quickstart.name}.svc:8000"
     assert float(wide["COST/H"]) == 1.6
