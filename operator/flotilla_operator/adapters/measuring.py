@@ -22,7 +22,12 @@ async def open_metrics(settings: Settings, client: Client, view: FleetView) -> A
     """A Prometheus server where one is named, else the operator's own scraping; connections end with the block."""
     seconds = settings.prometheus_timeout_seconds
     if settings.prometheus_url:
-        scope = Scope(settings.scrape_interval_seconds, settings.prometheus_labels, settings.watch_namespaces)
+        scope = Scope(
+            settings.scrape_interval_seconds,
+            settings.prometheus_labels,
+            settings.watch_namespaces,
+            TUNING.tick_seconds,
+        )
         async with PrometheusServer(_server(settings)) as server:
             yield PrometheusMetrics(server, scope, fleet=view.now, timeout_seconds=seconds)
     else:

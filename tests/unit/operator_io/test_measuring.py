@@ -59,7 +59,7 @@ async def test_a_named_prometheus_is_asked_within_the_settings() -> None:
         async with open_metrics(given, client, a_view(an_expert(scaling={"max": 3}))) as source:
             await source.read(time.time())
 
-    scope = Scope(30.0, (("cluster", "prod"),), ("agents", "lab"))
+    scope = Scope(30.0, (("cluster", "prod"),), ("agents", "lab"), TUNING.tick_seconds)
     assert sorted(server.queries) == sorted(promql(reading, scope) for reading in READINGS)
 
 

@@ -59,6 +59,27 @@ def test_scope_narrows_every_reading() -> None:
     assert "[1500ms]" in promql(r.DEMAND, scope)
 
 
+@pytest.mark.parametrize(
+    ("scrape_seconds", "function"),
+    [
+        pytest.param(1.0, "rate(", id="many scrapes a tick"),
+        pytest.param(5.0, "rate(", id="three"),
+        pytest.param(10.0, "rate(", id="one or two"),
+        pytest.param(15.0, "irate(", id="one"),
+        pytest.param(30.0, "irate(", id="every other tick has none"),
+    ],
+)
+def test_every_request_is_in_the_rate_of_some_tick(scrape_seconds: float, function: str) -> None:
+    """Whatever came between two scrapes is seen: both are within the window of a tick, also where one is missed."""
+    scope = Scope(scrape_seconds, tick_seconds=15.0)
+
+    text = promql(r.DEMAND, scope)
+
+    assert f"({function}flotilla_router_demand_total" in text
+    assert scope.window_seconds >= max(3 * scrape_seconds, 15.0 + scrape_seconds)
+    assert f"[{scope.window_seconds:g}s]" in text
+
+
 def test_readings_have_names_of_their_own() -> None:
     """They are shown where one fails."""
     assert len({reading.name for reading in r.READINGS}) == len(r.READINGS)
