@@ -70,7 +70,9 @@ class FleetView:
     def _routers(self, key: Key) -> Routers:
         pods = [pod for pod in owned_pods(self._store, key) if is_ready(pod)]
         gateways = (_measured(pod, _address(pod, ROUTER_ADMIN_PORT)) for pod in pods)
-        return Routers(tuple(gateways), tuple(self._sidecars(key)))
+        policy = self._store.get(ref_of(key))
+        targets = experts_of(policy) | fallbacks_of(policy) if policy else frozenset[str]()
+        return Routers(tuple(gateways), tuple(self._sidecars(key)), frozenset(targets))
 
     def _sidecars(self, key: Key) -> Iterator[MeasuredPod]:
         connected, now = self._connected(key), self._clock.now().timestamp()
@@ -98,9 +100,18 @@ class SidecarLocator:
 
 def experts_of(policy: Manifest) -> set[str]:
     """The names of the Experts that a policy may choose, rules included."""
+    return _named(policy, "experts")
+
+
+def fallbacks_of(policy: Manifest) -> set[str]:
+    """The names of the Fallbacks that a policy may escalate to, rules included."""
+    return _named(policy, "fallbacks")
+
+
+def _named(policy: Manifest, field: str) -> set[str]:
     spec: Manifest = policy.get("spec") or {}
     levels: list[Manifest] = [spec, *(spec.get("rules") or ())]
-    return {entry["name"] for level in levels for entry in level.get("experts") or () if "name" in entry}
+    return {entry["name"] for level in levels for entry in level.get(field) or () if "name" in entry}
 
 
 def sidecar_admin_port(pod: Manifest) -> int | None:

@@ -157,12 +157,13 @@ class ScrapedMetrics:
 
     def _remember(self, fleet: Fleet, now: float) -> None:
         """This tick becomes a part of the last hour."""
-        self._demand.put(now, self._answer(r.DEMAND, now))
-        self._demand.keep((key.namespace, key.name) for key in fleet.experts)
-        self._routers.put(now, _policies(self._answer(r.SCRAPES, now)))
-        self._routers.keep((key.namespace, key.name) for key in fleet.routers)
+        experts = [(key.namespace, key.name) for key in fleet.experts]
+        targets = {(key.namespace, target) for key, each in fleet.routers.items() for target in each.targets}
+        policies = [(key.namespace, key.name) for key in fleet.routers]
+        self._demand.put(now, self._answer(r.DEMAND, now), experts)
+        self._routers.put(now, _policies(self._answer(r.SCRAPES, now)), policies)
         for reading, track in self._grown.items():
-            track.put(now, summed_growth(reading, self._pods.values()))
+            track.put(now, summed_growth(reading, self._pods.values()), experts if reading in WORK else targets)
 
 
 def _policies(scrapes: Rows) -> Rows:

@@ -35,10 +35,12 @@ class MeasuredPod:
 
 @dataclass(frozen=True, slots=True)
 class Routers:
-    """The routers of one policy that answer."""
+    """The routers of one policy that answer, and what they may call."""
 
     gateways: tuple[MeasuredPod, ...] = ()
     sidecars: tuple[MeasuredPod, ...] = ()
+    targets: frozenset[str] = frozenset()
+    """Experts and Fallbacks."""
 
 
 @dataclass(frozen=True, slots=True)

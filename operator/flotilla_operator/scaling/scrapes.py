@@ -21,9 +21,6 @@ SNAPSHOTS_MAX = 5
 SERIES_MAX = 5_000
 """Of one pod that are kept: 50 policies' worth of a router's, or 70 engines in one pod."""
 
-ROWS_MAX = 20_000
-"""Of one track: 40 MB."""
-
 EXPOSITION = Exposition(metric for reading in READINGS for metric in reading.metrics)
 
 
@@ -125,13 +122,19 @@ class Track:
         self._values: dict[Labels, array[float]] = {}
         self._cursor = -1
 
-    def put(self, at: float, rows: Rows) -> None:
-        """The rows of one tick; a row that is not there is zero."""
+    def put(self, at: float, rows: Rows, wanted: Iterable[Labels]) -> None:
+        """The rows of one tick; a row that is not there is zero, and one that is not wanted is forgotten.
+
+        Pods say what they like: that only so much is remembered is up to who reads them.
+        """
         self._cursor = (self._cursor + 1) % self._ticks
         self._moments.append(at)
-        for labels in rows:
-            if labels not in self._values and len(self._values) < ROWS_MAX:
-                self._values[labels] = array("d", bytes(8 * self._ticks))
+        known = self._values
+        self._values = {
+            labels: known.get(labels) or array("d", bytes(8 * self._ticks))
+            for labels in wanted
+            if labels in known or labels in rows
+        }
         for labels, values in self._values.items():
             values[self._cursor] = rows.get(labels, 0.0)
 
@@ -150,11 +153,6 @@ class Track:
             labels: sum(value for at, value in self.points(labels) if at > since and math.isfinite(value))
             for labels in self._values
         }
-
-    def keep(self, wanted: Iterable[Labels]) -> None:
-        """Only these rows are remembered."""
-        kept = set(wanted)
-        self._values = {labels: values for labels, values in self._values.items() if labels in kept}
 
 
 WORK = past_work(3600.0)

@@ -104,6 +104,7 @@ def test_policies_are_those_that_name_the_expert_in_their_namespace() -> None:
 
     assert fleet.experts[INVOICE].policies == {"billing", "ruled"}
     assert set(fleet.routers) == {BILLING, NamespacedName(NAMESPACE, "ruled")}
+    assert fleet.routers[NamespacedName(NAMESPACE, "ruled")].targets == {"sql", "invoice", "big"}
 
 
 def test_gateways_are_scraped_at_their_admin_port() -> None:

@@ -70,6 +70,7 @@ class World:
     engines: list[str] = field(default_factory=lambda: [ENGINE])
     gateways: list[str] = field(default_factory=lambda: [GATEWAY])
     sidecars: list[str] = field(default_factory=list[str])
+    targets: set[str] = field(default_factory=lambda: {"invoice", "big"})
 
     def __post_init__(self) -> None:
         self.source = ScrapedMetrics(Scope(TICK), fleet=self.fleet, locate=self.locate, timeout_seconds=5.0)
@@ -80,7 +81,7 @@ class World:
 
     def fleet(self) -> Fleet:
         sidecars = tuple(MeasuredPod(name, "", 0.0, f"uid-of-{name}") for name in self.sidecars)
-        routers = Routers(tuple(self._pod(name) for name in self.gateways), sidecars)
+        routers = Routers(tuple(self._pod(name) for name in self.gateways), sidecars, frozenset(self.targets))
         served = ServedExpert(tuple(self._pod(name) for name in self.engines), frozenset({POLICY.name}))
         return Fleet({KEY: served}, {POLICY: routers})
 
@@ -255,6 +256,20 @@ async def test_dollars_of_a_request_are_those_of_the_last_hour(world: World) -> 
     signals = await world.read()
 
     assert known(signals.request_usd[NamespacedName("team", "big")]) == pytest.approx(0.0045)
+
+
+async def test_dollars_of_targets_that_no_policy_names_are_forgotten(world: World) -> None:
+    """Of Fallbacks that are gone, and whatever an agent's pod makes up: it leaves no less room for others."""
+    for spent in (0.0, 0.09, 0.18):
+        made_up = {f"target-{number}": (spent, 1000 * spent) for number in range(500)}
+        world.pods.pages[GATEWAY] = Router("router", usd={**made_up, "big": (spent, 1000 * spent)})
+        await world.tick()
+    assert set((await world.read()).request_usd) == {NamespacedName("team", "big")}
+
+    world.targets = {"invoice"}
+    await world.tick()
+
+    assert not (await world.read()).request_usd
 
 
 async def test_history_is_as_long_as_the_process_has_seen(world: World) -> None:

@@ -149,7 +149,7 @@ def test_track_is_a_ring() -> None:
     """The oldest tick is forgotten; rows that were not there were zero."""
     track = Track(3)
     for at, rows in enumerate(({("a",): 1.0}, {("a",): 2.0}, {("b",): 7.0}, {("a",): 4.0})):
-        track.put(float(at), rows)
+        track.put(float(at), rows, [("a",), ("b",)])
 
     assert track.points(("a",)) == [(1.0, 2.0), (2.0, 0.0), (3.0, 4.0)]
     assert track.points(("b",)) == [(1.0, 0.0), (2.0, 7.0), (3.0, 0.0)]
@@ -158,14 +158,14 @@ def test_track_is_a_ring() -> None:
 
 
 def test_track_forgets_rows_that_nobody_wants() -> None:
-    """Those of Experts that are gone."""
+    """Those of Experts that are gone, and whatever a pod makes up."""
     track = Track(3)
-    track.put(0.0, {("a",): 1.0, ("b",): 1.0})
+    track.put(0.0, {("a",): 1.0, ("b",): 1.0}, [("a",), ("b",)])
 
-    track.keep([("b",)])
+    track.put(1.0, {("b",): 2.0, **{(str(number),): 1.0 for number in range(30_000)}}, [("b",)])
 
     assert track.points(("a",)) == []
-    assert track.points(("b",)) == [(0.0, 1.0)]
+    assert track.sums(since=-1.0) == {("b",): 3.0}
 
 
 @given(
