@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import assert_never
 from urllib.parse import unquote
 
 import msgspec
 
+from flotilla_api.causes import Cause
 from flotilla_api.snapshot import Target
 
 from .access import RELAY_HEADER, Access, Waiting, judge
@@ -18,7 +18,7 @@ from .connection import ClientConnection
 from .dispatch import Dispatcher
 from .errors import quote
 from .exchange import Exchange
-from .holds import Hold
+from .holds import Decide, Hold
 from .incoming import Incoming, Problem, too_large
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
@@ -247,6 +247,8 @@ class Router:
         )
         if decision.first.asleep:
             exchange.hold = self._hold(exchange, request, headers, draw)
+        elif decision.cause is Cause.COLD_START:
+            exchange.decide_unbridged = self._decide_again(request, headers, draw, bridged=True)
         connection.exchange = exchange
         incoming.release()
         dispatcher.begin(exchange)
@@ -264,17 +266,23 @@ class Router:
             self.dispatcher.wakes.wake(expert.name, waits=waits)
 
     def _hold(self, exchange: Exchange, request: ParsedRequest, headers: Mapping[bytes, bytes], draw: float) -> Hold:
-        """The wait of a request whose expert sleeps; it goes on by whatever snapshot is in use then."""
+        """The wait of a request whose expert sleeps."""
+        arrived, decide = exchange.arrived, self._decide_again(request, headers, draw)
+        until = arrived + exchange.live.snapshot.coldStart.maxHoldSeconds
+        hold = Hold(expert=exchange.decision.first.name, since=arrived, until=until, decide=decide, due=arrived)
+        hold.look_later(arrived)
+        return hold
+
+    def _decide_again(
+        self, request: ParsedRequest, headers: Mapping[bytes, bytes], draw: float, *, bridged: bool = False
+    ) -> Decide:
+        """A later decision, by whatever snapshot is in use then; `bridged`: fallbacks have failed, and are left out."""
 
         def decide(waited: bool) -> tuple[Live, Decision | Refusal]:
             live = self._live()
-            return live, self._choose(live, request, headers, draw, waited=waited)
+            return live, self._choose(live, request, headers, draw, waited=waited, bridged=bridged)
 
-        arrived = exchange.arrived
-        until = arrived + exchange.live.snapshot.coldStart.maxHoldSeconds
-        hold = Hold(expert=exchange.decision.first.name, until=until, decide=decide, due=arrived)
-        hold.look_later(arrived)
-        return hold
+        return decide
 
     def _choose(
         self,
@@ -285,21 +293,24 @@ class Router:
         *,
         relayed: bool = False,
         waited: bool = False,
+        bridged: bool = False,
     ) -> Decision | Refusal:
-        """Decide; a replica that is left out for now is better than no answer."""
+        """Decide; a replica that is left out for now is better than no answer, but for a fallback's that has failed."""
         dispatcher = self.dispatcher
         now = dispatcher.loop.time()
         features = _features(live, request, headers)
 
         def ready(target: Target) -> bool:
-            return dispatcher.ready(live, target, now)
+            return dispatcher.ready(live, target, now) and not (bridged and target.kind == "Fallback")
+
+        def present(target: Target) -> bool:
+            return dispatcher.present(live, target) and not (bridged and target.kind == "Fallback")
 
         if relayed:
             outcome = choose_relayed(live.table, features, ready)
         else:
             outcome = choose(live.table, features, ready, draw, waited=waited)
         if type(outcome) is Refusal and outcome.status == 503:
-            present = partial(dispatcher.present, live)
             if relayed:
                 return choose_relayed(live.table, features, present)
             return choose(live.table, features, present, draw, waited=waited)

@@ -2,6 +2,7 @@
 
     (hold ->)? attempt -> (another replica)* -> commit -> pass on -> finished
                   |                     ^
+                  +- bridge failed: hold -> attempt -> ...
                   +- escalate: the expert is paused, its answer kept -> fallbacks, in order
                                         |                                   |
                                         +-- UseExpert <-- all failed -> the error
@@ -22,7 +23,7 @@ from .attempt import QUALITY_CAUSES, Attempt
 from .choose import Decision, Refusal
 from .credentials import Missing
 from .dispatch import Dispatcher
-from .holds import Hold
+from .holds import Decide, Hold
 from .logs import CLIENT_GONE, AttemptRecord, RequestRecord
 from .openai import BadRequest, ParsedRequest, plan_injection
 from .registry import Live, Replica
@@ -51,6 +52,8 @@ class Exchange:
     stream: bool
     hold: Hold | None = None
     """While it waits for a sleeping expert: `decision` is of no use until then."""
+    decide_unbridged: Decide | None = None
+    """While a fallback bridges: decides for experts alone, once all fallbacks have failed."""
 
     due: float = inf
     """Monotonic seconds when `tick` has something to look at."""
@@ -144,6 +147,7 @@ class Exchange:
         if isinstance(outcome, Decision) and outcome.first.asleep:
             hold.look_later(now)
             self.dispatcher.wakes.wake(outcome.first.name, waits=True)
+            self._set_due()
             return
         self._stop_waiting(now)
         self.live = live
@@ -157,8 +161,19 @@ class Exchange:
     def _stop_waiting(self, now: float) -> None:
         if self.hold is not None:
             self.dispatcher.holds.leave(self.hold)
+            self.record.held_ms = round((now - self.hold.since) * 1000, 1)
             self.hold = None
-            self.record.held_ms = round((now - self.arrived) * 1000, 1)
+
+    def _wait_unbridged(self, decide: Decide) -> None:
+        """Wait for the expert after all: no fallback could answer in its place."""
+        now, meant = self.dispatcher.loop.time(), self.decision.meant
+        assert meant is not None
+        self.decide_unbridged = self._cause = self._failed = self._tries = None
+        self._first = True
+        until = now + self.live.snapshot.coldStart.maxHoldSeconds
+        self.hold = hold = Hold(expert=meant.name, since=now, until=until, decide=decide, due=now)
+        self.dispatcher.holds.enter(hold)
+        self._wait(hold, now)
 
     # Choosing who is called
 
@@ -237,15 +252,23 @@ class Exchange:
 
     def _next_fallback(self, cause: Cause) -> Target | None:
         """The next fallback that may be called; it is taken from the list."""
-        config = self.decision.route.escalation
         now = self.dispatcher.loop.time()
-        if now > self.arrived + config.deadlineSeconds or (self._first and cause not in config.on):
+        if not (self._in_time(now) and self._may_leave_for(cause)):
             return None
         while self._fallbacks:
             fallback = self._fallbacks.pop(0)
             if self.dispatcher.ready(self.live, fallback, now):
                 return fallback
         return None
+
+    def _in_time(self, now: float) -> bool:
+        """Whether somebody else may still be asked."""
+        return now <= self.arrived + self.decision.route.escalation.deadlineSeconds
+
+    def _may_leave_for(self, cause: Cause) -> bool:
+        """`on` says for what an expert is left, and nothing of a fallback that answers in its place."""
+        bridges = self.decision.cause is Cause.COLD_START
+        return not self._first or bridges or cause in self.decision.route.escalation.on
 
     def _escalate_to(self, fallback: Target, cause: Cause) -> None:
         left = self._tries
@@ -256,12 +279,14 @@ class Exchange:
         self._open(fallback)
 
     def _leave(self, cause: Cause, message: str) -> None:
-        """The target has no usable answer: go to the next fallback, back to the held expert, or give up."""
+        """The target has no usable answer: go to the next fallback, back to the held expert, wait, or give up."""
         fallback = self._next_fallback(cause)
         if fallback is not None:
             self._escalate_to(fallback, cause)
         elif self._held is not None and self.decision.route.escalation.onFallbackFailure == "UseExpert":
             self._use_held(self._held)
+        elif self.decide_unbridged is not None and self._in_time(self.dispatcher.loop.time()):
+            self._wait_unbridged(self.decide_unbridged)
         else:
             self._give_up(cause, message)
 
@@ -291,7 +316,7 @@ class Exchange:
         """The stream of `attempt` is the answer."""
         self._drop_held()
         self._committed = True
-        self.request = self._failed = self._tries = None
+        self.request = self._failed = self._tries = self.decide_unbridged = None
         self.passed_headers = b""
         self.record.model = attempt.target.name
         assert attempt.head is not None
@@ -377,11 +402,10 @@ class Exchange:
         """Whether a second slow replica would use up a fallback's time, or would only begin when that is over."""
         if cause is not Cause.TIMEOUT:
             return False
-        config = self.decision.route.escalation
         now = self.dispatcher.loop.time()
-        if now > self.arrived + config.deadlineSeconds:
+        if not self._in_time(now):
             return True
-        if attempt.failure is not None or cause not in config.on:
+        if attempt.failure is not None or not self._may_leave_for(cause):
             return False
         return any(self.dispatcher.ready(self.live, fallback, now) for fallback in self._fallbacks)
 
@@ -487,7 +511,7 @@ class Exchange:
         record.status = status
         record.duration_ms = round((now - self.arrived) * 1000, 1)
         record.cost_usd = round(sum([attempt.usd or 0.0 for attempt in record.attempts]), 9)
-        self._held = self._current = self._failed = self.request = None
+        self._held = self._current = self._failed = self.request = self.decide_unbridged = None
         self.due = inf
         self.dispatcher.finished(self)
         self.dispatcher.telemetry.finished(record)

@@ -23,8 +23,9 @@ class Hold:
 
     expert: str
     """Whom it waits for."""
+    since: float
     until: float
-    """When the wait is over."""
+    """When the wait began, and when it is over."""
     decide: Decide
     due: float
     """When to look whether it still has to wait."""

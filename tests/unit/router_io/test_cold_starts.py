@@ -176,6 +176,96 @@ async def test_a_ready_expert_answers_what_wakes_another(tmp_path: Path) -> None
         assert (demand(rig), demand(rig, "law"), escalations(rig)) == (1, 0, 0)
 
 
+BROKEN = replies(b'{"error": {}}', status=500)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_request_whose_bridge_fails_waits_for_the_expert(tmp_path: Path, stream: bool) -> None:
+    """No fallback is left, whatever `on` says of leaving an expert; the operator hears that somebody waits."""
+    operator = Operator()
+    async with (
+        model_server(streams(*chat_stream("4")) if stream else replies(chat_answer("4"))) as maths,
+        model_server(BROKEN) as big,
+        cold_router(
+            tmp_path, a_policy(sleeper("maths"), served_fallback("big", big.address), escalation={"on": ()}), operator
+        ) as rig,
+        waiting(rig, chat(stream=stream)) as raw,
+    ):
+        await until(lambda: f"{WAKE}&waits=1" in [wake.path for wake in operator.wakes])
+        asked = len(big.received)
+        rig.load(a_policy(sleeper("maths", maths.address), served_fallback("big", big.address), escalation={"on": ()}))
+        reply = await raw.reply()
+        line = await rig.request_line()
+
+        assert (reply.status, reply.headers["x-flotilla-model"], reply.headers["x-flotilla-reason"]) == (
+            (200, "maths", "Static")
+        )
+        assert (len(big.received), len(maths.received), line["held_ms"] < line["duration_ms"]) == (asked, 1, True)
+        assert (escalations(rig), demand(rig), held(rig), rig.process.telemetry.in_flight) == (1, 1, 0, 0)
+
+
+async def test_a_bridge_that_fails_is_followed_by_the_next(tmp_path: Path) -> None:
+    """`on` says for what an expert is left, and it has been left."""
+    async with (
+        model_server(BROKEN) as first,
+        model_server(replies(chat_answer("5"))) as second,
+        cold_router(
+            tmp_path,
+            a_policy(
+                sleeper("maths"),
+                served_fallback("big", first.address),
+                served_fallback("large", second.address),
+                escalation={"on": ()},
+            ),
+        ) as rig,
+    ):
+        reply = await ask(rig.port, post(chat()))
+
+        assert (reply.status, reply.headers["x-flotilla-model"], reply.headers["x-flotilla-reason"]) == (
+            (200, "large", "ColdStart")
+        )
+
+
+async def test_a_request_whose_bridge_failed_is_told_when_to_come_back(tmp_path: Path) -> None:
+    """The expert did not wake in time, and the fallback is not asked a second time."""
+    async with (
+        model_server(BROKEN) as big,
+        cold_router(
+            tmp_path, a_policy(sleeper("maths"), external_fallback("big", f"http://{big.address}"), hold=0.1)
+        ) as rig,
+    ):
+        reply = await ask(rig.port, post(chat()))
+
+        assert (reply.status, reply.json["error"]["code"], reply.headers["retry-after"]) == (
+            503,
+            "no_ready_replica",
+            "10",
+        )
+        assert "being woken" in reply.json["error"]["message"]
+        assert len(big.received) == len((await rig.request_line())["attempts"]) > 0
+
+
+async def test_a_bridge_that_fails_too_late_ends_the_request(tmp_path: Path) -> None:
+    """`escalation.deadline` is the latest moment at which somebody else is asked; the fallback's own error says why."""
+    loop = asyncio.get_running_loop()
+
+    async def late(received: Received, peer: Peer) -> None:
+        asked = loop.time()
+        await until(lambda: loop.time() > asked + 0.02)
+        await BROKEN(received, peer)
+
+    async with (
+        model_server(late) as big,
+        cold_router(
+            tmp_path,
+            a_policy(sleeper("maths"), served_fallback("big", big.address), escalation={"deadlineSeconds": 0.01}),
+        ) as rig,
+    ):
+        reply = await ask(rig.port, post(chat()))
+
+        assert (reply.status, held(rig)) == (500, 0)
+
+
 # --- Hold
 
 
