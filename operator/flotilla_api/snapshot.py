@@ -92,7 +92,8 @@ class Target(_Part):
     logprobs: bool = True
     """Whether it can be asked for logprobs; False for external targets, whose answers are never judged."""
     wakes: bool = False
-    """Whether it may have no replica because nobody asks for it, and is woken by a request; Experts only."""
+    """Whether it has no replica, where it has none, because nobody asked for it, and a request wakes it; Experts only.
+    One whose replicas fail is to be mended, and not woken."""
 
     @property
     def asleep(self) -> bool:

@@ -10,7 +10,7 @@
 |------------------------------------------------------|----------------------------------------------------------|
 | the route has none (weight 0 counts as none)         | the first eligible fallback                              |
 | none of them can do what is asked (api, tools, JSON) | the first eligible fallback                              |
-| those that could are asleep: at zero, to be woken    | what `coldStart` says, see `_start_cold`                 |
+| those that could are asleep: none yet, to be woken   | what `coldStart` says, see `_start_cold`                 |
 | those that could have no ready replica               | the first eligible fallback if NoReadyReplica is in `on` |
 | the prompt is clearly too long for those that could  | the first eligible fallback if ContextOverflow is in     |
 |                                                      | `on`; else the roomiest expert, whose own answer counts  |
@@ -424,7 +424,7 @@ def _start_cold(plan: _Plan, filters: _Filters, expert: Target, fallbacks: tuple
 def _refuse_cold(expert: Target, filters: _Filters) -> Refusal | None:
     """Why a request for a sleeping expert does not wait for it; None: it does."""
     if filters.cold_start == "Reject":
-        message, code = f"Expert {expert.name} is scaled to zero and is being woken. Try again soon.", "cold_start"
+        message, code = f"Expert {expert.name} is being woken and has no replica yet. Try again soon.", "cold_start"
     elif filters.waited:
         message = f"Expert {expert.name} is being woken and has no ready replica yet. Try again soon."
         code = "no_ready_replica"
@@ -463,7 +463,7 @@ _LACKS: dict[Filter, str] = {
     "boundary": "is outside the boundary LocalOnly",
     "context": "has too small a context",
     "readiness": "has no ready replica",
-    "asleep": "is scaled to zero",
+    "asleep": "has no replica yet",
 }
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flotilla_operator.resources.pods import find_condition, is_asleep, is_live, is_ready, seconds_of
+from flotilla_operator.resources.pods import (
+    find_condition,
+    is_asleep,
+    is_live,
+    is_ready,
+    restarts,
+    seconds_of,
+    stopped_answering_at,
+)
 from flotilla_operator.scaling.observe import PodState
 
 from .types import Manifest
-
-_FIRST_STATUS_SECONDS = 2.0
-"""Within which of its start on a node a pod gets its first conditions; a later change means that it had answered."""
 
 
 def pod_states(pods: Sequence[Manifest], now: float) -> tuple[PodState, ...]:
@@ -21,7 +26,7 @@ def pod_states(pods: Sequence[Manifest], now: float) -> tuple[PodState, ...]:
 def _pod_state(pod: Manifest, now: float) -> PodState:
     metadata, ready = pod["metadata"], is_ready(pod)
     created = seconds_of(metadata["creationTimestamp"])
-    since = created if ready else max(created, _stopped_answering(pod) or created)
+    since = created if ready else max(created, stopped_answering_at(pod) or created)
     return PodState(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -35,21 +40,6 @@ def _pod_state(pod: Manifest, now: float) -> PodState:
 def _started_in(pod: Manifest, created: float) -> float | None:
     """Creation to the first answer; of an engine that was restarted its last answer's beginning says nothing."""
     answered: str | None = find_condition(pod, "Ready").get("lastTransitionTime")
-    if answered is None or _restarts(pod):
+    if answered is None or restarts(pod):
         return None
     return max(0.0, seconds_of(answered) - created)
-
-
-def _stopped_answering(pod: Manifest) -> float | None:
-    """When it answered last; None: never yet."""
-    begun: str | None = pod.get("status", {}).get("startTime")
-    changed: str | None = find_condition(pod, "Ready").get("lastTransitionTime")
-    if begun is None or changed is None:
-        return None
-    stopped = seconds_of(changed)
-    return stopped if stopped - seconds_of(begun) > _FIRST_STATUS_SECONDS else None
-
-
-def _restarts(pod: Manifest) -> int:
-    statuses: list[Manifest] = pod.get("status", {}).get("containerStatuses") or []
-    return sum(each.get("restartCount", 0) for each in statuses)

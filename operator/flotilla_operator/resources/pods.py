@@ -10,6 +10,9 @@ from flotilla_api.snapshot import Endpoint
 
 from .manifest import Manifest
 
+_FIRST_STATUS_SECONDS = 2.0
+"""Within which of its start on a node a pod gets its first conditions; a later change means that it had answered."""
+
 
 def is_live(pod: Manifest) -> bool:
     """It exists, is not being deleted and has not ended."""
@@ -25,6 +28,28 @@ def is_ready(pod: Manifest) -> bool:
 def is_asleep(pod: Manifest) -> bool:
     """It sleeps, or is about to, and gets no requests."""
     return ASLEEP_ANNOTATION in (pod["metadata"].get("annotations") or {})
+
+
+def starts_first(pod: Manifest) -> bool:
+    """It has never answered, and none of its containers has failed: its first start takes what it takes."""
+    failed = restarts(pod) or restarts(pod, "initContainerStatuses")
+    return not is_ready(pod) and not failed and stopped_answering_at(pod) is None
+
+
+def restarts(pod: Manifest, containers: str = "containerStatuses") -> int:
+    """How often its containers, or those of another list, were started again."""
+    statuses: list[Manifest] = pod.get("status", {}).get(containers) or []
+    return sum(each.get("restartCount", 0) for each in statuses)
+
+
+def stopped_answering_at(pod: Manifest) -> float | None:
+    """Of a pod that is not ready: when it answered last, in seconds since the epoch; None: never yet."""
+    begun: str | None = pod.get("status", {}).get("startTime")
+    changed: str | None = find_condition(pod, "Ready").get("lastTransitionTime")
+    if begun is None or changed is None:
+        return None
+    stopped = seconds_of(changed)
+    return stopped if stopped - seconds_of(begun) > _FIRST_STATUS_SECONDS else None
 
 
 def condition(pod: Manifest, kind: str) -> str:

@@ -13,7 +13,7 @@ from .credentials import credentials_folder
 from .engine import engine_address
 from .gateway import gateway_url
 from .manifest import Manifest, ObjectRef
-from .pods import make_endpoints
+from .pods import is_live, is_ready, make_endpoints, starts_first
 from .pricing import served_price, token_price
 from .routes import make_cold_start, make_route, make_rules, make_timeouts, max_body_bytes
 from .sidecar import allows_sidecars
@@ -105,8 +105,14 @@ def _served_target(ref: ObjectRef, served: Served, references: References, pods:
         jsonSchema=capabilities.jsonSchema is not False,
         maxContextTokens=capabilities.maxContextTokens or engine_length,
         price=served_price(served, find_profile(served, references)),
-        wakes=served.wakes,
+        wakes=served.wakes and _is_sound(pods),
     )
+
+
+def _is_sound(pods: Sequence[Manifest]) -> bool:
+    """Whether a model without a replica that answers is at zero, asleep, or on its first way up, and has not failed."""
+    live = [pod for pod in pods if is_live(pod)]
+    return any(map(is_ready, live)) or all(map(starts_first, live))
 
 
 def _external_target(model: ExternalModel) -> Target:

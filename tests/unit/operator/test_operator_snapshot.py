@@ -12,16 +12,20 @@ from hypothesis import strategies as st
 from builders import (
     NAMESPACE,
     a_fallback,
+    a_pod,
     a_policy,
     a_profile,
     a_ready_pod,
     a_served_fallback,
     a_starting_pod,
+    a_waiting_pod,
+    ago,
     an_expert,
     carried_out,
     ending,
     observe,
 )
+from flotilla_api.names import ASLEEP_ANNOTATION
 from flotilla_api.snapshot import ColdStartConfig, Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.gateway import snapshot_of
@@ -38,6 +42,18 @@ def snapshot(observed: Observed) -> RoutingSnapshot:
 
 def target(observed: Observed, name: str) -> Target:
     return next(each for each in snapshot(observed).targets if each.name == name)
+
+
+def a_sleeping_pod() -> Manifest:
+    pod = a_ready_pod(an_expert(), "b")
+    pod["metadata"]["annotations"][ASLEEP_ANNOTATION] = "true"
+    return pod
+
+
+def a_stopped_pod() -> Manifest:
+    """One that answered once, and does not now."""
+    conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": ago(60)}]
+    return a_pod(an_expert(), phase="Running", podIP="10.0.0.9", startTime=ago(600), conditions=conditions)
 
 
 def test_a_router_can_read_what_the_operator_writes() -> None:
@@ -94,6 +110,33 @@ def test_only_replicas_that_answer_are_endpoints() -> None:
 def test_a_request_wakes_only_what_the_scaler_may_stop(spec: dict[str, Any], wakes: bool) -> None:
     """Whoever else stops an expert would not be asked to start it."""
     observed = observe(a_policy(), an_expert(**spec), a_profile())
+
+    assert target(observed, "invoice").wakes is wakes
+
+
+@pytest.mark.parametrize(
+    ("pods", "wakes"),
+    [
+        pytest.param((), True, id="at zero"),
+        pytest.param((a_starting_pod(an_expert()),), True, id="on its way"),
+        pytest.param((a_waiting_pod(an_expert(), "ContainerCreating"),), True, id="before it starts"),
+        pytest.param((a_sleeping_pod(),), True, id="asleep"),
+        pytest.param((a_ready_pod(an_expert()),), True, id="it answers"),
+        pytest.param((a_starting_pod(an_expert(), ended={"exitCode": 1}),), False, id="its engine crashed"),
+        pytest.param(
+            (a_waiting_pod(an_expert(), "CrashLoopBackOff", container="fetch", ended={"exitCode": 1}),),
+            False,
+            id="its download failed",
+        ),
+        pytest.param((a_stopped_pod(),), False, id="it does not answer any more"),
+        pytest.param((ending(a_stopped_pod()),), True, id="that one is deleted"),
+        pytest.param((a_sleeping_pod(), a_stopped_pod()), True, id="one failed and another sleeps"),
+    ],
+)
+def test_an_expert_whose_replicas_fail_is_not_at_zero(pods: tuple[Manifest, ...], wakes: bool) -> None:
+    """Then there is a fault to tell of, and nobody to wake."""
+    expert = an_expert(scaling={"min": 0, "max": 4})
+    observed = observe(a_policy(), expert, a_profile(), reference_pods={INVOICE: pods})
 
     assert target(observed, "invoice").wakes is wakes
 

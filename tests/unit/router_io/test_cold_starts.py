@@ -318,6 +318,21 @@ async def test_a_request_that_nobody_may_bridge_waits(tmp_path: Path) -> None:
         assert (reply.headers["x-flotilla-model"], big.received) == ("maths", [])
 
 
+async def test_a_request_waits_no_longer_for_an_expert_that_fails(tmp_path: Path) -> None:
+    """Its replica crashed: the operator says so, and the fallback answers, for a cause of capacity."""
+    async with (
+        model_server(replies(chat_answer("5"))) as big,
+        cold_router(tmp_path, a_policy(sleeper("maths"), served_fallback("big", big.address), mode="Hold")) as rig,
+        waiting(rig, chat()) as raw,
+    ):
+        never_look(rig)
+        rig.load(a_policy(expert("maths"), served_fallback("big", big.address), mode="Hold"))
+        reply = await raw.reply()
+
+        assert (reply.headers["x-flotilla-model"], reply.headers["x-flotilla-reason"]) == ("big", "NoReadyReplica")
+        assert escalations(rig) == 0
+
+
 async def test_a_request_that_has_waited_long_enough_falls_back(tmp_path: Path) -> None:
     """That is a cold start, too."""
     async with (
