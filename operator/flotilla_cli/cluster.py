@@ -6,11 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
+import yaml
+
 from flotilla_api.meta import GROUP, VERSION
 
 from .errors import InputError
 
 TIMEOUT_SECONDS = 10.0
+_MALFORMED = (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError)
+"""What the client raises, besides its own, for files that cannot be read or are of another shape than it expects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +57,34 @@ def read(cluster: Cluster, plural: str, namespace: str | None, name: str) -> dic
 
 def _load(cluster: Cluster, configuration: Any) -> str:
     """`configuration` is that of the context; the value is its namespace."""
-    from kubernetes import config as raw_config  # noqa: PLC0415 - as above
+    from kubernetes.config import kube_config as raw_config  # noqa: PLC0415 - as above
 
     config = cast("Any", raw_config)
+    path = cluster.kubeconfig or config.KUBE_CONFIG_DEFAULT_LOCATION
     try:
-        config.load_kube_config(cluster.kubeconfig, cluster.context, client_configuration=configuration)
-        contexts, current = config.list_kube_config_contexts(cluster.kubeconfig)
-        chosen = next((each for each in contexts if each["name"] == cluster.context), current)
-        return chosen["context"].get("namespace") or "default"
+        return _load_files(config, path, cluster.context, configuration)
     except config.ConfigException as error:
         if cluster.kubeconfig or cluster.context:
             raise InputError(f"{cluster.kubeconfig or 'kubeconfig'}: {error}") from error
-        return _load_own(config, configuration, error)
+        return _load_own(configuration, error)
+    except _MALFORMED as error:
+        raise InputError(f"{path} is no kubeconfig: {' '.join(str(error).split())}") from error
 
 
-def _load_own(config: Any, configuration: Any, missing: Exception) -> str:
+def _load_files(config: Any, path: str, context: str | None, configuration: Any) -> str:
+    files = config.KubeConfigMerger(path)
+    if files.config is None:
+        raise config.ConfigException("there is no kubeconfig")
+    loader = config.KubeConfigLoader(files.config, context, config_base_path=None, config_persister=files.save_changes)
+    loader.load_and_set(configuration)
+    return loader.current_context["context"].get("namespace") or "default"
+
+
+def _load_own(configuration: Any, missing: Exception) -> str:
     """That of the pod that this runs in."""
+    from kubernetes import config as raw_config  # noqa: PLC0415 - as above
+
+    config = cast("Any", raw_config)
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException as error:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 Manifest = Mapping[str, Any]
-_TOLD_CONDITIONS = ("ScalingActive", "EscalationHealthy", "Scheduled", "Ready")
+_TOLD_CONDITIONS = ("Accepted", "ScalingActive", "EscalationHealthy", "Scheduled", "Ready")
 
 
 def summarize(expert: Manifest) -> dict[str, Any]:
@@ -33,23 +33,28 @@ def render(expert: Manifest, now: datetime) -> str:
         return f"Expert {name} is not scaled: spec.replicas says {spec.get('replicas', 1)}\n"
     status: Manifest = expert.get("status") or {}
     scaling: Manifest = status.get("scaling") or {}
-    if not scaling:
-        return f"Expert {name}: nothing was decided yet\n"
-    parts = [_head(name, status, scaling, now), _condition_table(status)]
+    is_off = spec["scaling"].get("mode") == "Off"
+    is_decided = "recommended" in scaling and not is_off
+    nothing = "nothing: scaling.mode is Off" if is_off else "nothing was decided yet"
+    right = _recommended(scaling, now) if is_decided else [["Recommended:", nothing]]
+    parts = [_table([*_head(name, status, scaling), *right]), _condition_table(status)]
     decisions: Sequence[Manifest] = scaling.get("decisions") or []
     parts += [_decision(each, now) for each in decisions]
-    if not decisions:
+    if is_decided and not decisions:
         parts.append("The number has not been changed yet.\n")
     return "\n".join(part for part in parts if part)
 
 
-def _head(name: str, status: Manifest, scaling: Manifest, now: datetime) -> str:
+def _head(name: str, status: Manifest, scaling: Manifest) -> list[list[str]]:
     replicas = f"{status.get('replicas', 0)}, {status.get('readyReplicas', 0)} ready"
     asleep = scaling.get("asleep") or 0
+    return [["Expert:", name], ["Replicas:", f"{replicas}, {asleep} asleep" if asleep else replicas]]
+
+
+def _recommended(scaling: Manifest, now: datetime) -> list[list[str]]:
+    """What is right, and why."""
     rows = [
-        ["Expert:", name],
-        ["Replicas:", f"{replicas}, {asleep} asleep" if asleep else replicas],
-        ["Recommended:", f"{scaling.get('recommended', '?')}  {scaling.get('rule', '')}".rstrip()],
+        ["Recommended:", f"{scaling['recommended']}  {scaling.get('rule', '')}".rstrip()],
         ["Because:", scaling.get("message", "")],
     ]
     if at := scaling.get("at"):
@@ -57,7 +62,7 @@ def _head(name: str, status: Manifest, scaling: Manifest, now: datetime) -> str:
     shadow = scaling.get("shadowUSDPerHour")
     if shadow is not None:
         rows.append(["Short of:", f"accelerators; one more in the pool would save ${shadow}/h"])
-    return _table([row for row in rows if row[1]])
+    return [row for row in rows if row[1]]
 
 
 def _conditions(status: Manifest) -> list[Manifest]:

@@ -45,6 +45,7 @@ EXPERT: dict[str, Any] = {
         "replicas": 3,
         "readyReplicas": 2,
         "conditions": [
+            {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "the spec is valid"},
             {"type": "Ready", "status": "True", "reason": "Ready", "message": READY},
             {"type": "Fits", "status": "True", "reason": "Fits", "message": "it does"},
             {"type": "ScalingActive", "status": "True", "reason": "ScalingActive", "message": ACTIVE},
@@ -69,6 +70,7 @@ Found:         2026-11-23T11:56:30Z (3m30s ago)
 Short of:      accelerators; one more in the pool would save $0.30/h
 
 CONDITION       STATUS   REASON          MESSAGE
+Accepted        True     Accepted        the spec is valid
 ScalingActive   True     ScalingActive   {ACTIVE}
 Ready           True     Ready           {READY}
 
@@ -122,10 +124,49 @@ def test_a_screen_without_changes_says_so() -> None:
     )
 
 
-@pytest.mark.parametrize("path", [("status",), ("status", "scaling")])
-def test_an_expert_of_which_nothing_was_decided(path: tuple[str, ...]) -> None:
-    """As before the first tick."""
-    assert render(without(*path), NOW) == "Expert agents/invoice: nothing was decided yet\n"
+def test_an_expert_of_which_nothing_is_known() -> None:
+    """As right after it was made."""
+    assert render(without("status"), NOW) == (
+        "Expert:        agents/invoice\nReplicas:      0, 0 ready\nRecommended:   nothing was decided yet\n"
+    )
+
+
+def test_an_expert_of_which_nothing_was_decided_shows_why() -> None:
+    """A schedule that means nothing, or metrics that nobody measures, stand in its conditions."""
+    expert = without("status", "scaling")
+    schedule = "scaling.schedules[0].timeZone: there is no zone Berlin"
+    expert["status"]["conditions"] = [
+        {"type": "ScalingActive", "status": "Unknown", "reason": "Undecided", "message": "nothing was measured yet"},
+        {"type": "Accepted", "status": "False", "reason": "InvalidSpec", "message": schedule},
+    ]
+
+    assert render(expert, NOW) == (
+        "Expert:        agents/invoice\n"
+        "Replicas:      3, 2 ready\n"
+        "Recommended:   nothing was decided yet\n"
+        "\n"
+        "CONDITION       STATUS    REASON        MESSAGE\n"
+        f"Accepted        False     InvalidSpec   {schedule}\n"
+        "ScalingActive   Unknown   Undecided     nothing was measured yet\n"
+    )
+
+
+@pytest.mark.parametrize("known", [(), ("decisions",), ("decisions", "recommended", "rule", "message", "at")])
+def test_an_expert_whose_scaling_is_off(known: tuple[str, ...]) -> None:
+    """Nothing is recommended, whatever was before; what was changed then is still shown."""
+    expert = json.loads(json.dumps(EXPERT))
+    expert["spec"]["scaling"]["mode"] = "Off"
+    expert["status"]["scaling"] = {name: EXPERT["status"]["scaling"][name] for name in known}
+    expert["status"]["conditions"] = []
+
+    shown = render(expert, NOW)
+
+    assert shown.startswith(
+        "Expert:        agents/invoice\nReplicas:      3, 2 ready\nRecommended:   nothing: scaling.mode is Off\n"
+    )
+    assert ("2 -> 3  Economics" in shown) is bool(known)
+    assert "Because" not in shown
+    assert "not been changed" not in shown
 
 
 def test_an_expert_that_is_not_scaled() -> None:
@@ -259,7 +300,7 @@ def test_programs_get_the_status_itself(run: Run) -> None:
     found = json.loads(as_json.out)
     assert (found["namespace"], found["name"], found["replicas"]) == ("agents", "invoice", 3)
     assert found["scaling"] == EXPERT["status"]["scaling"]
-    assert [each["type"] for each in found["conditions"]] == ["ScalingActive", "Ready"]
+    assert [each["type"] for each in found["conditions"]] == ["Accepted", "ScalingActive", "Ready"]
     assert yaml.safe_load(as_yaml.out) == found
 
 
@@ -291,6 +332,43 @@ def test_a_server_that_does_not_answer_is_named(run: Run, tmp_path: Path) -> Non
 
     assert (ended.code, ended.out) == (1, "")
     assert ended.error.startswith("error: http://127.0.0.1:9 does not answer: ")
+    assert ended.error.count("\n") == 1
+
+
+def test_a_context_that_is_named_needs_no_current_one(api: Api, run: Run, tmp_path: Path) -> None:
+    """Many keep none, so that nothing goes to the wrong cluster."""
+    config = yaml.safe_load((tmp_path / "config").read_text())
+    del config["current-context"]
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+
+    assert run("expert/invoice", "--context", "here").code == 0
+    assert api.asked == [(PATH, "Bearer secret-1")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"contexts: [", id="no YAML"),
+        pytest.param(b"\xff", id="no text"),
+        pytest.param(b"kubeconfig", id="no mapping"),
+        pytest.param(b"contexts: 3", id="no list"),
+        pytest.param(b"current-context: a\ncontexts: [3]", id="no context"),
+        pytest.param(None, id="a folder"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_configuration_that_means_nothing_is_named(
+    run: Run, tmp_path: Path, content: bytes | None, named: bool
+) -> None:
+    """In one line, whether it was asked for or is kubectl's."""
+    path = tmp_path / "config"
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+
+    ended = run("expert/invoice", *(("--kubeconfig", str(path)) if named else ()))
+
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.error.startswith(f"error: {path} is no kubeconfig: ")
     assert ended.error.count("\n") == 1
 
 
