@@ -145,6 +145,7 @@ async def grow(count: Callable[[float], None], stop: asyncio.Event) -> None:
 async def test_no_request_is_a_confirmed_zero_where_routers_are_scraped(world: World) -> None:
     """A router that counted nothing for an Expert has no series of it; nor has one that nobody scrapes."""
     world.add_engine(Engine("invoice", kv_usage=0.25))
+    world.routers.append(GATEWAY)
     before = await world.until(lambda signals: is_known(signals.running))
 
     world.add_router(Router("router"))
