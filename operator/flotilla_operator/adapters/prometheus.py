@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flotilla_operator.scaling.answers import Matrix, Vector, read_matrix, read_vector
+from flotilla_operator.scaling.evidence import SCRAPES_MIN
 from flotilla_operator.scaling.fleet import Fleet, FleetSignals, History, NamespacedName
 from flotilla_operator.scaling.past import Past, make_histories
 from flotilla_operator.scaling.readings import (
-    PAST_ROUTERS,
     READINGS,
     Reading,
     Rows,
     Scope,
     past_demand,
+    past_scrapes,
     past_work,
     promql,
 )
@@ -91,15 +92,19 @@ class PrometheusMetrics:
         slot_seconds, finished = past_work(seconds)
         done = await self._ask_all((slot_seconds, finished), work)
         start = now + work.skew - seconds
-        wanted = (past_demand(max(step, self._scope.window_seconds)), PAST_ROUTERS)
+        window = max(step, self._scope.window_seconds)
+        wanted = (past_demand(window), past_scrapes(window))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ask_range(each, work, (start, start + seconds, step))) for each in wanted]
-        demand, routers = (task.result() for task in tasks)
-        if isinstance(demand, Unknown) or isinstance(routers, Unknown):
-            reasons = sorted({each.why for each in (demand, routers) if isinstance(each, Unknown)})
+        demand, scrapes = (task.result() for task in tasks)
+        if isinstance(demand, Unknown) or isinstance(scrapes, Unknown):
+            reasons = sorted({each.why for each in (demand, scrapes) if isinstance(each, Unknown)})
             logger.warning("history not read", extra=fields(reasons=reasons))
             return {}
-        past = Past(demand.rows, routers.rows, done[slot_seconds], done[finished], start, step)
+        routers = {
+            labels: [point for point in points if point[1] >= SCRAPES_MIN] for labels, points in scrapes.rows.items()
+        }
+        past = Past(demand.rows, routers, done[slot_seconds], done[finished], start, step)
         return make_histories(past, self._fleet(), until=now, seconds=seconds)
 
     async def _begin(self, now: float) -> _Round:

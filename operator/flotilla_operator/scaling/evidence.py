@@ -24,6 +24,7 @@ GRACE_SCRAPES = 4
 SIDECARS_PER_MISSED = 10
 """One in so many may be missed: an agent's broken pod must not stop the scaling of what all others use."""
 SCRAPES_MIN = 2.0
+"""Of a router in a rate's window, before its silence says anything."""
 NAMED_MAX = 3
 """Of what is wrong alike, this many are named."""
 NOT_READ = Unknown("it was not read")

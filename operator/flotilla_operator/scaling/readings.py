@@ -150,12 +150,18 @@ READINGS: tuple[Reading, ...] = (
 )
 """What one tick reads."""
 
-PAST_ROUTERS = Reading("routers of the past", (m.ROUTER_IN_FLIGHT,), ("namespace", "policy"), own=("policy",))
-
 
 def past_demand(step_seconds: float) -> Reading:
     """Demand over each step of a range."""
     return Reading("past demand", DEMAND.metrics, DEMAND.by, "rate", own=DEMAND.own, window_seconds=step_seconds)
+
+
+def past_scrapes(step_seconds: float) -> Reading:
+    """How often the most scraped router of each policy was scraped in each step of a range: a rate takes two."""
+    by = ("namespace", "policy")
+    return Reading(
+        "past scrapes", SCRAPES.metrics, by, "count", own=SCRAPES.own, across="max", window_seconds=step_seconds
+    )
 
 
 def past_work(seconds: float) -> tuple[Reading, Reading]:

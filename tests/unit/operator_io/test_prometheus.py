@@ -316,9 +316,9 @@ async def test_history_is_asked_by_the_servers_clock(server: FakePrometheus) -> 
     now = time.time()
     labels = {"namespace": "team", "expert": "invoice"}
     ahead = now + 1000.0
-    demand, routers = r.promql(r.past_demand(60.0), SCOPE), r.promql(r.PAST_ROUTERS, SCOPE)
+    demand, routers = r.promql(r.past_demand(60.0), SCOPE), r.promql(r.past_scrapes(60.0), SCOPE)
     server.matrices[demand] = [(labels, [(ahead - 60, 5.0), (ahead, 6.0)])]
-    server.matrices[routers] = [({"namespace": "team", "policy": "router"}, [(ahead - 120, 1.0), (ahead - 60, 1.0)])]
+    server.matrices[routers] = [({"namespace": "team", "policy": "router"}, [(ahead - 180, 1.0), (ahead - 120, 2.0)])]
     busy, finished = (r.promql(each, SCOPE) for each in r.past_work(180.0))
     server.vectors |= {busy: [(labels, 6.0)], finished: [(labels, 2.0)]}
 
