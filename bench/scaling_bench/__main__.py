@@ -8,10 +8,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from flotilla_simulation.baselines import KINDS, Baseline
 from flotilla_simulation.plot import draw
 from scaling_bench.ablation import ABLATIONS, ablate
 from scaling_bench.comparison import Chosen, best_hpa, geometric_mean, hindsight, ratio, tune
-from scaling_bench.contenders import GRID, KEDA, KINDS, STATIC, Baseline, Contender, Ours
+from scaling_bench.contenders import GRID, KEDA, STATIC, Contender, Ours
 from scaling_bench.measure import CODE, Results, bounds_of, measure, series_of
 from scaling_bench.scenarios import PRICES, Trace, mixed, report_set, tune_set
 from scaling_bench.special import quality_step_ratio, tick_cpu_seconds

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from scaling_bench.contenders import GRID, KINDS, Baseline, Contender
+from flotilla_simulation.baselines import KINDS, Baseline
+from scaling_bench.contenders import GRID, Contender
 from scaling_bench.measure import Result, Results
 from scaling_bench.scenarios import PRICES, Trace
 

@@ -5,39 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flotilla_operator.scaling.types import TUNING, Objectives, Target, Tuning
+from flotilla_simulation.baselines import Baseline
 from flotilla_simulation.flotilla_policy import RATE_WINDOW_SECONDS, Flotilla
-from flotilla_simulation.policies import HpaPods, Keda, Knative, Policy, Static
+from flotilla_simulation.policies import Policy
 from flotilla_simulation.replay import Scenario
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """A kind of scaler, with its number."""
-
-    kind: str
-    threshold: float
-    delay_seconds: float = 0.0
-    """Knative's scale-down-delay."""
-
-    def make(self, scenario: Scenario) -> Policy:
-        """For one replay."""
-        bounds = scenario.bounds
-        match self.kind:
-            case "hpa-waiting":
-                return HpaPods(self.threshold, bounds)
-            case "hpa-concurrency":
-                return HpaPods(self.threshold, bounds, concurrency=True)
-            case "keda":
-                return Keda(self.threshold, bounds)
-            case "knative":
-                return Knative(self.threshold, bounds, scale_down_delay_seconds=self.delay_seconds)
-            case _:
-                return Static(int(self.threshold), bounds)
-
-    @property
-    def label(self) -> str:
-        """Its number, as tables show it."""
-        return f"{self.threshold:g}" + (f", delay {self.delay_seconds:g} s" if self.delay_seconds else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +44,3 @@ KEDA = [Baseline("keda", each) for each in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1
 KNATIVE = [Baseline("knative", each, delay) for each in (5, 6, 8, 12, 20) for delay in (0.0, 300.0, 900.0)]
 STATIC = [Baseline("static", each) for each in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 24)]
 GRID = [*HPA_WAITING, *HPA_CONCURRENCY, *KEDA, *KNATIVE, *STATIC]
-KINDS = ("hpa-waiting", "hpa-concurrency", "keda", "knative", "static")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flotilla_simulation.baselines import KINDS
 from scaling_bench.comparison import Chosen, geometric_mean
-from scaling_bench.contenders import GRID, KINDS, Contender, Ours
+from scaling_bench.contenders import GRID, Contender, Ours
 from scaling_bench.measure import Results
 from scaling_bench.scenarios import PRICES, Trace
 

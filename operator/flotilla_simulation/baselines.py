@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .policies import Bounds, HpaPods, Keda, Knative, Policy, Static
+from .policies import HpaPods, Keda, Knative, Policy, Static
 from .replay import Scenario, replay
 
 KINDS = ("hpa-waiting", "hpa-concurrency", "keda", "knative", "static")
@@ -31,8 +31,9 @@ class Baseline:
     delay_seconds: float = 0.0
     """Knative's scale-down-delay."""
 
-    def make(self, bounds: Bounds) -> Policy:
+    def make(self, scenario: Scenario) -> Policy:
         """For one replay. A HorizontalPodAutoscaler keeps one replica at least."""
+        bounds = scenario.bounds
         awake = replace(bounds, minimum=max(1, bounds.minimum))
         match self.kind:
             case "hpa-waiting":
@@ -73,7 +74,7 @@ def tune(kind: str, scenario: Scenario, loss_usd: float, each_done: Callable[[],
     """The baseline of its grid that pays least there."""
 
     def pays(baseline: Baseline) -> float:
-        outcome = replay(scenario, baseline.make(scenario.bounds))
+        outcome = replay(scenario, baseline.make(scenario))
         each_done()
         return outcome.dollars(scenario.hourly_usd, loss_usd)
 

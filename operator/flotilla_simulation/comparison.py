@@ -152,7 +152,7 @@ def _baselines(
 def _row(case: Case, baseline: Baseline | None, scenarios: Sequence[Scenario], start: float, done: Done) -> Row:
     outcomes: list[Outcome] = []
     for scenario in scenarios:
-        outcomes.append(replay(scenario, _policy(case, baseline, scenario.bounds, start)))
+        outcomes.append(replay(scenario, _policy(case, baseline, scenario, start)))
         done()
     dollars = tuple(each.dollars(case.hourly_usd, case.loss_usd) for each in outcomes)
     return Row(
@@ -172,9 +172,9 @@ def _row(case: Case, baseline: Baseline | None, scenarios: Sequence[Scenario], s
     )
 
 
-def _policy(case: Case, baseline: Baseline | None, bounds: Bounds, start: float) -> Policy:
+def _policy(case: Case, baseline: Baseline | None, scenario: Scenario, start: float) -> Policy:
     if baseline is not None:
-        return baseline.make(bounds)
+        return baseline.make(scenario)
     began = case.began + timedelta(seconds=start)
     return Operated(case.expert, case.loss_usd, case.engine.cold_start_seconds, began)
 
