@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvloop
 from kubernetes.config import ConfigException
@@ -47,6 +47,7 @@ from .resources.specs import InvalidSpecError, parse_policy, policy_experts
 from .runtime import Runtime
 from .scaler import Scaler
 from .scaling.report import Recommendation, ScalingReport
+from .scaling.types import TUNING
 from .settings import Settings, SettingsError, load_settings
 from .sharing import Sharing
 from .telemetry import LOGGER, Telemetry, configure_logging, fields
@@ -233,6 +234,7 @@ class Operator:
             describe=describer.describe,
             shares=Sharing(describer, accelerators),
             wake=self._wake,
+            tuning=replace(TUNING, tick_seconds=self._settings.scaling_interval_seconds),
         )
 
     def _scaling_of(self, key: Key) -> ScalingReport | None:

@@ -30,11 +30,9 @@ from .telemetry import LOGGER, Telemetry, fields
 
 T = TypeVar("T")
 
-READ_SECONDS = 14.0
-"""Longest wait for what a tick asks others: it has a bound of its own, and ticks go on without it."""
-BACKFILL_EVERY_SECONDS = 60.0
+BACKFILL_EVERY_TICKS = 4
 """Between two tries to learn the last hour of Experts of which it is not known."""
-OTHERS_EVERY_SECONDS = 60.0
+OTHERS_EVERY_TICKS = 4
 """Between two looks for other autoscalers, where the first has succeeded."""
 ACTING_AT_A_TIME = 8
 DECIDED_AT_A_TIME = 50
@@ -85,6 +83,8 @@ class Scaler:
         self._shares = shares
         self._wake = wake
         self._tuning = tuning
+        self._read_seconds = tuning.tick_seconds - 1
+        """Longest wait for what a tick asks others: it has a bound of its own, and ticks go on without it."""
         self._began = (clock.now().timestamp(), clock.monotonic())
         self._actor = Actor(targets, self._moment)
         self._slumber = Slumber(targets, engines)
@@ -226,7 +226,7 @@ class Scaler:
         try:
             self._signals = await self._within(self._source.read(self._moment().wall))
         except TimeoutError:
-            problem = f"the source of metrics said nothing for {READ_SECONDS:g} s"
+            problem = f"the source of metrics said nothing for {self._read_seconds:g} s"
             self._signals = FleetSignals({}, {}, (problem,))
         self._read_at = self._moment().steady
         self._telemetry.problems.set(len(self._signals.problems))
@@ -238,7 +238,7 @@ class Scaler:
         try:
             await self._within(self._shares.look())
         except TimeoutError:
-            logger.warning("accelerators not looked at in time", extra=fields(seconds=READ_SECONDS))
+            logger.warning("accelerators not looked at in time", extra=fields(seconds=self._read_seconds))
 
     async def _look_for_others(self) -> None:
         """Other autoscalers, now and then, and before anything else is done; at the next tick where it fails."""
@@ -247,9 +247,9 @@ class Scaler:
             return
         try:
             await self._within(self._targets.look_for_others())
-            self._others_due = now + OTHERS_EVERY_SECONDS
+            self._others_due = now + OTHERS_EVERY_TICKS * self._tuning.tick_seconds
         except (TimeoutError, OperatorError) as error:
-            reason = str(error) or f"no answer for {READ_SECONDS:g} s"
+            reason = str(error) or f"no answer for {self._read_seconds:g} s"
             logger.warning("other autoscalers cannot be looked for", extra=fields(reason=reason))
         self._looked_around.set()
 
@@ -290,7 +290,7 @@ class Scaler:
         missing = [ledger for ledger in self._ledgers.values() if not is_whole(ledger.state, now.steady, tuning)]
         if not missing:
             return
-        self._backfill_due = now.steady + BACKFILL_EVERY_SECONDS
+        self._backfill_due = now.steady + BACKFILL_EVERY_TICKS * tuning.tick_seconds
         try:
             work = self._source.history(now.wall, tuning.history_seconds, tuning.tick_seconds)
             remembered = await self._within(work)
@@ -420,7 +420,7 @@ class Scaler:
         Raises:
             TimeoutError: it takes too long.
         """
-        working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(self._clock.sleep(READ_SECONDS))
+        working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(self._clock.sleep(self._read_seconds))
         try:
             await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():

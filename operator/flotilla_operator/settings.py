@@ -121,12 +121,16 @@ class Settings(BaseModel):
     """Labels that this cluster's series have in a Prometheus of several clusters, such as cluster=prod, with commas
     between. Default: none, because all series are this cluster's."""
 
+    scaling_interval_seconds: float = Field(15.0, ge=5, le=60)
+    """Between two decisions about an Expert's replicas; wakes do not wait for it. Default 15, with which the rules were
+    tuned."""
+
     prometheus_timeout_seconds: float = Field(10.0, gt=0, le=13)
-    """For all queries, or scrapes, of one tick together. Default 10: a tick takes 15."""
+    """For all queries, or scrapes, before one decision; at most the scaling interval less 2."""
 
     scrape_interval_seconds: float = Field(15.0, ge=1, le=60)
-    """Between two samples that Prometheus takes of a pod: what it is set to. Rates are over three of them. Default 15,
-    which is also what the operator does where it scrapes by itself, whatever this says."""
+    """Between two samples that Prometheus takes of a pod: what it is set to. Rates are over three of them. Default 15.
+    Where the operator scrapes by itself it does so at each decision, whatever this says."""
 
     @field_validator("prometheus_url")
     @classmethod
@@ -155,6 +159,11 @@ class Settings(BaseModel):
         if self.prometheus_token_file and self.prometheus_username_file:
             raise ValueError("PROMETHEUS_TOKEN_FILE and PROMETHEUS_USERNAME_FILE exclude each other")
         return self
+
+    @property
+    def metrics_timeout_seconds(self) -> float:
+        """For what one scaling tick asks: it must be answered before the next."""
+        return min(self.prometheus_timeout_seconds, self.scaling_interval_seconds - 2)
 
     @property
     def control_names(self) -> tuple[str, ...]:

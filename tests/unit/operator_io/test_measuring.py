@@ -55,11 +55,12 @@ async def test_a_named_prometheus_is_asked_within_the_settings() -> None:
             PROMETHEUS_LABELS="cluster=prod",
             WATCH_NAMESPACES="agents,lab",
             SCRAPE_INTERVAL_SECONDS="30",
+            SCALING_INTERVAL_SECONDS="20",
         )
         async with open_metrics(given, client, a_view(an_expert(scaling={"max": 3}))) as source:
             await source.read(time.time())
 
-    scope = Scope(30.0, (("cluster", "prod"),), ("agents", "lab"), TUNING.tick_seconds)
+    scope = Scope(30.0, (("cluster", "prod"),), ("agents", "lab"), 20.0)
     assert sorted(server.queries) == sorted(promql(reading, scope) for reading in READINGS)
 
 

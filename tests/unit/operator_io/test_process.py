@@ -97,9 +97,18 @@ def test_settings_of_prometheus_are_an_address_files_and_labels() -> None:
     assert settings.scrape_interval_seconds == 30.0
 
 
+def test_metrics_have_to_come_before_the_next_decision() -> None:
+    """However long their timeout is."""
+    often = load_settings({**REQUIRED, "FLOTILLA_SCALING_INTERVAL_SECONDS": "5"})
+
+    assert often.metrics_timeout_seconds == 3.0
+    assert load_settings(REQUIRED).metrics_timeout_seconds == 10.0
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        pytest.param({"FLOTILLA_SCALING_INTERVAL_SECONDS": "1"}, "SCALING_INTERVAL", id="no time to ask"),
         pytest.param({"FLOTILLA_PROMETHEUS_URL": "prometheus:9090"}, "PROMETHEUS_URL: .*https://", id="no scheme"),
         pytest.param({"FLOTILLA_PROMETHEUS_URL": "http://a:b@host"}, "no credentials", id="secret in the address"),
         pytest.param({"FLOTILLA_PROMETHEUS_URL": "http://host/?x=1"}, "before /api/v1", id="query in the address"),

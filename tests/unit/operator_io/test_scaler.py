@@ -17,7 +17,7 @@ from flotilla_operator.acting import RETRY_MAX_SECONDS
 from flotilla_operator.ledger import FAILING_TOLD_SECONDS, UNKNOWN_TOLD_SECONDS, Ledger, Scaling
 from flotilla_operator.ports import EngineError, NotFoundError, NotLeadingError, RefusedError, UnavailableError
 from flotilla_operator.reconcile.types import Key, ObjectRef
-from flotilla_operator.scaler import BACKFILL_EVERY_SECONDS, OTHERS_EVERY_SECONDS, READ_SECONDS, Scaler
+from flotilla_operator.scaler import BACKFILL_EVERY_TICKS, OTHERS_EVERY_TICKS, Scaler
 from flotilla_operator.scaling.fleet import ExpertSignals, PodSignals, SleepState
 from flotilla_operator.scaling.report import ScalingReport
 from flotilla_operator.scaling.rivals import PAUSE_SECONDS
@@ -261,7 +261,7 @@ async def test_a_slow_source_piles_up_no_readings() -> None:
         world.metrics.measure(invoice, at_rate(0.0))
         world.metrics.hold = asyncio.Event()
 
-        await world.clock.advance(READ_SECONDS - 1)
+        await world.clock.advance(TUNING.tick_seconds - 2)
         assert world.metrics.reads == 1
         await world.clock.advance(HOUR)
 
@@ -512,7 +512,7 @@ async def test_nothing_shrinks_before_the_last_hour_is_known() -> None:
 
         assert not world.fleet.writes
         assert world.report(invoice).rule is Rule.HISTORY_MISSING
-        assert world.metrics.histories == pytest.approx(HOUR / 2 / BACKFILL_EVERY_SECONDS, abs=2)
+        assert world.metrics.histories == pytest.approx(HOUR / 2 / (BACKFILL_EVERY_TICKS * TUNING.tick_seconds), abs=2)
 
 
 async def test_who_has_watched_for_an_hour_needs_no_other_memory() -> None:
@@ -738,7 +738,7 @@ async def test_another_autoscaler_on_the_deployment_makes_the_scaler_step_back()
         world.fleet.others[ObjectRef("Deployment", "agents", "invoice-expert")] = "HorizontalPodAutoscaler agents/mine"
         world.metrics.measure(invoice, at_rate(3.5))
 
-        await world.clock.advance(OTHERS_EVERY_SECONDS - 1)
+        await world.clock.advance(OTHERS_EVERY_TICKS * TUNING.tick_seconds - 1)
         assert world.fleet.looks_for_others == 1
         await world.tick(4)
 
@@ -756,7 +756,7 @@ async def test_the_scaler_comes_back_when_the_other_is_gone() -> None:
         await world.tick()
 
         world.fleet.others.clear()
-        await world.clock.advance(OTHERS_EVERY_SECONDS)
+        await world.clock.advance(OTHERS_EVERY_TICKS * TUNING.tick_seconds)
 
         assert world.fleet.writes == [("invoice", 4)]
 
@@ -801,7 +801,7 @@ async def test_a_wake_does_not_wait_for_ever() -> None:
         world.fleet.others_hold = asyncio.Event()
         world.scaler.woken(invoice)
 
-        await world.clock.advance(READ_SECONDS + 1)
+        await world.clock.advance(TUNING.tick_seconds)
 
         assert world.fleet.writes == [("invoice", 1)]
 
@@ -902,7 +902,7 @@ async def test_what_another_autoscaler_did_is_no_reason_to_stay_away_when_it_is_
             world.fleet.change(invoice, replicas=number, last_writer="kube-controller-manager")
 
         world.fleet.others.clear()
-        await world.clock.advance(OTHERS_EVERY_SECONDS)
+        await world.clock.advance(OTHERS_EVERY_TICKS * TUNING.tick_seconds)
 
         assert world.fleet.writes == [("invoice", 4)]
 
