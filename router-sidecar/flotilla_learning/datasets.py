@@ -1,0 +1,160 @@
+"""What a router learns from: prompts with what each model's answer was worth and cost.
+
+A file of ours holds one JSON object a line: `{"id", "prompt", "outcomes": {model: {"quality", "usd"}}}` and, where the
+row comes from live traffic, `"logged": {"model", "propensity", "scores"}`. `usd` may be absent: not known is not zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one model's answer was worth, in [0, 1], and what it cost (None: not known)."""
+
+    quality: float
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What a router chose for this prompt: the model, the probability it had of being chosen, and the scores then."""
+
+    model: str
+    propensity: float
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt; `group` is shared by rows that must never be parted by a split (near duplicates)."""
+
+    id: str
+    prompt: str
+    outcomes: Mapping[str, Outcome]
+    group: str = ""
+    logged: Logged | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A line that holds no row, counted from 1, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The rows of a file in its order, and the lines that were skipped."""
+
+    examples: tuple[Example, ...]
+    broken: tuple[Broken, ...] = ()
+
+
+class RowError(ValueError):
+    """A row that cannot be read, with the reason in words."""
+
+
+def read_examples(path: Path) -> Reading:
+    """The rows of a JSON lines file; broken lines are listed, never an error."""
+    with path.open("rb") as lines:
+        return parse_examples(lines)
+
+
+def parse_examples(lines: Iterable[bytes]) -> Reading:
+    """The rows of JSON lines: `read_examples` of what is no file."""
+    examples: list[Example] = []
+    broken: list[Broken] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            examples.append(parse_example(line, default_id=str(number)))
+        except RowError as error:
+            broken.append(Broken(number, str(error)))
+    return Reading(tuple(examples), tuple(broken))
+
+
+def parse_example(line: bytes, *, default_id: str) -> Example:
+    """One row of our own format.
+
+    Raises:
+        RowError: it is no such row.
+    """
+    try:
+        row: object = json.loads(line)
+    except ValueError as error:  # UnicodeDecodeError is one too
+        raise RowError(f"no JSON: {error}") from error
+    fields = _object(row, "the line")
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, str):
+        raise RowError("prompt is no string")
+    outcomes = {name: _outcome(name, value) for name, value in _object(fields.get("outcomes"), "outcomes").items()}
+    logged = fields.get("logged")
+    return Example(
+        id=str(fields.get("id", default_id)),
+        prompt=prompt,
+        outcomes=outcomes,
+        logged=None if logged is None else _logged(_object(logged, "logged")),
+    )
+
+
+def format_example(example: Example) -> str:
+    """The row as a line of our own format, without its end; `parse_example` reads it back, its group aside."""
+    row: dict[str, Any] = {
+        "id": example.id,
+        "prompt": example.prompt,
+        "outcomes": {name: _format_outcome(outcome) for name, outcome in example.outcomes.items()},
+    }
+    if example.logged is not None:
+        logged = example.logged
+        row["logged"] = {"model": logged.model, "propensity": logged.propensity, "scores": dict(logged.scores)}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _format_outcome(outcome: Outcome) -> dict[str, float]:
+    return {"quality": outcome.quality} | ({} if outcome.usd is None else {"usd": outcome.usd})
+
+
+def _object(value: object, name: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise RowError(f"{name} is no object")
+    return cast("Mapping[str, object]", value)
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"{name} is no finite number")
+    return float(value)
+
+
+def _outcome(name: str, value: object) -> Outcome:
+    fields = _object(value, f"outcomes.{name}")
+    quality = _number(fields.get("quality"), f"outcomes.{name}.quality")
+    if not 0 <= quality <= 1:
+        raise RowError(f"outcomes.{name}.quality is {quality:g}, not within 0 and 1")
+    usd = fields.get("usd")
+    if usd is None:
+        return Outcome(quality)
+    price = _number(usd, f"outcomes.{name}.usd")
+    if price < 0:
+        raise RowError(f"outcomes.{name}.usd is negative")
+    return Outcome(quality, price)
+
+
+def _logged(fields: Mapping[str, object]) -> Logged:
+    model = fields.get("model")
+    if not isinstance(model, str):
+        raise RowError("logged.model is no string")
+    propensity = _number(fields.get("propensity"), "logged.propensity")
+    if not 0 < propensity <= 1:
+        raise RowError(f"logged.propensity is {propensity:g}, not above 0 and at most 1")
+    scores = _object(fields.get("scores", {}), "logged.scores")
+    return Logged(model, propensity, {name: _number(score, f"logged.scores.{name}") for name, score in scores.items()})
