@@ -85,7 +85,7 @@ def test_a_row_that_cannot_be_read_says_why(row: str, reason: str) -> None:
 
 def test_a_broken_row_is_skipped_and_reported(tmp_path: Path) -> None:
     """One bad line of a log costs one row: it is listed with its number, and empty lines are no rows."""
-    good = {"id": "1", "prompt": "hi", "outcomes": {}}
+    good: dict[str, object] = {"id": "1", "prompt": "hi", "outcomes": {}}
     path = tmp_path / "log.jsonl"
     path.write_bytes(json.dumps(good).encode() + b"\n\n{\xff}\n" + json.dumps(good | {"id": "2"}).encode() + b"\n{")
 
