@@ -32,6 +32,20 @@ INTERPRETED = frozenset(
         "responses.py",  # the same
         "wire.py",  # the same
         "claims.py",  # the same
+        "text.py",  # the same
+        "artifact.py",  # numpy's calls take the time, and the same
+        "weights.py",  # runs once for each artifact
+        "embedders/__init__.py",  # numpy's calls take the time
+        "embedders/embedding.py",  # the same
+        "embedders/hashed.py",  # the same
+        "embedders/static.py",  # the same
+        "embedders/surface.py",  # the same
+        "embedders/tokens.py",  # the same
+        "strategies/__init__.py",
+        "strategies/winrate.py",  # numpy's calls take the time
+        "strategies/qualitygap.py",  # one of a pair with winrate
+        "strategies/cluster.py",  # numpy's calls take the time
+        "strategies/scores.py",  # its dataclasses are made by what is not compiled
     )
 )
 
@@ -47,7 +61,9 @@ class CompileHotPath(BuildHookInterface[Any]):
         package = shutil.copytree(
             root / "router-sidecar" / PACKAGE, self._built / PACKAGE, ignore=shutil.ignore_patterns("__pycache__")
         )
-        modules = sorted(path for path in package.rglob("*.py") if path.name not in INTERPRETED)
+        modules = sorted(
+            path for path in package.rglob("*.py") if path.relative_to(package).as_posix() not in INTERPRETED
+        )
         self._compile([str(path.relative_to(self._built)) for path in modules], root / "operator")
         for library in (*self._built.glob("*.so"), *package.rglob("*.so")):
             build_data["force_include"][str(library)] = str(library.relative_to(self._built))

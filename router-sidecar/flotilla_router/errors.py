@@ -2,11 +2,14 @@
 
 BadRequest       the client's own mistake; becomes its status at the edge
 EventTooLarge    an upstream's event is longer than we buffer; the attempt failed
+ArtifactError    a router artifact is refused; the previous one stays
 """
 
 from __future__ import annotations
 
 import msgspec
+
+from flotilla_api.artifact import ArtifactFault
 
 _LONGEST_QUOTE = 100
 """Characters."""
@@ -34,6 +37,15 @@ class BadRequest(Exception):  # noqa: N818 - named for the status it becomes
 
 class EventTooLarge(Exception):  # noqa: N818 - named for what happened
     """An event is longer than the splitter's bound."""
+
+
+class ArtifactError(Exception):
+    """A router artifact cannot be used; `message` says what is wrong with which part of it."""
+
+    def __init__(self, reason: ArtifactFault, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
 
 
 def quote(text: str) -> str:
