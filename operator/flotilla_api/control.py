@@ -19,11 +19,19 @@ WAKE_PATH = "/v1/wake/{namespace}/{expert}"
 """POST by a router with `?policy=NAME`, whose snapshot it may have and which names the Expert. 202: the Expert is looked
 at now, and gets a replica if it should have one. `&waits=1` says that a request waits for it, or is refused for want of it,
 because nobody else may answer: then it should have one whatever that costs. There is no body."""
+ARTIFACT_PATH = "/v1/artifacts/{namespace}/{policy}/{digest}"
+"""GET by a router, which may have the policy's snapshot. 200: the tar of the files of the artifact with this digest, from
+a ConfigMap that the policy's strategy, shadow or canary names. 404: the policy names none with this digest, or the ConfigMap
+does not exist. 409: the ConfigMap's manifest.json has another digest, or there is none."""
 TOKEN_REFUSED = "TokenRefused"  # noqa: S105 - a reason, not a token
 PROBLEMS_MAX = 16
 """Problems that one poll may name."""
 TEXT_MAX_CHARACTERS = 1024
 """Of a problem, and of the reason for which a snapshot was refused."""
+
+
+ARTIFACT_ROLES = ("strategy", "shadow", "canary")
+"""Fields of a policy that name an artifact, and targets of problems with one."""
 
 
 class ProblemKind(StrEnum):
@@ -35,8 +43,27 @@ class ProblemKind(StrEnum):
     """What a call to a fallback needs is not mounted or cannot be used: that fallback gets no request."""
     GATEWAY = "Gateway"
     """A sidecar misses what a call to its gateway needs: no external fallback gets a request, or none gets through."""
+    ARTIFACT_NOT_FOUND = "ArtifactNotFound"
+    """A trained artifact could not be fetched."""
+    ARTIFACT_DIGEST_MISMATCH = "ArtifactDigestMismatch"
+    """A trained artifact is not the one that the policy pins."""
+    ARTIFACT_REFUSED = "ArtifactRefused"
+    """A trained artifact is damaged, of another schema, or does not go with the policy."""
+    DRIFTED = "Drifted"
+    """Live scores are not distributed as those that the artifact was calibrated on."""
     OTHER = "Other"
     """Of a router of another release."""
+
+
+STRATEGY_PROBLEMS = frozenset(
+    {
+        ProblemKind.ARTIFACT_NOT_FOUND,
+        ProblemKind.ARTIFACT_DIGEST_MISMATCH,
+        ProblemKind.ARTIFACT_REFUSED,
+        ProblemKind.DRIFTED,
+    }
+)
+"""Those with learned routing, whose `target` is one of ARTIFACT_ROLES: requests are answered all the same."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,7 +72,7 @@ class Problem:
 
     kind: ProblemKind
     target: str
-    """The Fallback's name; '' where none is meant."""
+    """The Fallback's name, or ARTIFACT_ROLES' name of the artifact; '' where none is meant."""
     text: str
     """One sentence for a person."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from .expert import ServedModel, TokenCost
-from .meta import AS_SET, PRESERVED, Cel, Model, SecretKeyRef, checked, keys_at_most
+from .meta import AS_SET, PRESERVED, Cel, Model, SecretKeyRef, Url, checked, keys_at_most
 
 ExternalApi = Literal["chat", "completions"]
 Location = Literal["External", "Local"]
@@ -80,23 +80,11 @@ class RequestShape(Model):
     )
 
 
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_URL = f"^https?://{_LABEL}([.]{_LABEL})*(:{_PORT})?(/[A-Za-z0-9._~/-]*)?$"
-"""What a router could not use would cost the policy its whole snapshot, so nothing of that kind is let in here."""
-
-
 class External(Model):
     """An OpenAI-compatible API."""
 
-    url: str = checked(
-        Cel(
-            f"self.matches('{_URL}')",
-            "must be an http(s) URL with a host, an optional port from 1 to 65535 and an optional path, "
-            "such as https://api.example.com/v1",
-        ),
+    url: Url = Field(
         description="Base URL, the part before /chat/completions, such as https://api.example.com/v1.",
-        max_length=512,
     )
     model: str = Field(description="The provider's name of the model.", min_length=1, max_length=256)
     boundary: Location | None = Field(

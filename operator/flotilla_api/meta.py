@@ -107,13 +107,18 @@ USD = Annotated[
 ]
 """An amount of US dollars as a decimal string."""
 
+_RATIO_PATTERN = "^(0([.][0-9]{1,9})?|1([.]0{1,9})?)$"
+
+
+def cel_is_ratio(field: str) -> str:
+    """A CEL expression: it is a decimal from 0 to 1."""
+    return f"{field}.matches('{_RATIO_PATTERN}')"
+
+
 Ratio = Annotated[
     str,
     checked(
-        Cel(
-            "self.matches('^(0([.][0-9]{1,9})?|1([.]0{1,9})?)$')",
-            'must be a quoted decimal from 0 to 1, such as "0.55"',
-        ),
+        Cel(cel_is_ratio("self"), 'must be a quoted decimal from 0 to 1, such as "0.55"'),
         max_length=11,
     ),
 ]
@@ -130,6 +135,33 @@ ByteSize = Annotated[
     ),
 ]
 """A number of bytes as a string, with an optional binary unit Ki, Mi or Gi; at most 1Gi."""
+
+_HOST_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+HOST_PATTERN = f"{_HOST_LABEL}([.]{_HOST_LABEL})*(:{_HOST_PORT})?"
+"""A host's name or IPv4 address, with an optional port."""
+
+Url = Annotated[
+    str,
+    checked(
+        Cel(
+            f"self.matches('^https?://{HOST_PATTERN}(/[A-Za-z0-9._~/-]*)?$')",
+            "must be an http(s) URL with a host, an optional port from 1 to 65535 and an optional path, "
+            "such as https://api.example.com/v1",
+        ),
+        max_length=512,
+    ),
+]
+"""Where a router calls. What it could not use would cost the policy its whole snapshot, so nothing of that kind is let in."""
+
+HeaderName = Annotated[
+    str,
+    checked(
+        Cel("self.matches('^[A-Za-z0-9-]+$')", "must be a header's name: letters, digits and '-'"),
+        max_length=64,
+    ),
+]
+"""The name of a request header."""
 
 Quantity = Annotated[
     str,

@@ -85,6 +85,8 @@ GATEWAY_TOKEN_DIR = f"{TOKENS_DIR}/gateway"
 GATEWAY_TOKEN_FILE = "token"  # noqa: S105 - a file's name, not a token
 GATEWAY_CA_DIR = "/etc/flotilla/gateway-ca"
 """In a sidecar: `ca.crt` of the gateway's own certificate, where its Secret holds one; otherwise the system's are used."""
+REQUEST_LOG_DIR = "/var/lib/flotilla/requests"
+"""In a gateway whose policy has a requestLog: a folder that it may write to."""
 
 _CHILD_SUFFIX = {"Expert": "expert", "Fallback": "fallback", "RoutingPolicy": "gateway"}
 

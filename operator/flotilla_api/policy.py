@@ -7,7 +7,21 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from .causes import Boundary, Cause, ColdStartMode
-from .meta import AS_SET, ByteSize, Cel, Model, Name, PositiveDuration, Quantity, Ratio, SecretRef, as_map_by, checked
+from .meta import (
+    AS_SET,
+    ByteSize,
+    Cel,
+    HeaderName,
+    Model,
+    Name,
+    PositiveDuration,
+    Quantity,
+    Ratio,
+    SecretRef,
+    as_map_by,
+    checked,
+)
+from .strategy import Canary, RequestLog, Shadow, Strategy
 
 EscalationCause = Literal[
     Cause.LOW_CONFIDENCE,
@@ -53,6 +67,26 @@ ModelAlias = Annotated[
 ]
 MAP_BY_NAME = as_map_by("name")
 _ALIASES = "(has(self.models) ? self.models : ['auto'])"
+_LEARNED = "(has(self.strategy) && self.strategy.type != 'Static')"
+
+
+def _has_model(name: str) -> str:
+    """A CEL expression over a policy or a rule: `name` is one of its experts or fallbacks."""
+
+    def named(owner: str, field: str) -> str:
+        return f"(has({owner}.{field}) && {owner}.{field}.exists(each, each.name == {name}))"
+
+    own = f"{named('self', 'experts')} || {named('self', 'fallbacks')}"
+    of_rules = f"{named('rule', 'experts')} || {named('rule', 'fallbacks')}"
+    return f"({own} || (has(self.rules) && self.rules.exists(rule, {of_rules})))"
+
+
+def _models_are_named(owner: str) -> Cel:
+    models = f"self.{owner}.models"
+    return Cel(
+        f"!has(self.{owner}) || !has({models}) || {models}.all(id, {_has_model(f'{models}[id]')})",
+        f"{owner}.models may only name experts and fallbacks of this policy or its rules",
+    )
 
 
 class WeightedExpert(Model):
@@ -100,11 +134,7 @@ class ToolCount(Model):
 class HeaderMatch(Model):
     """A request header and the values that match; names compare without case, values exactly."""
 
-    name: str = checked(
-        Cel("self.matches('^[A-Za-z0-9-]+$')", "must be a header's name: letters, digits and '-'"),
-        description="Name of the header.",
-        max_length=64,
-    )
+    name: HeaderName = Field(description="Name of the header.")
     values: list[Annotated[str, Field(max_length=256)]] = Field(
         alias="in", description="Values that match.", min_length=1, max_length=32, json_schema_extra=AS_SET
     )
@@ -248,12 +278,6 @@ class Rule(Model):
     escalation: Escalation | None = Field(None, description="Replaces the policy's escalation.")
 
 
-class Strategy(Model):
-    """How one of the eligible experts is chosen."""
-
-    type: Literal["Static"] = Field(description="Static: a draw by weight.")
-
-
 class Auth(Model):
     """Who may call the gateway."""
 
@@ -387,6 +411,8 @@ class RoutingPolicySpec(Model):
     strategy: Strategy | None = Field(
         None, description="How one of the eligible experts is chosen. Default: {type: Static}."
     )
+    shadow: Shadow | None = Field(None, description="An artifact that is scored beside the live choice.")
+    canary: Canary | None = Field(None, description="An artifact that decides for a share of the sessions.")
     escalation: Escalation | None = Field(None, description="When an answer is escalated to a fallback.")
     timeouts: Timeouts | None = Field(None, description="Bounds on every request.")
     coldStart: ColdStart | None = Field(
@@ -394,6 +420,10 @@ class RoutingPolicySpec(Model):
     )
     maxBodyBytes: ByteSize | None = Field(
         None, description="Largest request body; a larger one is a 413. Default: 8Mi."
+    )
+    requestLog: RequestLog | None = Field(
+        None,
+        description="What gateways keep of requests to learn from; sidecars keep nothing. Default: nothing is kept.",
     )
     auth: Auth = Field(description="Who may call the gateway.")
     tls: GatewayTls | None = Field(None, description="Default: plain HTTP within the cluster.")
@@ -421,6 +451,18 @@ class RoutingPolicySpec(Model):
         Cel(
             "!has(self.rules) || self.rules.all(r, (has(r.experts) ? size(r.experts) : size(self.experts)) + (has(r.fallbacks) ? size(r.fallbacks) : has(self.fallbacks) ? size(self.fallbacks) : 0) > 0)",
             "every rule must leave at least one expert or fallback",
+        ),
+        _models_are_named("strategy"),
+        _models_are_named("shadow"),
+        _models_are_named("canary"),
+        Cel(f"!has(self.canary) || {_LEARNED}", "canary needs a strategy of another type than Static"),
+        Cel(
+            f"!has(self.shadow) || has(self.shadow.models) || {_LEARNED}",
+            "shadow needs models of its own beside the strategy Static",
+        ),
+        Cel(
+            "!has(self.requestLog) || !has(self.requestLog.readers) || has(self.auth.apiKeysSecretRef)",
+            "requestLog.readers are names of API keys: set auth.apiKeysSecretRef",
         ),
     )
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from .causes import Boundary, Cause, ColdStartMode
+from .strategy import LearnedType, LoggedPrompts
 
 SCHEMA_VERSION: Final = 1
 """Raised for what a router must not ignore: one that does not know the version keeps its last good snapshot."""
@@ -175,6 +176,57 @@ class RuleRoute(_Part):
     route: Route
 
 
+class ArtifactSource(_Part):
+    """Where a trained artifact is. With neither file, url nor oci: the control API has it, see `control.ARTIFACT_PATH`."""
+
+    digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+    """Of the artifact's manifest.json, which pins all its files."""
+    file: str | None = None
+    """Path of its tar."""
+    url: str | None = None
+    """Of its tar."""
+    oci: str | None = None
+    """HOST/REPOSITORY@sha256:DIGEST; the digest is that of the image manifest."""
+
+
+class StrategyConfig(_Part):
+    """A learned strategy. Of threshold, targetStrongRatio and alpha exactly one is set: alpha for Cluster only."""
+
+    type: LearnedType
+    artifact: ArtifactSource
+    models: dict[str, str]
+    """A model's id in the artifact -> name of a target; one that is not among `targets` does not exist (yet)."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    targetStrongRatio: float | None = Field(default=None, ge=0, le=1)
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    header: tuple[float, float] | None = None
+    """Lowest and highest threshold that the request header may set; None: the header is ignored."""
+    exploreRatio: float = Field(default=0, ge=0, le=1)
+    """Share of the requests whose model is drawn at random."""
+
+
+class TrialConfig(_Part):
+    """An artifact that is tried beside the strategy's: of its type and at its operating point, where there is a strategy."""
+
+    artifact: ArtifactSource
+    models: dict[str, str]
+    """As StrategyConfig.models, for this artifact's ids."""
+    percent: int = Field(ge=1, le=100)
+    """A shadow's share of the requests, a canary's of the sessions."""
+    sessionHeaders: tuple[str, ...] = ()
+    """Of a canary: request headers, in lower case, of which the first that a request has names its session."""
+
+
+class RequestLogConfig(_Part):
+    """What a gateway keeps of its requests; a sidecar keeps nothing."""
+
+    prompts: LoggedPrompts
+    maxBytes: int = Field(ge=1)
+    """Disk that it may fill."""
+    readers: tuple[str, ...] = ()
+    """Names of the API keys that may read it."""
+
+
 class RoutingSnapshot(_Part):
     """Everything about one policy."""
 
@@ -199,6 +251,14 @@ class RoutingSnapshot(_Part):
     """Base URL of the policy's gateway: sidecars send it their calls to external fallbacks, as they hold no credentials."""
     sidecars: bool = True
     """False: the policy allows no sidecars, and its gateway passes nothing on for one."""
+    strategy: StrategyConfig | None = None
+    """None: Static, a draw by weight."""
+    shadow: TrialConfig | None = None
+    """Scored and logged beside the live choice, whatever the strategy."""
+    canary: TrialConfig | None = None
+    """Decides in place of the strategy's artifact for a share of the sessions; None where strategy is."""
+    requestLog: RequestLogConfig | None = None
+    """None: nothing is kept."""
 
     def to_json(self) -> bytes:
         """Canonical bytes: the same snapshot always gives the same; what holds its default is left out."""

@@ -111,6 +111,9 @@ ESCALATION: Manifest = {
     "deadline": "20s",
     "onFallbackFailure": "UseExpert",
 }
+DIGEST = "sha256:" + 32 * "0a"
+ARTIFACT: Manifest = {"configMapRef": {"name": "router-2026-11"}, "digest": DIGEST}
+MODELS = {"small": "invoice", "strong": "big"}
 POLICY: Manifest = {
     "models": ["auto", "gpt-4o-mini"],
     "pinnable": ["big"],
@@ -133,7 +136,22 @@ POLICY: Manifest = {
         },
         {"name": "plain", "when": {"tools": {"max": 0}, "promptTokens": {"gte": 10}}},
     ],
-    "strategy": {"type": "Static"},
+    "strategy": {
+        "type": "WinRate",
+        "artifact": ARTIFACT,
+        "models": MODELS,
+        "threshold": "0.42",
+        "header": {"min": "0.2", "max": "0.8"},
+        "explore": {"ratio": "0.02"},
+    },
+    "shadow": {"artifact": ARTIFACT, "models": MODELS, "percent": 5},
+    "canary": {
+        "artifact": ARTIFACT,
+        "models": MODELS,
+        "percent": 10,
+        "sessionHeaders": ["x-session-id"],
+    },
+    "requestLog": {"prompts": "Text", "maxBytes": "64Mi", "readers": ["ml"]},
     "escalation": ESCALATION,
     "timeouts": {"connect": "1s", "firstToken": "10s", "idle": "15s", "total": "5m", "keepAliveAfter": "15s"},
     "coldStart": {"mode": "Hold", "maxHold": "5s"},
@@ -154,9 +172,47 @@ POLICY: Manifest = {
 POLICY_ANONYMOUS: Manifest = {
     "models": ["any"],
     "experts": [{"name": "invoice"}],
+    "fallbacks": [{"name": "big"}],
+    "strategy": {"type": "Static"},
     "auth": {"anonymous": True},
     "placement": {"sidecar": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}},
 }
+POLICY_TARGET: Manifest = {
+    "experts": [],
+    "rules": [{"name": "all", "when": {"tools": {"min": 1}}, "experts": [{"name": "sql"}, {"name": "invoice"}]}],
+    "fallbacks": [{"name": f"fb{index}"} for index in range(2)],
+    "strategy": {
+        "type": "QualityGap",
+        "artifact": {"file": "/models/router.tar", "digest": DIGEST},
+        "models": {"small": "sql", "strong": "invoice"},
+        "targetStrongRatio": "0.30",
+        "header": {"min": "0", "max": "1"},
+    },
+    "shadow": {"artifact": {"file": "/models/router.tar", "digest": DIGEST}, "percent": 100},
+    "canary": {"artifact": {"file": "/models/router.tar", "digest": DIGEST}, "percent": 1},
+    "requestLog": {},
+    "auth": {"anonymous": True},
+}
+POLICY_CLUSTER: Manifest = {
+    "experts": [{"name": f"x{index}"} for index in range(64)],
+    "strategy": {"type": "Cluster", "artifact": ARTIFACT, "models": {"a": "x0", "b": "x1"}, "alpha": "0.6"},
+    "shadow": {"artifact": ARTIFACT, "models": {"a": "x0", "b": "x1"}, "percent": 1},
+    "canary": {"artifact": ARTIFACT, "models": {"a": "x0", "b": "x1"}, "percent": 1},
+    "auth": {"anonymous": True},
+}
+_SOURCES: tuple[Manifest, ...] = (
+    {"url": "https://models.example.com/router.tar", "digest": DIGEST},
+    {"oci": f"registry.example.com:5000/acme/routers@{DIGEST}", "digest": DIGEST},
+)
+POLICIES_BY_SOURCE = tuple(
+    {
+        **POLICY_CLUSTER,
+        "strategy": {**POLICY_CLUSTER["strategy"], "artifact": source},
+        "shadow": {**POLICY_CLUSTER["shadow"], "artifact": source},
+        "canary": {**POLICY_CLUSTER["canary"], "artifact": source},
+    }
+    for source in _SOURCES
+)
 POLICY_WIDE: Manifest = {
     "models": [f"x{index}" for index in range(32)],
     "experts": [],
@@ -167,12 +223,16 @@ POLICY_WIDE: Manifest = {
     "auth": {"anonymous": True},
     "placement": {"sidecar": {"resources": {"limits": {"cpu": "1", "memory": "256Mi"}}}},
 }
+_LONG_MODELS = {"a": "a" * 63, "b": "sql"}
 POLICY_LONG: Manifest = {
     "models": ["a" * 128],
     "experts": [],
     "fallbacks": [{"name": "a" * 63}],
     "pinnable": ["a" * 63],
-    "rules": [{"name": "all", "when": {"models": ["a" * 128]}}],
+    "rules": [{"name": "all", "when": {"models": ["a" * 128]}, "experts": [{"name": "sql"}]}],
+    "strategy": {"type": "WinRate", "artifact": ARTIFACT, "models": _LONG_MODELS, "threshold": "0.5"},
+    "shadow": {"artifact": ARTIFACT, "models": _LONG_MODELS, "percent": 5},
+    "canary": {"artifact": ARTIFACT, "models": _LONG_MODELS, "percent": 5},
     "auth": {"anonymous": True},
 }
 PROFILE: Manifest = {
@@ -194,7 +254,15 @@ SPECS: dict[str, tuple[Manifest, ...]] = {
         {"external": {**EXTERNAL_BARE, "boundary": "Local"}},
         {"served": SERVED_FROM_CLAIM},
     ),
-    "RoutingPolicy": (POLICY, POLICY_ANONYMOUS, POLICY_WIDE, POLICY_LONG),
+    "RoutingPolicy": (
+        POLICY,
+        POLICY_ANONYMOUS,
+        POLICY_TARGET,
+        POLICY_CLUSTER,
+        *POLICIES_BY_SOURCE,
+        POLICY_WIDE,
+        POLICY_LONG,
+    ),
     "AcceleratorProfile": (PROFILE, {"resource": "amd.com/gpu", "memoryGiB": 192}),
 }
 

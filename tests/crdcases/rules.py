@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from crdcases.objects import EXTERNAL_BARE, POLICY, POLICY_ANONYMOUS, SERVED_FROM_CLAIM
+from crdcases.objects import DIGEST, EXTERNAL_BARE, POLICY, POLICY_ANONYMOUS, SERVED_FROM_CLAIM
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,50 @@ def _schedule(**fields: Any) -> dict[str, Any]:
 
 def _overridden(replicas: int, **fields: Any) -> dict[str, Any]:
     return {**fields, "override": {"replicas": replicas, "until": "2026-11-23T18:00:00Z"}}
+
+
+_PAIR = {"small": "invoice", "strong": "big"}
+_THREE = {"small": "invoice", "middle": "sql", "strong": "big"}
+_TWO_MODELS = {**_BARE_POLICY, "fallbacks": [{"name": "big"}]}
+_LEARNED_PARTS: dict[str, Any] = {
+    "artifact": {"configMapRef": {"name": "router"}, "digest": DIGEST},
+    "models": _PAIR,
+    "threshold": "0.5",
+    "targetStrongRatio": "0.3",
+    "alpha": "0.5",
+    "header": {"min": "0.2", "max": "0.8"},
+    "explore": {"ratio": "0.02"},
+}
+
+
+def _part(name: str) -> dict[str, Any]:
+    return {name: _LEARNED_PARTS[name]}
+
+
+def _pair(kind: str = "WinRate", **fields: Any) -> dict[str, Any]:
+    return {"type": kind, **_part("artifact"), **_part("models"), **fields}
+
+
+def _trial(**fields: Any) -> dict[str, Any]:
+    return {**_part("artifact"), "percent": 5, **fields}
+
+
+_LEARNED_POLICY = {**_TWO_MODELS, "strategy": _pair(threshold="0.5")}
+
+
+def _owned_models(owner: str) -> Examples:
+    """Policies whose strategy, shadow or canary names models that are theirs, and others."""
+
+    def policy(models: dict[str, str], **fields: Any) -> dict[str, Any]:
+        named = _pair(threshold="0.5", models=models) if owner == "strategy" else _trial(models=models)
+        return {**_LEARNED_POLICY, **fields, owner: named}
+
+    rules = [_rule(experts=[{"name": "sql"}]), _rule(name="b", fallbacks=[{"name": "large"}])]
+    of_rules = {"small": "sql", "strong": "large"}
+    return Examples(
+        (policy(_PAIR), policy(of_rules, rules=rules)),
+        (policy({"small": "invoice", "strong": "large"}), policy(of_rules), policy(of_rules, rules=rules[:1])),
+    )
 
 
 RULES: dict[str, Examples] = {
@@ -69,6 +113,29 @@ RULES: dict[str, Examples] = {
         ("x-task", "X-Task-2"), ("", "x_task", "x:task", "x task"), longest="{}"
     ),
     _LABEL_VALUE: Examples(("", "4", "true", "NVIDIA-L4", "a_b.c"), ("-a", "a.", "a b", "a/b"), longest="{}"),
+    "must be sha256: and 64 hexadecimal digits in lower case": Examples(
+        (DIGEST,), ("", DIGEST[:-1], DIGEST[7:], DIGEST.replace("a", "A"), "sha512:" + DIGEST[7:]), longest=DIGEST
+    ),
+    "must be the absolute path of a file: letters, digits and . _ - / without '..'": Examples(
+        ("/models/router-2.tar", "/a"),
+        ("", "/", "models/router.tar", "/models/", "/models/../etc/passwd", "/a b"),
+        longest="/{}",
+    ),
+    "must be HOST/REPOSITORY@sha256: and 64 hexadecimal digits, such as registry.example.com/routers@sha256:"
+    "...": Examples(
+        (f"registry.example.com/routers@{DIGEST}", f"10.0.0.1:5000/acme/routers_v2.small@{DIGEST}", f"a/b@{DIGEST}"),
+        (
+            "",
+            f"routers@{DIGEST}",
+            "registry.example.com/routers:latest",
+            f"registry.example.com/routers:1@{DIGEST}",
+            f"registry.example.com/Routers@{DIGEST}",
+            f"https://registry.example.com/routers@{DIGEST}",
+            f"registry.example.com:0/routers@{DIGEST}",
+            f"registry.example.com/../routers@{DIGEST}",
+        ),
+        longest=f"a/{{}}@{DIGEST}",
+    ),
     # Scalars with units
     "must be a whole number with a unit, at most 24h, such as 500ms, 15s, 5m or 2h": Examples(
         ("0s", "500ms", "1440m", "24h"), ("", "15", "1.5s", "-1s", "1d", "25h", "86401s", "15 s"), longest="86400000ms"
@@ -87,6 +154,11 @@ RULES: dict[str, Examples] = {
         ("", "0", "1.5Mi", "8MB", "8M", "2Gi", "1025Mi"),
         longest="1073741824",
     ),
+    "must be a whole number of bytes from 1Mi to 1Gi, quoted, such as 64Mi": Examples(
+        ("1Mi", "1024Ki", "1048576", "1Gi"),
+        ("", "0", "1023Ki", "1048575", "2Gi", "1025Mi", "1.5Mi", "64M"),
+        longest="1073741824",
+    ),
     "must be a count of weights above zero, such as 500M, 1.5B or 1T": Examples(
         ("500M", "1.5B", "0.5B", "1T"), ("", "1.5", "0B", "0.0B", "1b", "1K"), longest="999999.999B"
     ),
@@ -96,6 +168,15 @@ RULES: dict[str, Examples] = {
     # Maps
     "keys must have 1 to 317 characters": Examples(({"a" * 317: "1"},), ({"": "1"}, {"a" * 318: "1"})),
     "keys must have 1 to 64 characters": Examples(({"a" * 64: "b"},), ({"": "b"}, {"a" * 65: "b"})),
+    "keys must have 1 to 128 characters": Examples(
+        ({"a" * 128: "sql", "b": "invoice"},), ({"": "sql", "b": "invoice"}, {"a" * 129: "sql", "b": "invoice"})
+    ),
+    "must name at least two models, else there is nothing to choose": Examples(
+        ({"small": "sql", "strong": "invoice"},), ({"small": "sql"}, {})
+    ),
+    "must not give two models of the artifact the same name": Examples(
+        ({"small": "sql", "strong": "invoice"},), ({"small": "sql", "strong": "sql"},)
+    ),
     # Served models
     "must be hf://ORGANISATION/MODEL or pvc://CLAIM/PATH": Examples(
         ("hf://Qwen/Qwen2.5-1.5B-Instruct", "pvc://models/qwen/1.5b"),
@@ -342,6 +423,73 @@ RULES: dict[str, Examples] = {
             {**_BARE_POLICY, "rules": [_rule(), _rule(name="b", experts=[])]},
             {**_BARE_POLICY, "fallbacks": [{"name": "big"}], "rules": [_rule(experts=[], fallbacks=[])]},
         ),
+    ),
+    "set exactly one of configMapRef, file, url and oci": Examples(
+        (
+            {"configMapRef": {"name": "router"}, "digest": DIGEST},
+            {"file": "/models/router.tar", "digest": DIGEST},
+            {"url": "http://models/router.tar", "digest": DIGEST},
+            {"oci": f"registry.example.com/routers@{DIGEST}", "digest": DIGEST},
+        ),
+        (
+            {"digest": DIGEST},
+            {"configMapRef": {"name": "router"}, "file": "/models/router.tar", "digest": DIGEST},
+            {"url": "http://models/a", "oci": f"registry.example.com/routers@{DIGEST}", "digest": DIGEST},
+        ),
+    ),
+    "header.min must not be above header.max": Examples(
+        ({"min": "0.2", "max": "0.8"}, {"min": "0.50", "max": "0.5"}, {"min": "0.9", "max": "1"}),
+        ({"min": "0.8", "max": "0.2"}, {"min": "1", "max": "0.99"}),
+    ),
+    "Static draws by weight: leave out artifact, models, threshold, targetStrongRatio, alpha, header and "
+    "explore": Examples(
+        ({"type": "Static"},),
+        tuple({"type": "Static", **_part(name)} for name in _LEARNED_PARTS),
+    ),
+    "WinRate, QualityGap and Cluster need artifact and models": Examples(
+        (_pair(threshold="0.5"), {"type": "Static"}),
+        (
+            {"type": "WinRate", "threshold": "0.5"},
+            {"type": "QualityGap", "threshold": "0.5", **_part("artifact")},
+            {"type": "Cluster", "alpha": "0.5", **_part("models")},
+        ),
+    ),
+    "WinRate and QualityGap need one of threshold and targetStrongRatio": Examples(
+        (_pair(threshold="0.5"), _pair(targetStrongRatio="0.3"), _pair("QualityGap", threshold="0")),
+        (_pair(), _pair("QualityGap"), _pair(threshold="0.5", targetStrongRatio="0.3")),
+    ),
+    "alpha belongs to Cluster only": Examples(
+        (_pair("Cluster", alpha="0.5"), _pair(threshold="0.5")), (_pair(threshold="0.5", alpha="0.5"),)
+    ),
+    "WinRate and QualityGap choose between two models, the artifact's pair": Examples(
+        (_pair(threshold="0.5"), _pair("Cluster", alpha="1", models=_THREE)),
+        (_pair(threshold="0.5", models=_THREE), _pair("QualityGap", threshold="0.5", models=_THREE)),
+    ),
+    "Cluster needs alpha": Examples((_pair("Cluster", alpha="0"),), (_pair("Cluster"),)),
+    "Cluster has no threshold: leave out threshold, targetStrongRatio and header": Examples(
+        (_pair("Cluster", alpha="0.5", **_part("explore")),),
+        tuple(_pair("Cluster", alpha="0.5", **_part(name)) for name in ("threshold", "targetStrongRatio", "header")),
+    ),
+    "strategy.models may only name experts and fallbacks of this policy or its rules": _owned_models("strategy"),
+    "shadow.models may only name experts and fallbacks of this policy or its rules": _owned_models("shadow"),
+    "canary.models may only name experts and fallbacks of this policy or its rules": _owned_models("canary"),
+    "canary needs a strategy of another type than Static": Examples(
+        ({**_LEARNED_POLICY, "canary": _trial()},),
+        (
+            {**_TWO_MODELS, "canary": _trial()},
+            {**_TWO_MODELS, "strategy": {"type": "Static"}, "canary": _trial(**_part("models"))},
+        ),
+    ),
+    "shadow needs models of its own beside the strategy Static": Examples(
+        ({**_TWO_MODELS, "shadow": _trial(**_part("models"))}, {**_LEARNED_POLICY, "shadow": _trial()}),
+        ({**_TWO_MODELS, "shadow": _trial()}, {**_TWO_MODELS, "strategy": {"type": "Static"}, "shadow": _trial()}),
+    ),
+    "requestLog.readers are names of API keys: set auth.apiKeysSecretRef": Examples(
+        (
+            {**_BARE_POLICY, "requestLog": {}},
+            {**_BARE_POLICY, "auth": {"apiKeysSecretRef": {"name": "keys"}}, "requestLog": {"readers": ["ml"]}},
+        ),
+        ({**_BARE_POLICY, "requestLog": {"readers": ["ml"]}},),
     ),
     "port and adminPort must differ": Examples(
         ({"port": 18080, "adminPort": 19090}, {"port": 2000}, {"adminPort": 2000}), ({"port": 2000, "adminPort": 2000},)

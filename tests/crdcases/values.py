@@ -118,8 +118,8 @@ def grown(constraint: Constraint, size: int) -> Any:
     node, prefix = constraint.node, {"pinnable": "fb", "fallbacks": "fb"}.get(constraint.path[-1], "x")
     if node["type"] == "object":
         first = next(iter(_first_value(constraint.path, constraint).values()))
-        unique = constraint.path[-1] == "rename"
-        return {f"{prefix}{index}": f"y{index}" if unique else first for index in range(size)}
+        unique = {"rename": "y", "models": "x"}.get(constraint.path[-1])  # x0 and so on are experts of a policy
+        return {f"{prefix}{index}": f"{unique}{index}" if unique else first for index in range(size)}
     if _is_enum_list(node):
         return [node["items"]["enum"][index % len(node["items"]["enum"])] for index in range(size)]
     (first, *_) = _first_value(constraint.path, constraint)

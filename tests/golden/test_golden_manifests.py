@@ -130,6 +130,30 @@ def a_policy_with_everything() -> Manifest:
     )
 
 
+def a_learned_policy() -> Manifest:
+    """One whose strategy was trained, with a shadow, a canary and a request log."""
+    digest = "sha256:" + 32 * "0a"
+    return a_policy(
+        strategy={
+            "type": "WinRate",
+            "artifact": {"configMapRef": {"name": "router-2026-11"}, "digest": digest},
+            "models": {"small": "invoice", "strong": "big"},
+            "targetStrongRatio": "0.30",
+            "header": {"min": "0.2", "max": "0.8"},
+            "explore": {"ratio": "0.02"},
+        },
+        shadow={"artifact": {"url": "https://models.example.com/router.tar", "digest": digest}, "percent": 5},
+        canary={
+            "artifact": {"oci": f"registry.example.com/acme/routers@{digest}", "digest": digest},
+            "models": {"weak": "invoice", "strong": "big"},
+            "percent": 10,
+            "sessionHeaders": ["X-Session-Id"],
+        },
+        requestLog={"prompts": "Redacted", "maxBytes": "128Mi", "readers": ["ml"]},
+        auth={"apiKeysSecretRef": {"name": "router-keys"}},
+    )
+
+
 def a_full_cluster() -> Observed:
     invoice, sql, large = an_expert(), an_expert("sql"), a_served_fallback()
     big = a_fallback(
@@ -196,7 +220,12 @@ CASES = [
     ),
     pytest.param("fallback-served", observe(a_served_fallback(), a_profile()), id="a fallback in the cluster"),
     pytest.param("policy", observe(a_policy(), a_profile(), an_expert(), a_fallback()), id="a small policy"),
-    pytest.param("policy-everything", a_full_cluster(), id="a policy with every field"),
+    pytest.param("policy-everything", a_full_cluster(), id="a policy with every field but those of learned routing"),
+    pytest.param(
+        "policy-learned",
+        observe(a_learned_policy(), a_profile(), an_expert(), a_fallback()),
+        id="a policy that routes by what was learned, and keeps a log to learn from",
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flotilla_api.conditions import ConditionType, Reason
-from flotilla_api.control import Problem, ProblemKind
+from flotilla_api.control import STRATEGY_PROBLEMS, Problem, ProblemKind
 from flotilla_api.names import ROUTER_CONTAINER
 from flotilla_api.policy import RoutingPolicySpec
 from flotilla_api.snapshot import RoutingSnapshot, Target
@@ -31,6 +31,7 @@ from .sidecar_status import (
     sidecar_rejection,
     sidecars_injected,
 )
+from .strategy_status import Routers, strategy_ready
 from .types import Acknowledgement, Manifest, Observed, PublishedSnapshot, StepFailure, Verdict
 
 PROPAGATION_SECONDS = 2.0
@@ -83,8 +84,14 @@ class GatewayFacts:
 
     @property
     def problems(self) -> str:
-        """What the gateway's ready routers miss, in sentences; '' when nothing is."""
-        return "; ".join(sorted({problem.text for each in self.acknowledged for problem in each.problems}))
+        """What the gateway's ready routers miss that requests need, in sentences; '' when nothing is."""
+        found = {problem for each in self.acknowledged for problem in each.problems}
+        return "; ".join(sorted({problem.text for problem in found if problem.kind not in STRATEGY_PROBLEMS}))
+
+    @property
+    def routers(self) -> Routers:
+        """What all routers last said."""
+        return Routers(self.acknowledged, self.sidecars)
 
     def missed_everywhere(self, kind: ProblemKind) -> frozenset[str]:
         """Targets of `kind` of problems that every router that called has."""
@@ -113,6 +120,7 @@ def gateway_verdict(
         propagated,
         *((injected,) if (injected := sidecars_injected(observed, spec)) else ()),
         *((healthy,) if (healthy := policy_escalations(observed, spec)) else ()),
+        *((strategy,) if (strategy := strategy_ready(observed, spec, facts.routers)) else ()),
         _ready(facts, accepted_check, router_ready, propagated),
     ]
     return make_verdict(observed, checks, _fields(facts), _next_look_seconds(facts))

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from flotilla_api.conditions import ConditionType, Reason
-from flotilla_api.control import ProblemKind
+from flotilla_api.control import STRATEGY_PROBLEMS, ProblemKind
 from flotilla_api.names import POLICY_LABEL, SIDECAR_CONTAINER
 from flotilla_api.policy import RoutingPolicySpec
 from flotilla_operator.resources.sidecar import SidecarInputs
@@ -80,7 +80,18 @@ def sidecar_rejection(sidecars: Sequence[Acknowledgement], digest: str) -> str:
 
 def sidecar_problem(sidecars: Sequence[Acknowledgement]) -> str:
     """What sidecars miss, and whose; '' when none misses anything. Kinds are shown, never words of theirs."""
-    return _first_of((each.pod, _MISSED[problem.kind]) for each in sidecars for problem in each.problems)
+    return _first_of(
+        (each.pod, _MISSED[problem.kind])
+        for each in sidecars
+        for problem in each.problems
+        if problem.kind not in STRATEGY_PROBLEMS
+    )
+
+
+def sidecar_strategy_problem(sidecars: Sequence[Acknowledgement], kind: ProblemKind) -> str:
+    """Pods whose sidecars have a problem of `kind`, and where to read more; '' when none has."""
+    pods = _names([each.pod for each in sidecars if any(problem.kind is kind for problem in each.problems)])
+    return f"{pods}: {_SEE_LOG}" if pods else ""
 
 
 def lagging_sidecars(sidecars: Sequence[Acknowledgement], digest: str) -> str:

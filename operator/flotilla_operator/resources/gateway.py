@@ -13,11 +13,15 @@ from flotilla_api.policy import DEFAULT_GATEWAY_REPLICAS, DEFAULT_TOTAL_TIMEOUT,
 from .credentials import credential_mounts, credential_volumes
 from .manifest import Manifest, child_of, make_metadata, owner_labels, owner_selector
 from .settings import OperatorSettings
+from .strategies import make_request_log
 from .workload import ROUTER_USER, container_security, make_budget, make_service, make_service_account, pod_security
 
 SETTLE_SECONDS = 5
 """How long a gateway that ends still accepts connections, so that every route to it can disappear first."""
 _TOKEN_SECONDS = 3600
+_LOG_VOLUME = "request-log"
+_LOG_ROOM = 2
+"""Its volume's limit to the log's own: the kubelet ends a pod that fills more, and blocks take more room than bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,8 @@ def _mounts(inputs: GatewayInputs) -> list[Manifest]:
     paths |= credential_mounts(inputs.externals)
     paths |= {"api-keys": names.API_KEYS_DIR} if spec.auth.apiKeysSecretRef else {}
     paths |= {"tls": names.GATEWAY_TLS_DIR} if spec.tls else {}
-    return [{"name": name, "mountPath": path, "readOnly": True} for name, path in paths.items()]
+    mounts: list[Manifest] = [{"name": name, "mountPath": path, "readOnly": True} for name, path in paths.items()]
+    return mounts + ([{"name": _LOG_VOLUME, "mountPath": names.REQUEST_LOG_DIR}] if spec.requestLog else [])
 
 
 def _volumes(inputs: GatewayInputs) -> list[Manifest]:
@@ -233,4 +238,6 @@ def _volumes(inputs: GatewayInputs) -> list[Manifest]:
         volumes.append({"name": "api-keys", "secret": {"secretName": keys.name, "optional": True}})
     if spec.tls:
         volumes.append({"name": "tls", "secret": {"secretName": spec.tls.secretRef.name}})
+    if log := make_request_log(spec.requestLog):
+        volumes.append({"name": _LOG_VOLUME, "emptyDir": {"sizeLimit": str(log.maxBytes * _LOG_ROOM)}})
     return volumes

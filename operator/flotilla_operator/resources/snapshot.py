@@ -26,6 +26,7 @@ from .specs import (
     policy_experts,
     policy_fallbacks,
 )
+from .strategies import make_canary, make_request_log, make_shadow, make_strategy
 
 References = Mapping[ObjectRef, Manifest | None]
 ReferencePods = Mapping[ObjectRef, Sequence[Manifest]]
@@ -55,6 +56,10 @@ def make_snapshot(
         anonymous=spec.auth.apiKeysSecretRef is None,
         gateway=gateway_url(policy, spec),
         sidecars=allows_sidecars(spec),
+        strategy=make_strategy(spec.strategy),
+        shadow=make_shadow(spec),
+        canary=make_canary(spec),
+        requestLog=make_request_log(spec.requestLog),
     )
 
 

@@ -26,12 +26,27 @@ from builders import (
     observe,
 )
 from flotilla_api.names import ASLEEP_ANNOTATION
-from flotilla_api.snapshot import ColdStartConfig, Endpoint, RoutingSnapshot, Target, TimePrice, TokenPrice
+from flotilla_api.snapshot import (
+    ArtifactSource,
+    ColdStartConfig,
+    Endpoint,
+    RequestLogConfig,
+    RoutingSnapshot,
+    StrategyConfig,
+    Target,
+    TimePrice,
+    TokenPrice,
+    TrialConfig,
+)
 from flotilla_operator.reconcile import dispatch
 from flotilla_operator.reconcile.gateway import snapshot_of
 from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed, PublishedSnapshot
 
 INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
+DIGEST = "sha256:" + 64 * "a"
+FROM_MAP = {"configMapRef": {"name": "router"}, "digest": DIGEST}
+PAIR = {"small": "invoice", "strong": "big"}
+WIN_RATE = {"type": "WinRate", "artifact": FROM_MAP, "models": PAIR, "threshold": "0.42"}
 
 
 def snapshot(observed: Observed) -> RoutingSnapshot:
@@ -148,6 +163,109 @@ def test_what_becomes_of_a_cold_start_has_its_documented_defaults() -> None:
 
     assert snapshot(observed).coldStart == ColdStartConfig(mode="Bridge", maxHoldSeconds=5)
     assert snapshot(rejecting).coldStart == ColdStartConfig(mode="Reject", maxHoldSeconds=5)
+
+
+def routing(**spec: Any) -> RoutingSnapshot:
+    """The snapshot of a policy with `spec`."""
+    return snapshot(observe(a_policy(**spec), a_profile(), an_expert(), a_fallback()))
+
+
+@pytest.mark.parametrize("spec", [{}, {"strategy": {"type": "Static"}}], ids=["none", "Static"])
+def test_a_draw_by_weight_is_no_strategy_of_a_snapshot(spec: dict[str, Any]) -> None:
+    """A router that learned nothing new reads nothing new."""
+    found = routing(**spec)
+
+    assert (found.strategy, found.shadow, found.canary, found.requestLog) == (None, None, None, None)
+    assert b"strategy" not in found.to_json()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        pytest.param(
+            WIN_RATE,
+            StrategyConfig(type="WinRate", artifact=ArtifactSource(digest=DIGEST), models=PAIR, threshold=0.42),
+            id="a ConfigMap, which the control API hands out",
+        ),
+        pytest.param(
+            {
+                "type": "QualityGap",
+                "artifact": {"file": "/models/router.tar", "digest": DIGEST},
+                "models": PAIR,
+                "targetStrongRatio": "0.30",
+                "header": {"min": "0.2", "max": "0.80"},
+                "explore": {"ratio": "0.02"},
+            },
+            StrategyConfig(
+                type="QualityGap",
+                artifact=ArtifactSource(digest=DIGEST, file="/models/router.tar"),
+                models=PAIR,
+                targetStrongRatio=0.3,
+                header=(0.2, 0.8),
+                exploreRatio=0.02,
+            ),
+            id="a file",
+        ),
+        pytest.param(
+            {
+                "type": "Cluster",
+                "artifact": {"oci": f"registry.example.com/r@{DIGEST}", "digest": DIGEST},
+                "models": {"b": "big", "a": "gone"},
+                "alpha": "0",
+            },
+            StrategyConfig(
+                type="Cluster",
+                artifact=ArtifactSource(digest=DIGEST, oci=f"registry.example.com/r@{DIGEST}"),
+                models={"a": "gone", "b": "big"},
+                alpha=0,
+            ),
+            id="an OCI artifact, and a model that does not exist yet",
+        ),
+    ],
+)
+def test_a_learned_strategy_comes_with_numbers(strategy: dict[str, Any], expected: StrategyConfig) -> None:
+    """Routers interpret no decimal, no default, and no name of a ConfigMap."""
+    assert routing(strategy=strategy).strategy == expected
+
+
+def test_trials_take_the_strategys_models_unless_they_name_others() -> None:
+    """An artifact of the same models needs only its own place."""
+    by_url = {"url": "https://models.example.com/router.tar", "digest": DIGEST}
+    models = {"weak": "invoice", "strong": "big"}
+    headers = ["X-Session-Id", "x-session-id", "X-User"]
+    found = routing(
+        strategy=WIN_RATE,
+        shadow={"artifact": FROM_MAP, "percent": 5},
+        canary={"artifact": by_url, "models": models, "percent": 10, "sessionHeaders": headers},
+    )
+
+    assert found.shadow == TrialConfig(artifact=ArtifactSource(digest=DIGEST), models=PAIR, percent=5)
+    assert found.canary == TrialConfig(
+        artifact=ArtifactSource(**by_url),
+        models=models,
+        percent=10,
+        sessionHeaders=("x-session-id", "x-user"),
+    )
+
+
+def test_a_shadow_needs_no_learned_strategy() -> None:
+    """It is how an artifact is tried before it routes anything; a canary would have nothing to stand in for."""
+    trial = {"artifact": FROM_MAP, "models": PAIR, "percent": 5}
+    found = routing(shadow=trial, canary=trial)
+
+    assert found.shadow == TrialConfig(artifact=ArtifactSource(digest=DIGEST), models=PAIR, percent=5)
+    assert found.canary is None
+
+
+def test_a_request_log_has_its_documented_defaults() -> None:
+    """No text is kept, 64 MiB at most, and nobody may read it."""
+    keys = {"auth": {"apiKeysSecretRef": {"name": "keys"}}}
+    full = {"prompts": "Redacted", "maxBytes": "1Mi", "readers": ["ops", "ml"]}
+
+    assert routing(requestLog={}).requestLog == RequestLogConfig(prompts="Features", maxBytes=64 * 1024**2)
+    assert routing(**keys, requestLog=full).requestLog == RequestLogConfig(
+        prompts="Redacted", maxBytes=1024**2, readers=("ml", "ops")
+    )
 
 
 def test_what_does_not_exist_is_in_no_route() -> None:

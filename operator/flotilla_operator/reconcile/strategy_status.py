@@ -1,0 +1,58 @@
+"""Learned routing of a RoutingPolicy: is every artifact there, is it the pinned one, and do the routers use it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flotilla_api.conditions import ConditionType, Reason
+from flotilla_api.control import STRATEGY_PROBLEMS, ProblemKind
+from flotilla_api.policy import RoutingPolicySpec
+from flotilla_operator.resources.strategies import named_artifacts
+
+from .conditions import Check, failed, passed, previous_check, unknown
+from .sidecar_status import sidecar_strategy_problem
+from .types import Acknowledgement, Observed
+
+_ORDER = tuple(kind for kind in ProblemKind if kind in STRATEGY_PROBLEMS)
+"""What keeps an artifact from being used comes before what is found out in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routers:
+    """What a policy's routers last said."""
+
+    gateways: Sequence[Acknowledgement]
+    sidecars: Sequence[Acknowledgement]
+
+
+def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers) -> Check | None:
+    """Whether learned routing does what the policy asks; None: it asks for none.
+
+    | what the policy names         | connected routers say           | check                        |
+    |-------------------------------|---------------------------------|------------------------------|
+    | nothing but a draw by weight  |                                 | None                         |
+    | artifacts                     | a problem with one              | False, named as the problem  |
+    | artifacts                     | none is connected               | as before, else Unknown      |
+    | artifacts                     | no problem                      | True ArtifactLoaded          |
+    """
+    kind = ConditionType.STRATEGY_READY
+    if not named_artifacts(spec):
+        return None
+    if complaint := next(_complaints(routers), None):
+        return failed(kind, *complaint)
+    if not routers.gateways:
+        waiting = unknown(kind, Reason.WAITING_FOR_ROUTERS, "no ready router is connected to the control API")
+        return previous_check(observed.owner, kind) or waiting
+    return passed(kind, Reason.ARTIFACT_LOADED, "every connected router has what learned routing needs")
+
+
+def _complaints(routers: Routers) -> Iterator[tuple[Reason, str]]:
+    """What routers complain of, the gravest first; of sidecars only the kind is told."""
+    found = {problem for each in routers.gateways for problem in each.problems}
+    for kind in _ORDER:
+        texts = sorted(f"{problem.target}: {problem.text}" for problem in found if problem.kind is kind)
+        if texts:
+            yield Reason(kind.value), "; ".join(texts)
+        if pods := sidecar_strategy_problem(routers.sidecars, kind):
+            yield Reason(kind.value), f"sidecars report it in {pods}"
