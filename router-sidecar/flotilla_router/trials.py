@@ -1,0 +1,31 @@
+"""Which requests take part in a trial: sessions by their hash for a canary, single requests by a draw for a shadow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+_PROMPT_CHARACTERS = 256
+"""Of a prompt, where no header names the session: a conversation's later requests begin alike."""
+_SPACE = float(1 << 64)
+
+
+def session_of(headers: Mapping[bytes, bytes], names: Sequence[bytes], client: str | None, opening: str) -> bytes:
+    """What requests of one session have in common. names: headers that name one, in lower case; the first one counts.
+
+    client: the API key's name, or None. opening: how the conversation begins.
+    """
+    for name in names:
+        if value := headers.get(name):
+            return b"%b:%b" % (name, value)
+    return f"{client or ''}\n{opening[:_PROMPT_CHARACTERS]}".encode("utf-8", "surrogatepass")
+
+
+def takes_part(artifact: str, session: bytes, percent: float) -> bool:
+    """Whether a session is among the `percent` that try an artifact, by its digest.
+
+    The same at every router and at all times; with a higher percent those that took part still do. For another artifact
+    other sessions are the first.
+    """
+    digest = hashlib.blake2b(session, digest_size=8, key=artifact.encode()[-64:]).digest()
+    return int.from_bytes(digest, "big") / _SPACE * 100.0 < percent
