@@ -18,6 +18,10 @@
 Sleeping experts take part in the draw, so that their share of the requests wakes them; while another expert is ready,
 that one takes the request.
 
+A learned strategy replaces the draw: the first eligible model in its order of preference answers, be it an expert or a
+fallback of the route. One in it that is asleep, or has no ready replica, is what the request was meant for, and the
+table's causes say whether a fallback may answer in its place. Where no model of the order may, it is drawn after all.
+
 Fallbacks pass the same filters. A prompt's length is only estimated, +-30 %, so the context filter removes a model when
 even the low end of the estimate, with max_tokens, is over its limit; it never causes a refusal.
 """
@@ -26,140 +30,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import msgspec
+from flotilla_api.causes import Boundary, Cause
+from flotilla_api.snapshot import Target
 
-from flotilla_api.causes import Boundary, Cause, ColdStartMode
-from flotilla_api.snapshot import Conditions, Route, RoutingSnapshot, Target
-
+from .decisions import Decision, Features, Ranking, Refusal
 from .errors import quote
-from .request import Api
+from .exploration import explore
+from .filters import Filter, Filters
+from .routing_table import Plan, RoutingTable, match, visible_models
 from .strategies import Candidate, static
 
-Filter = Literal["api", "tools", "jsonSchema", "boundary", "context", "readiness", "asleep"]
-"""Why a model was left out, in the order in which it is asked; the last two are one question's answers."""
-LOWEST_ESTIMATE_RATIO = 0.7
-"""The true length of a prompt is hardly ever less than this part of the estimate."""
 RETRY_AFTER_SECONDS = 10
 """When to ask again for an expert that wakes: an engine takes tens of seconds to start, and clients try a few times."""
 
 
-class Features(msgspec.Struct, frozen=True):
-    """What routing knows about a request."""
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A request for an alias, and those who may answer it."""
 
-    api: Api
-    model: str
-    tool_count: int
-    json_schema: bool
-    prompt_tokens: int
-    """Estimate, give or take 30 %."""
-    max_tokens: int | None
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    boundary_header: str | None
-    """x-flotilla-boundary: LocalOnly or Any; it may only tighten."""
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """Who answers first, and who may answer after it."""
-
-    route: Route
-    rule: str | None
-    first: Target
-    """A sleeping one: the request waits for it."""
-    meant: Target | None
-    """The expert that the request was first meant for, also if it is asleep, or was left before it was asked; None:
-    it was meant for no expert."""
-    pinned: bool
-    """Asked for by name: nobody else may answer, so `fallbacks` is empty and the answer is not judged."""
+    plan: Plan
+    filters: Filters
     fallbacks: tuple[Target, ...]
-    """Eligible ones, in order, without `first`."""
-    boundary: Boundary
-    """The strictest of policy, rule and header."""
-    reason: str
-    """One word of: Static, Rule/NAME, Pinned, FallbackOnly, Capability, NoReadyReplica, ContextOverflow, ColdStart,
-    Relayed.
+    """Eligible ones, in order."""
 
-    Static: drawn by weight. Rule/NAME: the same within a rule, or a rule without experts. FallbackOnly: the policy has
-    no experts. Capability: no expert can do what is asked. Relayed: a sidecar asks. NoReadyReplica, ContextOverflow and
-    ColdStart are `cause`.
-    """
-    cause: Cause | None
-    """Set when the request leaves its experts before any was asked: `first` is a fallback then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Nobody may answer."""
-
-    status: int
-    message: str
-    type: str
-    code: str
-    param: str | None = None
-    meant: Target | None = None
-    """As in a Decision."""
-    retry_after_seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A route with its names resolved."""
-
-    rule: str | None
-    when: Conditions | None
-    route: Route
-    experts: tuple[Candidate, ...]
-    """Sorted by name, so that the order in a spec does not matter to the draw."""
-    fallbacks: tuple[Target, ...]
-    boundary: Boundary
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingTable:
-    """A snapshot, compiled for lookups; immutable."""
-
-    snapshot: RoutingSnapshot
-    aliases: frozenset[str]
-    pins: Mapping[str, Target]
-    """Experts and pinnable fallbacks by name; an expert goes before a fallback of the same name."""
-    relayed: Mapping[str, Target]
-    """External fallbacks by name: what a sidecar may ask for."""
-    rules: tuple[_Plan, ...]
-    default: _Plan
-
-
-def compile_table(snapshot: RoutingSnapshot) -> RoutingTable:
-    """Compile a snapshot once, when it is loaded. Names without a target, which do not exist yet, are left out."""
-    experts = {target.name: target for target in snapshot.targets if target.kind == "Expert"}
-    fallbacks = {target.name: target for target in snapshot.targets if target.kind == "Fallback"}
-    pinnable = {name: fallbacks[name] for name in snapshot.pinnable if name in fallbacks}
-
-    def plan(rule: str | None, when: Conditions | None, route: Route) -> _Plan:
-        named = sorted((w.name, w.weight) for w in route.experts if w.name in experts and w.weight > 0)
-        return _Plan(
-            rule=rule,
-            when=when,
-            route=route,
-            experts=tuple(Candidate(experts[name], weight) for name, weight in named),
-            fallbacks=tuple(fallbacks[name] for name in route.fallbacks if name in fallbacks),
-            boundary=_strictest(snapshot.route.boundary, route.boundary),
+    def start(
+        self,
+        first: Target,
+        reason: str,
+        propensity: float | None,
+        *,
+        meant: Target | None = None,
+        cause: Cause | None = None,
+        led_by: Target | None = None,
+    ) -> Decision:
+        """`first` answers, for `meant` where that is given; `led_by` goes before the other fallbacks."""
+        others = (
+            self.fallbacks if led_by is None else (led_by, *[each for each in self.fallbacks if each is not led_by])
+        )
+        return Decision(
+            route=self.plan.route,
+            rule=self.plan.rule,
+            first=first,
+            meant=meant or (first if first.kind == "Expert" else None),
+            pinned=False,
+            fallbacks=others if first.kind == "Expert" else tuple([each for each in others if each is not first]),
+            boundary=self.filters.boundary,
+            reason=reason,
+            cause=cause,
+            propensity=propensity,
         )
 
-    return RoutingTable(
-        snapshot=snapshot,
-        aliases=frozenset(snapshot.models),
-        pins=pinnable | experts,
-        relayed={name: target for name, target in fallbacks.items() if target.external is not None},
-        rules=tuple(plan(rule.name, rule.when, rule.route) for rule in snapshot.rules),
-        default=plan(None, None, snapshot.route),
-    )
-
-
-def visible_models(table: RoutingTable) -> list[str]:
-    """Names for /v1/models: aliases, experts and pinnable fallbacks."""
-    return [*table.snapshot.models, *sorted(table.pins.keys() - table.aliases)]
+    def drawn(self, expert: Target, among: Sequence[Candidate], meant: Target | None = None) -> Decision:
+        """An expert answers that was drawn by weight."""
+        reason = f"Rule/{self.plan.rule}" if self.plan.rule else "Static"
+        return self.start(expert, reason, _share(expert, among), meant=meant)
 
 
 def choose(
@@ -169,24 +94,27 @@ def choose(
     draw: float,
     *,
     waited: bool = False,
+    ranking: Ranking | None = None,
 ) -> Decision | Refusal:
     """Decide for one request.
 
     ready: whether a target can be called now. draw: uniform in [0, 1). waited: the request has waited for a sleeping
-    expert for as long as it may.
+    expert for as long as it may. ranking: what a learned strategy says of it, if there is one.
     """
-    plan = _match(table, features)
+    plan = match(table, features)
     boundary = _tightened(plan.boundary, features.boundary_header)
     if isinstance(boundary, Refusal):
         return boundary
-    filters = _Filters(features, ready, boundary, table.snapshot.coldStart.mode, waited)
+    filters = Filters(features, ready, boundary, table.snapshot.coldStart.mode, waited)
     pin = table.pins.get(features.model)
     if pin is not None:
         return _choose_pinned(table, pin, filters)
     if features.model not in table.aliases:
         known = ", ".join(visible_models(table))
         return _no_model(f"The model `{quote(features.model)}` does not exist. Models here: {known}.")
-    return _choose_routed(plan, filters, draw)
+    case = _Case(plan, filters, tuple([target for target in plan.fallbacks if filters.removes(target) is None]))
+    ranked = None if ranking is None else _choose_ranked(case, ranking)
+    return ranked or _choose_routed(case, draw)
 
 
 def choose_relayed(table: RoutingTable, features: Features, ready: Callable[[Target], bool]) -> Decision | Refusal:
@@ -200,7 +128,7 @@ def choose_relayed(table: RoutingTable, features: Features, ready: Callable[[Tar
     target = table.relayed.get(features.model)
     if target is None:
         return _no_model(f"The policy has no external Fallback `{quote(features.model)}` to relay to.")
-    return _choose_pinned(table, target, _Filters(features, ready, boundary, "Reject", True), reason="Relayed")
+    return _choose_pinned(table, target, Filters(features, ready, boundary, "Reject", True), reason="Relayed")
 
 
 def _tightened(boundary: Boundary, header: str | None) -> Boundary | Refusal:
@@ -217,83 +145,8 @@ def _no_model(message: str) -> Refusal:
     return Refusal(404, message, "invalid_request_error", "model_not_found", "model")
 
 
-def _match(table: RoutingTable, features: Features) -> _Plan:
-    """The first rule whose conditions hold, else the policy; also for a pin, whose boundary it is."""
-    for plan in table.rules:
-        if plan.when is not None and _holds(plan.when, features):
-            return plan
-    return table.default
-
-
-def _holds(when: Conditions, features: Features) -> bool:
-    tools, tokens = features.tool_count, features.prompt_tokens
-    return (
-        (when.models is None or features.model in when.models)
-        and (when.minTools is None or tools >= when.minTools)
-        and (when.maxTools is None or tools <= when.maxTools)
-        and (when.minPromptTokens is None or tokens >= when.minPromptTokens)
-        and (when.belowPromptTokens is None or tokens < when.belowPromptTokens)
-        and all(_matches(features.headers.get(header.name), header.values) for header in when.headers)
-    )
-
-
-def _matches(value: str | None, wanted: Sequence[str]) -> bool:
-    """Whether a header has one of the wanted values, alone or as a member of a list: proxies append to headers."""
-    if value is None or value in wanted:
-        return value is not None
-    return "," in value and any(member.strip() in wanted for member in value.split(","))
-
-
-def _strictest(*boundaries: Boundary) -> Boundary:
-    return "LocalOnly" if "LocalOnly" in boundaries else "Any"
-
-
-class _Filters(msgspec.Struct, frozen=True):
-    """What removes a model from the candidates of a request."""
-
-    features: Features
-    ready: Callable[[Target], bool]
-    boundary: Boundary
-    cold_start: ColdStartMode
-    waited: bool
-    """No longer for a sleeping expert."""
-
-    def lacks(self, target: Target) -> Filter | None:
-        """What the target cannot do or must not see; None: it may answer."""
-        features = self.features
-        if features.api not in target.apis:
-            return "api"
-        if features.tool_count and not target.tools:
-            return "tools"
-        if features.json_schema and not target.jsonSchema:
-            return "jsonSchema"
-        if self.boundary == "LocalOnly" and target.location == "External":
-            return "boundary"
-        return None
-
-    def removes(self, target: Target) -> Filter | None:
-        """The first filter that removes the target; None: it is eligible."""
-        lack = self.lacks(target)
-        if lack is not None:
-            return lack
-        return "context" if self.overflows(target) else self.unready(target)
-
-    def unready(self, target: Target) -> Filter | None:
-        """Why the target cannot be called now; None: it can."""
-        if self.ready(target):
-            return None
-        return "asleep" if target.asleep else "readiness"
-
-    def overflows(self, target: Target) -> bool:
-        """Whether the request is clearly too long."""
-        if target.maxContextTokens is None:
-            return False
-        least = self.features.prompt_tokens * LOWEST_ESTIMATE_RATIO + (self.features.max_tokens or 0)
-        return least > target.maxContextTokens
-
-
 def _choose_pinned(
-    table: RoutingTable, target: Target, filters: _Filters, *, reason: str = "Pinned"
+    table: RoutingTable, target: Target, filters: Filters, *, reason: str = "Pinned"
 ) -> Decision | Refusal:
     """The target, or why it may not answer; a prompt that is too long is the engine's to refuse."""
     meant = target if target.kind == "Expert" else None
@@ -314,55 +167,107 @@ def _choose_pinned(
         boundary=filters.boundary,
         reason=reason,
         cause=None,
+        propensity=None,
     )
 
 
-def _choose_routed(plan: _Plan, filters: _Filters, draw: float) -> Decision | Refusal:
-    removed: list[Filter | None] = [filters.removes(candidate.target) for candidate in plan.experts]
-    fallbacks = tuple(target for target in plan.fallbacks if filters.removes(target) is None)
+_EXCUSED: dict[Filter, Cause] = {
+    "context": Cause.CONTEXT_OVERFLOW,
+    "readiness": Cause.NO_READY_REPLICA,
+    "asleep": Cause.COLD_START,
+}
+"""Why an expert is passed over that could do what is asked."""
+
+
+def _choose_ranked(case: _Case, ranking: Ranking) -> Decision | Refusal | None:
+    """By a learned strategy's order; None: no model in it may answer."""
+    named, lacks = case.plan.named, case.filters.removes
+    removed: dict[str, Filter | None] = {name: lacks(named[name]) for name in ranking.order if name in named}
+    able = [name for name, lack in removed.items() if lack is None]
+    missed = _missed(case.plan, removed)
+    if not able:
+        if missed is None or missed[1] is not Cause.COLD_START:
+            return None
+        return _start_cold(case, case.start(missed[0], ranking.strategy, 1.0))
+    preferred = [(probability, _first_of(order, able)) for probability, order in ranking.possible]
+    choice = explore(preferred, 0, count=len(able), ratio=ranking.explore_ratio, draw=ranking.draw)
+    first = named[able[choice.chosen]]
+    if choice.explored:
+        return case.start(first, "Explored", choice.propensity)
+    if missed is not None and first.kind == "Fallback":
+        return _pass_over(case, missed, first, ranking.strategy, choice.propensity)
+    meant = None if missed is None or missed[1] is Cause.CONTEXT_OVERFLOW else missed[0]
+    return case.start(first, ranking.strategy, choice.propensity, meant=meant)
+
+
+def _missed(plan: Plan, removed: Mapping[str, Filter | None]) -> tuple[Target, Cause] | None:
+    """The expert that was preferred to every eligible model, if it is kept out by how it is, not by what it is."""
+    for name, lack in removed.items():
+        if lack is None:
+            return None
+        if lack in _EXCUSED and plan.named[name].kind == "Expert":
+            return plan.named[name], _EXCUSED[lack]
+    return None
+
+
+def _first_of(order: Sequence[str], able: Sequence[str]) -> int:
+    """Index in `able` of the first of them in an order; -1: it holds none."""
+    return next((able.index(name) for name in order if name in able), -1)
+
+
+def _pass_over(
+    case: _Case, missed: tuple[Target, Cause], fallback: Target, strategy: str, propensity: float
+) -> Decision | Refusal | None:
+    """A fallback would answer in place of the expert that was preferred, if that may be left for its cause."""
+    expert, cause = missed
+    if cause is Cause.COLD_START:
+        return _start_cold(case, case.start(expert, strategy, propensity, led_by=fallback))
+    if cause in case.plan.route.escalation.on:
+        return case.start(fallback, cause.value, propensity, meant=expert, cause=cause)
+    return None
+
+
+def _choose_routed(case: _Case, draw: float) -> Decision | Refusal:
+    plan = case.plan
+    removed: list[Filter | None] = [case.filters.removes(candidate.target) for candidate in plan.experts]
     eligible = _removed_by(None, plan, removed)
     if "asleep" in removed:
-        return _choose_among_sleepers(plan, filters, removed, fallbacks, draw)
+        return _choose_among_sleepers(case, removed, eligible, draw)
     if eligible:
-        return _start_with(plan, filters, _draw(eligible, draw), fallbacks)
-    return _choose_beyond(plan, filters, removed, fallbacks, draw)
+        return case.drawn(_draw(eligible, draw), eligible)
+    return _choose_beyond(case, removed, draw)
 
 
 def _choose_among_sleepers(
-    plan: _Plan, filters: _Filters, removed: list[Filter | None], fallbacks: tuple[Target, ...], draw: float
+    case: _Case, removed: list[Filter | None], eligible: list[Candidate], draw: float
 ) -> Decision | Refusal:
     """Draw from the experts that are ready and those that are asleep; one that is ready goes before one that is not."""
-    able = [each for each, lack in zip(plan.experts, removed, strict=True) if lack in (None, "asleep")]
+    able = [each for each, lack in zip(case.plan.experts, removed, strict=True) if lack in (None, "asleep")]
     index, rest = static.split(static.score(able), draw)
     meant = able[index].target
-    if not meant.asleep:
-        return _start_with(plan, filters, meant, fallbacks)
-    eligible = _removed_by(None, plan, removed)
-    if eligible:
-        return _start_with(plan, filters, _draw(eligible, rest), fallbacks, meant)
-    return _start_cold(plan, filters, meant, fallbacks)
+    if not eligible:
+        return _start_cold(case, case.drawn(meant, able))
+    return case.drawn(_draw(eligible, rest) if meant.asleep else meant, eligible, meant)
 
 
-def _choose_beyond(
-    plan: _Plan, filters: _Filters, removed: list[Filter | None], fallbacks: tuple[Target, ...], draw: float
-) -> Decision | Refusal:
+def _choose_beyond(case: _Case, removed: list[Filter | None], draw: float) -> Decision | Refusal:
     """No expert is eligible."""
+    plan, filters, fallbacks = case.plan, case.filters, case.fallbacks
     escalates = plan.route.escalation.on
     cause, why = _cause_of_removals(removed)
     if cause is Cause.CONTEXT_OVERFLOW and not (fallbacks and cause in escalates):
         roomiest = _roomiest(plan, filters)
         if roomiest is not None:
-            asleep = filters.unready(roomiest) == "asleep"
-            start = _start_cold if asleep else _start_with
-            return start(plan, filters, roomiest, fallbacks)
+            start = case.drawn(roomiest, ())
+            return _start_cold(case, start) if filters.unready(roomiest) == "asleep" else start
     meant = None if why is None else _draw(_removed_by(why, plan, removed), draw)
     if fallbacks and (cause is None or cause in escalates):
-        return _start_beyond(plan, filters, fallbacks, cause, meant)
+        return _start_beyond(case, cause, meant)
     candidates = [*(candidate.target for candidate in plan.experts), *plan.fallbacks]
     return _refuse([(target, filters.removes(target)) for target in candidates], filters, meant)
 
 
-def _removed_by(why: Filter | None, plan: _Plan, removed: list[Filter | None]) -> list[Candidate]:
+def _removed_by(why: Filter | None, plan: Plan, removed: list[Filter | None]) -> list[Candidate]:
     return [candidate for candidate, lack in zip(plan.experts, removed, strict=True) if lack == why]
 
 
@@ -370,6 +275,14 @@ def _draw(candidates: list[Candidate], draw: float) -> Target:
     if len(candidates) == 1:
         return candidates[0].target
     return candidates[static.pick(static.score(candidates), draw)].target
+
+
+def _share(expert: Target, among: Sequence[Candidate]) -> float:
+    """The expert's part of a draw by weight; one who is drawn for a sleeper is drawn in the same shares."""
+    if len(among) <= 1:
+        return 1.0
+    total = sum([candidate.weight for candidate in among])
+    return sum([candidate.weight for candidate in among if candidate.target is expert]) / total
 
 
 def _cause_of_removals(removed: Iterable[Filter | None]) -> tuple[Cause | None, Filter | None]:
@@ -380,32 +293,15 @@ def _cause_of_removals(removed: Iterable[Filter | None]) -> tuple[Cause | None, 
     return (Cause.CONTEXT_OVERFLOW, "context") if "context" in met else (None, None)
 
 
-def _roomiest(plan: _Plan, filters: _Filters) -> Target | None:
+def _roomiest(plan: Plan, filters: Filters) -> Target | None:
     """The expert with the largest context among those that are too small; a ready one goes before a sleeping one."""
     small = [each.target for each in plan.experts if filters.removes(each.target) == "context"]
     able = [target for target in small if filters.unready(target) != "readiness"]
     return max(able, key=lambda target: (not target.asleep, target.maxContextTokens or 0), default=None)
 
 
-def _start_with(
-    plan: _Plan, filters: _Filters, expert: Target, fallbacks: tuple[Target, ...], meant: Target | None = None
-) -> Decision:
-    """An expert answers, in place of `meant` where that is given."""
-    return Decision(
-        route=plan.route,
-        rule=plan.rule,
-        first=expert,
-        meant=meant or expert,
-        pinned=False,
-        fallbacks=fallbacks,
-        boundary=filters.boundary,
-        reason=f"Rule/{plan.rule}" if plan.rule else "Static",
-        cause=None,
-    )
-
-
-def _start_cold(plan: _Plan, filters: _Filters, expert: Target, fallbacks: tuple[Target, ...]) -> Decision | Refusal:
-    """No expert is ready, and `expert` is asleep.
+def _start_cold(case: _Case, waiting: Decision) -> Decision | Refusal:
+    """No expert is ready, and the first of `waiting`, which is what is decided if the request waits, is asleep.
 
     | mode   | a fallback is eligible | waited | then                            |
     |--------|------------------------|--------|---------------------------------|
@@ -416,12 +312,14 @@ def _start_cold(plan: _Plan, filters: _Filters, expert: Target, fallbacks: tuple
     | Hold   | yes                    | yes    | the fallback, cause ColdStart   |
     |        | no                     | yes    | 503 no_ready_replica            |
     """
-    if fallbacks and (filters.cold_start == "Bridge" or (filters.waited and filters.cold_start == "Hold")):
-        return _start_beyond(plan, filters, fallbacks, Cause.COLD_START, expert)
-    return _refuse_cold(expert, filters) or _start_with(plan, filters, expert, fallbacks)
+    filters, expert, cause = case.filters, waiting.first, Cause.COLD_START
+    if waiting.fallbacks and (filters.cold_start == "Bridge" or (filters.waited and filters.cold_start == "Hold")):
+        first = waiting.fallbacks[0]
+        return case.start(first, cause.value, waiting.propensity, meant=expert, cause=cause)
+    return _refuse_cold(expert, filters) or waiting
 
 
-def _refuse_cold(expert: Target, filters: _Filters) -> Refusal | None:
+def _refuse_cold(expert: Target, filters: Filters) -> Refusal | None:
     """Why a request for a sleeping expert does not wait for it; None: it does."""
     if filters.cold_start == "Reject":
         message, code = f"Expert {expert.name} is being woken and has no replica yet. Try again soon.", "cold_start"
@@ -433,27 +331,16 @@ def _refuse_cold(expert: Target, filters: _Filters) -> Refusal | None:
     return Refusal(503, message, "server_error", code, meant=expert, retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
-def _start_beyond(
-    plan: _Plan, filters: _Filters, fallbacks: tuple[Target, ...], cause: Cause | None, meant: Target | None
-) -> Decision:
+def _start_beyond(case: _Case, cause: Cause | None, meant: Target | None) -> Decision:
     """A fallback answers first: for a cause, for want of a capable expert, or because the route has no experts."""
+    plan = case.plan
     if cause is not None:
         reason = cause.value
     elif plan.experts:
         reason = "Capability"
     else:
         reason = f"Rule/{plan.rule}" if plan.rule else "FallbackOnly"
-    return Decision(
-        route=plan.route,
-        rule=plan.rule,
-        first=fallbacks[0],
-        meant=meant,
-        pinned=False,
-        fallbacks=fallbacks[1:],
-        boundary=filters.boundary,
-        reason=reason,
-        cause=cause,
-    )
+    return case.start(case.fallbacks[0], reason, 1.0, meant=meant, cause=cause)
 
 
 _LACKS: dict[Filter, str] = {
@@ -467,7 +354,7 @@ _LACKS: dict[Filter, str] = {
 }
 
 
-def _refuse(removed: list[tuple[Target, Filter | None]], filters: _Filters, meant: Target | None) -> Refusal:
+def _refuse(removed: list[tuple[Target, Filter | None]], filters: Filters, meant: Target | None) -> Refusal:
     """Nobody may answer: the message says what removed each; None: a fallback for which there is no cause in `on`.
 
     | removed by          | status | code             |

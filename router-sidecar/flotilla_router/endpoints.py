@@ -13,8 +13,9 @@ from flotilla_api.causes import Cause
 from flotilla_api.snapshot import Target
 
 from .access import RELAY_HEADER, Access, Waiting, judge
-from .choose import Decision, Features, Refusal, choose, choose_relayed, visible_models
+from .choose import choose, choose_relayed
 from .connection import ClientConnection
+from .decisions import Decision, Features, Refusal
 from .dispatch import Dispatcher
 from .errors import quote
 from .exchange import Exchange
@@ -24,6 +25,7 @@ from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
 from .replies import JSON_LINES, Reply, request_lines, retry_line
+from .routing_table import visible_models
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
 

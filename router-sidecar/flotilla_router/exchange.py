@@ -20,8 +20,8 @@ from flotilla_api.causes import Cause
 from flotilla_api.snapshot import EscalationConfig, Target
 
 from .attempt import QUALITY_CAUSES, Attempt
-from .choose import Decision, Refusal
 from .credentials import Missing
+from .decisions import Decision, Refusal
 from .dispatch import Dispatcher
 from .holds import Decide, Hold
 from .logs import CLIENT_GONE, AttemptRecord, RequestRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .choose import Decision, Refusal
+from .decisions import Decision, Refusal
 from .registry import Live
 
 MOST_HELD = 256

@@ -11,7 +11,7 @@ from flotilla_api.causes import Cause
 from flotilla_api.snapshot import RoutingSnapshot, Target
 
 from .addresses import split_address, split_url
-from .choose import RoutingTable, compile_table
+from .routing_table import RoutingTable, compile_table
 
 FAILURES_TO_EJECT = 3
 """Consecutive failures after which a replica is left out; a refused connection does it at once."""

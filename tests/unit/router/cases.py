@@ -22,7 +22,7 @@ from flotilla_api.snapshot import (
     TimeoutConfig,
     WeightedTarget,
 )
-from flotilla_router.choose import Features
+from flotilla_router.decisions import Features
 from flotilla_router.openai import Api, ParsedRequest, parse_request
 
 RECORDINGS = Path(__file__).parents[2] / "fakes" / "recordings" / "vllm-0.32"

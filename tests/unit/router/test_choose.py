@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from flotilla_api.causes import Cause
 from flotilla_api.snapshot import Route, RoutingSnapshot, RuleRoute, Target
-from flotilla_router.choose import Decision, Refusal, choose, choose_relayed, compile_table, visible_models
+from flotilla_router.choose import choose, choose_relayed
+from flotilla_router.decisions import Decision, Refusal
+from flotilla_router.routing_table import compile_table, visible_models
 from flotilla_router.strategies import Candidate, static
 
 NOT_READY = tuple(cause for cause in Cause if cause is not Cause.NO_READY_REPLICA)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from flotilla_api.causes import Cause
 from flotilla_api.snapshot import ColdStartConfig, Endpoint, RoutingSnapshot, Target
-from flotilla_router.choose import Decision, Refusal, choose, compile_table
+from flotilla_router.choose import choose
+from flotilla_router.decisions import Decision, Refusal
+from flotilla_router.routing_table import compile_table
 
 ENDPOINTS = (Endpoint(address="10.0.0.1:8000", pod="a"),)
 Mode = Literal["Bridge", "Hold", "Reject"]
