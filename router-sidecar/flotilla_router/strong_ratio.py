@@ -56,7 +56,14 @@ class StrongRatio:
         """Requests that the strong model is owed; below 0: that it had too many."""
 
     def decide(self, score: float, draw: float) -> Verdict:
-        """Whether a prompt of this score goes to the strong model; the score is remembered. draw: uniform in [0, 1).
+        """The same as `look`, for a request that is counted and whose score is remembered."""
+        verdict = self.look(score, draw)
+        self._balance += self._target - verdict.strong - self._balance / FORGET_REQUESTS
+        self.note(score)
+        return verdict
+
+    def look(self, score: float, draw: float) -> Verdict:
+        """Whether a prompt of this score would go to the strong model now. draw: uniform in [0, 1).
 
         Scores on the threshold are drawn, so that the share is held where many prompts have the same score.
         """
@@ -65,10 +72,7 @@ class StrongRatio:
             probability = 1.0 if score > threshold else share if score == threshold else 0.0
         else:
             probability = self._target
-        strong = draw < probability
-        self._balance += self._target - strong - self._balance / FORGET_REQUESTS
-        self.note(score)
-        return Verdict(strong, probability, threshold)
+        return Verdict(draw < probability, probability, threshold)
 
     def note(self, score: float) -> None:
         """Remember a score about which something else decides."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-_PROMPT_CHARACTERS = 256
+_OPENING_BYTES = 256
 """Of a prompt, where no header names the session: a conversation's later requests begin alike."""
 _SPACE = float(1 << 64)
 
 
-def session_of(headers: Mapping[bytes, bytes], names: Sequence[bytes], client: str | None, opening: str) -> bytes:
+def session_of(headers: Mapping[bytes, bytes], names: Sequence[bytes], client: str | None, opening: bytes) -> bytes:
     """What requests of one session have in common. names: headers that name one, in lower case; the first one counts.
 
     client: the API key's name, or None. opening: how the conversation begins.
@@ -18,7 +18,13 @@ def session_of(headers: Mapping[bytes, bytes], names: Sequence[bytes], client: s
     for name in names:
         if value := headers.get(name):
             return b"%b:%b" % (name, value)
-    return f"{client or ''}\n{opening[:_PROMPT_CHARACTERS]}".encode("utf-8", "surrogatepass")
+    return b"%b\n%b" % ((client or "").encode(), opening[:_OPENING_BYTES])
+
+
+def opening_of(body: bytes) -> bytes:
+    """How the messages or the prompt of a request's body begin; the body's own beginning where it has neither."""
+    start = max(body.find(b'"messages"'), 0) or max(body.find(b'"prompt"'), 0)
+    return body[start : start + _OPENING_BYTES]
 
 
 def takes_part(artifact: str, session: bytes, percent: float) -> bool:

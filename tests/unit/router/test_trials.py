@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from flotilla_router.trials import session_of, takes_part
+from flotilla_router.trials import opening_of, session_of, takes_part
 
 ARTIFACT, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 SESSIONS = [f"session {number}".encode() for number in range(4000)]
@@ -49,13 +51,33 @@ def test_a_session_is_named_by_the_first_header_that_is_there() -> None:
 
 def test_without_a_header_the_key_and_the_beginning_of_the_prompt_are_the_session() -> None:
     """A conversation that begins alike is the same session as it grows, under the same key only."""
-    opening = "You are a clerk. " * 20
+    opening = b"You are a clerk. " * 20
 
-    assert session_of({}, (), "key", opening + "a") == session_of({}, (), "key", opening + "b")
+    assert session_of({}, (), "key", opening + b"a") == session_of({}, (), "key", opening + b"b")
     assert session_of({}, (), "key", opening) != session_of({}, (), "other", opening)
-    assert session_of({}, (), None, "a") != session_of({}, (), None, "b")
+    assert session_of({}, (), None, b"a") != session_of({}, (), None, b"b")
 
 
-def test_half_a_surrogate_pair_is_part_of_a_session_like_any_other() -> None:
-    """JSON can hold what UTF-8 cannot."""
-    assert session_of({}, (), None, "\ud800") != session_of({}, (), None, "\udfff")
+def test_a_conversation_begins_with_its_first_message() -> None:
+    """What stands before the messages, such as the number of tokens, may change from request to request."""
+    first = {"role": "user", "content": "How do I reset my password?" * 20}
+    bodies = [
+        json.dumps({"model": "auto", "max_tokens": tokens, "messages": [first, *more]}).encode()
+        for tokens, more in ((5, []), (100, [{"role": "assistant", "content": "Which one?"}]))
+    ]
+
+    assert opening_of(bodies[0]) == opening_of(bodies[1])
+    assert b"reset my password" in opening_of(bodies[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "opening"),
+    [
+        pytest.param(b'{"model":"m","prompt":"x"}', b'"prompt":"x"}', id="a completion"),
+        pytest.param(b'{"model":"m"}', b'{"model":"m"}', id="neither"),
+        pytest.param(b"", b"", id="empty"),
+    ],
+)
+def test_the_opening_of_other_bodies(body: bytes, opening: bytes) -> None:
+    """There is always something to hash."""
+    assert opening_of(body) == opening
