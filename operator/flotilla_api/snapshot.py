@@ -11,8 +11,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from .artifact import LearnedStrategy
 from .causes import Boundary, Cause, ColdStartMode
-from .strategy import LearnedType, LoggedPrompts
+from .strategy import LoggedPrompts
 
 SCHEMA_VERSION: Final = 1
 """Raised for what a router must not ignore: one that does not know the version keeps its last good snapshot."""
@@ -192,7 +193,7 @@ class ArtifactSource(_Part):
 class StrategyConfig(_Part):
     """A learned strategy. Of threshold, targetStrongRatio and alpha exactly one is set: alpha for Cluster only."""
 
-    type: LearnedType
+    type: LearnedStrategy
     artifact: ArtifactSource
     models: dict[str, str]
     """A model's id in the artifact -> name of a target; one that is not among `targets` does not exist (yet)."""

@@ -22,7 +22,6 @@ from .meta import (
 )
 
 StrategyType = Literal["Static", "WinRate", "QualityGap", "Cluster"]
-LearnedType = Literal["WinRate", "QualityGap", "Cluster"]
 LoggedPrompts = Literal["Features", "Text", "Redacted"]
 
 DEFAULT_LOGGED_PROMPTS: LoggedPrompts = "Features"

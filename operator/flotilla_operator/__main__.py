@@ -20,6 +20,7 @@ from .adapters.accelerators import Accelerators
 from .adapters.access import Access
 from .adapters.admin import Admin
 from .adapters.agents import Agents, Outside
+from .adapters.artifacts import Artifacts
 from .adapters.certificates import Certificates
 from .adapters.client import Client, Connection, load_connection
 from .adapters.clock import SystemClock
@@ -98,6 +99,9 @@ class Operator:
         self._certificates = self._make_certificates()
         self._elector = self._make_elector(clients.lease)
         self._agents = self._make_agents()
+        self._artifacts = Artifacts(
+            self._client, self._store, self._clock, leading=lambda: self._elector.leading, wake=self._wake
+        )
         self._runtime = self._make_runtime()
         self._control = self._make_control()
         self._webhook, self._webhook_trust = self._make_webhook(), self._make_webhook_trust()
@@ -145,6 +149,7 @@ class Operator:
                 self._runtime,
                 scaler,
                 self._agents,
+                self._artifacts,
                 self._webhook_trust,
             )
             tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
@@ -201,6 +206,7 @@ class Operator:
             settings=self._settings.for_children(),
             acknowledgements=self._registry.acknowledgements,
             agents=self._agents.of,
+            artifact_maps=self._artifacts.of,
             control_ca=lambda: self._certificates.bundle,
             leading=lambda: self._elector.leading,
             leading_seconds=lambda: self._elector.leading_seconds,
@@ -258,6 +264,7 @@ class Operator:
             exists=lambda key: self._store.get(ref_of(key)) is not None,
             wakening=Wakening(names=self._names, on_wake=self._wake_replica),
             recommend=self._recommend,
+            artifacts=self._artifacts.files,
         )
 
     def _names(self, key: Key, expert: str) -> bool:

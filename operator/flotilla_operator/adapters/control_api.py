@@ -12,6 +12,10 @@ Experts that the policy names. A replica that does not hold the Lease passes it 
 
 `GET /v1/recommendations/{namespace}/{expert}` is for autoscalers of others; see `recommendations`.
 
+`GET /v1/artifacts/{namespace}/{policy}/{digest}` is the tar of a trained artifact; see
+`flotilla_api.control.ARTIFACT_PATH`. Whoever may have the policy's snapshot may ask for the artifacts that it names. A
+replica that does not hold the Lease passes it on: the snapshot came from there too.
+
 `POST /v1/tokens/{namespace}/{policy}` with `{"token": ...}` says whose token a sidecar showed to its gateway; see
 `flotilla_api.control.REVIEW_PATH`. Every replica answers that itself: sidecars' calls do not wait for a Lease.
 """
@@ -22,14 +26,16 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
 
+from flotilla_api.conditions import Reason
 from flotilla_api.control import (
+    ARTIFACT_PATH,
     DIGEST_HEADER,
     PROBLEMS_MAX,
     PUBLISHED_HEADER,
@@ -46,6 +52,7 @@ from flotilla_operator.telemetry import LOGGER, fields
 
 from .access import Access, Admission
 from .answers import denial, problem, unavailable
+from .artifacts import Missing
 from .certificates import Certificates
 from .recommendations import RECOMMENDATION_PATH, Recommendations
 from .routers import POLL_SECONDS, Report, RouterRegistry
@@ -58,6 +65,7 @@ SNAPSHOT_PATH = "/v1/snapshots/{namespace}/{policy}"
 
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 DIGEST = re.compile(r"^(sha256:[0-9a-f]{64})?$")
+STATUS_OF_MISSING = {Reason.ARTIFACT_NOT_FOUND: 404, Reason.ARTIFACT_DIGEST_MISMATCH: 409}
 LINE_MAX_BYTES = (PROBLEMS_MAX + 1) * TEXT_MAX_CHARACTERS * 12 + 4096
 """Of the request line: all query parameters at their bounds; a character takes up to 12 bytes there."""
 IDLE_SECONDS = 75.0
@@ -113,6 +121,7 @@ class ControlApi:
         exists: Callable[[Key], bool],
         wakening: Wakening,
         recommend: Callable[[Key], Recommendation | None],
+        artifacts: Callable[[Key, str], Awaitable[bytes | Missing]],
     ) -> None:
         self._access = access
         self._registry = registry
@@ -121,6 +130,7 @@ class ControlApi:
         self._exists = exists
         self._wakening = wakening
         self._recommendations = Recommendations(access, clock, recommend, exists)
+        self._artifacts = artifacts
         self._woken: ExpiringCache[bool] = ExpiringCache(clock.monotonic, WAKES_MAX)
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -137,6 +147,7 @@ class ControlApi:
         """It listens on `host`:`port` (0: any free one). The certificates must have been loaded."""
         app = web.Application(client_max_size=BODY_MAX_BYTES)
         app.router.add_get(SNAPSHOT_PATH, self._snapshot)
+        app.router.add_get(ARTIFACT_PATH, self._artifact)
         app.router.add_post(REVIEW_PATH, self._review)
         app.router.add_post(WAKE_PATH, self._wake)
         app.router.add_get(RECOMMENDATION_PATH, self._recommend)
@@ -177,6 +188,27 @@ class ControlApi:
             return await self._answer(request, key)
         except OperatorError as error:
             return _unanswered(key, error)
+
+    async def _artifact(self, request: web.Request) -> web.StreamResponse:
+        key, digest = _parse_key(request), request.match_info["digest"]
+        if key is None or not DIGEST.match(digest):
+            return problem(404, "NotFound", "the path is /v1/artifacts/NAMESPACE/POLICY/sha256:DIGEST")
+        try:
+            if not self._leadership.leading():
+                return await self._pass_on(request)
+            return await self._hand_out(request, key, digest)
+        except OperatorError as error:
+            return _unanswered(key, error)
+
+    async def _hand_out(self, request: web.Request, key: Key, digest: str) -> web.StreamResponse:
+        """The tar; nothing but what the policy itself names with this digest."""
+        admission = await self._access.admit(request.headers.get("Authorization", ""), key.namespace, key.name)
+        if isinstance(admission, Denied):
+            return denial(admission)
+        found = await self._artifacts(key, digest)
+        if isinstance(found, Missing):
+            return problem(STATUS_OF_MISSING[found.reason], found.reason.value, found.message)
+        return web.Response(body=found, content_type="application/x-tar")
 
     async def _wake(self, request: web.Request) -> web.StreamResponse:
         namespace, expert = request.match_info["namespace"], request.match_info["expert"]

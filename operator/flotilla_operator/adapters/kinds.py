@@ -83,6 +83,8 @@ AUTOSCALER = Kind("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpod
 NODE = Kind("Node", "", "v1", "nodes", namespaced=False, managed=False)
 QUOTA = Kind("ResourceQuota", "", "v1", "resourcequotas", managed=False)
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases", managed=False)
+CONFIG_MAP = Kind("ConfigMap", "", "v1", "configmaps", managed=False)
+"""One that is not ours; never in the store."""
 SECRET = Kind("Secret", "", "v1", "secrets", managed=False)
 CORE_EVENT = Kind("Event", "", "v1", "events", managed=False)
 EVENT = Kind("Event", "events.k8s.io", "v1", "events", managed=False)

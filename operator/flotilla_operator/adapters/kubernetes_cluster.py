@@ -74,6 +74,8 @@ class Surroundings:
     wake: Callable[[Key], None]
     instance: str
     """Name of this replica, shown in events."""
+    artifact_maps: Callable[[Key], Mapping[str, str | None]] = lambda _: {}
+    """As `Observed.artifact_maps`; it wakes the key when that changes."""
     scaling: Callable[[Key], ScalingReport | None] = lambda _: None
     """What the scaler last said of an Expert; it wakes the key when that changes."""
 
@@ -113,6 +115,7 @@ class KubernetesCluster:
             reference_pods=self._reference_pods(references) if policy else {},
             acknowledgements=self._around.acknowledgements(key) if policy else (),
             agents=self._around.agents(key) if policy else None,
+            artifact_maps=self._around.artifact_maps(key) if policy else {},
             leading_seconds=self._around.leading_seconds() if policy else 0.0,
             control_ca=self._around.control_ca() if policy else "",
             scaling=self._around.scaling(key) if key.kind == "Expert" else None,

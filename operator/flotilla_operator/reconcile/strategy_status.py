@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from flotilla_api.conditions import ConditionType, Reason
 from flotilla_api.control import STRATEGY_PROBLEMS, ProblemKind
 from flotilla_api.policy import RoutingPolicySpec
+from flotilla_api.strategy import ArtifactRef
 from flotilla_operator.resources.strategies import named_artifacts
 
 from .conditions import Check, failed, passed, previous_check, unknown
@@ -29,17 +31,21 @@ class Routers:
 def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers) -> Check | None:
     """Whether learned routing does what the policy asks; None: it asks for none.
 
-    | what the policy names         | connected routers say           | check                        |
-    |-------------------------------|---------------------------------|------------------------------|
-    | nothing but a draw by weight  |                                 | None                         |
-    | artifacts                     | a problem with one              | False, named as the problem  |
-    | artifacts                     | none is connected               | as before, else Unknown      |
-    | artifacts                     | no problem                      | True ArtifactLoaded          |
+    | what the policy names             | connected routers say | check                        |
+    |-----------------------------------|-----------------------|------------------------------|
+    | nothing but a draw by weight      |                       | None                         |
+    | a ConfigMap that does not exist   |                       | False ArtifactNotFound       |
+    | one that holds another artifact   |                       | False ArtifactDigestMismatch |
+    | artifacts                         | a problem with one    | False, named as the problem  |
+    | artifacts                         | none is connected     | as before, else Unknown      |
+    | artifacts                         | no problem            | True ArtifactLoaded          |
     """
     kind = ConditionType.STRATEGY_READY
-    if not named_artifacts(spec):
+    artifacts = named_artifacts(spec)
+    if not artifacts:
         return None
-    if complaint := next(_complaints(routers), None):
+    complaints = chain(_of_maps(artifacts, observed.artifact_maps), _of_routers(routers))
+    if complaint := next(complaints, None):
         return failed(kind, *complaint)
     if not routers.gateways:
         waiting = unknown(kind, Reason.WAITING_FOR_ROUTERS, "no ready router is connected to the control API")
@@ -47,7 +53,24 @@ def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers
     return passed(kind, Reason.ARTIFACT_LOADED, "every connected router has what learned routing needs")
 
 
-def _complaints(routers: Routers) -> Iterator[tuple[Reason, str]]:
+def _of_maps(artifacts: Mapping[str, ArtifactRef], maps: Mapping[str, str | None]) -> Iterator[tuple[Reason, str]]:
+    """What is wrong with the ConfigMaps that have been looked at; routers that start would find the same."""
+    for role, artifact in artifacts.items():
+        name = artifact.configMapRef.name if artifact.configMapRef else ""
+        if name not in maps:
+            continue
+        found = maps[name]
+        if found is None:
+            yield Reason.ARTIFACT_NOT_FOUND, f"{role}: ConfigMap {name} does not exist: create it or change the policy"
+        elif found != artifact.digest:
+            holds = f"holds the artifact {found}" if found else "has no manifest.json"
+            yield (
+                Reason.ARTIFACT_DIGEST_MISMATCH,
+                f"{role}: ConfigMap {name} {holds}, the policy pins {artifact.digest}",
+            )
+
+
+def _of_routers(routers: Routers) -> Iterator[tuple[Reason, str]]:
     """What routers complain of, the gravest first; of sidecars only the kind is told."""
     found = {problem for each in routers.gateways for problem in each.problems}
     for kind in _ORDER:

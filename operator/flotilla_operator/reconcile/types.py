@@ -112,6 +112,9 @@ class Observed:
     """RoutingPolicy only: routers that are connected."""
     agents: tuple[AgentPod, ...] | None = None
     """RoutingPolicy only: the pods that ask for its sidecar, sorted; None: they have not been listed yet."""
+    artifact_maps: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
+    """RoutingPolicy only: the ConfigMaps with artifacts that the spec names, and the digest of each artifact; '': it
+    holds none; None: it does not exist. One that is left out has not been looked at yet."""
     leading_seconds: float = math.inf
     """RoutingPolicy only: for how long routers could have called this replica."""
     control_ca: str = ""

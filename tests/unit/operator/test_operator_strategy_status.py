@@ -142,3 +142,40 @@ def test_every_role_is_a_field_that_names_an_artifact() -> None:
     )
 
     assert tuple(named_artifacts(parse_policy(policy))) == ARTIFACT_ROLES
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected", "message"),
+    [
+        pytest.param({}, "True ArtifactLoaded", "", id="not looked at yet: what routers say counts"),
+        pytest.param({"router": DIGEST}, "True ArtifactLoaded", "", id="there"),
+        pytest.param({"router": None}, "False ArtifactNotFound", "ConfigMap router does not exist", id="gone"),
+        pytest.param(
+            {"router": "sha256:" + 64 * "b"},
+            "False ArtifactDigestMismatch",
+            f"strategy: ConfigMap router holds the artifact sha256:{64 * 'b'}, the policy pins {DIGEST}",
+            id="another",
+        ),
+        pytest.param(
+            {"router": ""}, "False ArtifactDigestMismatch", "ConfigMap router has no manifest.json", id="no artifact"
+        ),
+    ],
+)
+def test_a_config_map_is_judged_before_a_router_needs_it(
+    maps: dict[str, str | None], expected: str, message: str
+) -> None:
+    """Routers that have the artifact go on with it, so none of them complains; the next one that starts would."""
+    observed = replace(a_cluster(), artifact_maps=maps)
+
+    found, said = strategy_ready(observed)
+    assert found == expected
+    assert message in said
+    assert conditions(observed)["Ready"][0] == "True Ready"
+
+
+def test_an_artifact_elsewhere_is_not_sought_in_a_config_map() -> None:
+    """Routers fetch it themselves and say what they found."""
+    artifact = {"url": "https://models.example.com/router.tar", "digest": DIGEST}
+    policy = a_policy(strategy={**STRATEGY, "artifact": artifact})
+
+    assert strategy_ready(replace(a_cluster(policy), artifact_maps={"router": None}))[0] == "True ArtifactLoaded"

@@ -14,7 +14,9 @@ import pytest
 from test_certificates import CurrentClock
 
 from fakes.apiserver import FakeApiServer, running_api_server
+from flotilla_api.conditions import Reason
 from flotilla_api.control import (
+    ARTIFACT_PATH,
     DIGEST_HEADER,
     PROBLEMS_MAX,
     PUBLISHED_HEADER,
@@ -25,6 +27,7 @@ from flotilla_api.control import (
 from flotilla_api.snapshot import RoutingSnapshot
 from flotilla_operator.adapters import control_api
 from flotilla_operator.adapters.access import Access
+from flotilla_operator.adapters.artifacts import Missing
 from flotilla_operator.adapters.certificates import Certificates
 from flotilla_operator.adapters.client import Client, Connection
 from flotilla_operator.adapters.control_api import ControlApi, Leadership, Wakening
@@ -59,6 +62,8 @@ ROUTER_USER = {
 PODS = "/api/v1/namespaces/agents/pods"
 REVIEW = "/v1/tokens/agents/router"
 WAKE = "/v1/wake/agents/sql?policy=router"
+ARTIFACT_DIGEST = "sha256:" + 64 * "a"
+ARTIFACT = f"/v1/artifacts/agents/router/{ARTIFACT_DIGEST}"
 BRIDGED = (EXPERT, False)
 """A wake of a request that waits for nobody."""
 TOKEN_BODY = b'{"token": "relayed-1"}'
@@ -90,6 +95,8 @@ class Server:
     woken: list[Key] = field(default_factory=list[Key])
     experts_woken: list[tuple[Key, bool]] = field(default_factory=list[tuple[Key, bool]])
     recommendation: Recommendation | None = None
+    artifact: bytes | Missing = b"tar"
+    """What it has for ARTIFACT_DIGEST of KEY."""
 
 
 @dataclass
@@ -121,6 +128,10 @@ class World:
         def recommend(key: Key) -> Recommendation | None:
             return server.recommendation if key == EXPERT else None
 
+        async def artifacts(key: Key, digest: str) -> bytes | Missing:
+            assert (key, digest) == (KEY, ARTIFACT_DIGEST)
+            return server.artifact
+
         control = ControlApi(
             Access(self.client, self.clock, allows_sidecars=lambda key: server.allows_sidecars or key != KEY),
             registry,
@@ -133,6 +144,7 @@ class World:
                 on_wake=lambda key, waits: experts_woken.append((key, waits)),
             ),
             recommend=recommend,
+            artifacts=artifacts,
         )
         server = Server(control, registry, woken=woken, experts_woken=experts_woken, **changes)
         await control.start("127.0.0.1", 0)
@@ -925,3 +937,91 @@ async def _until_connected(server: Server) -> None:
     async with asyncio.timeout(10):
         while not server.registry.acknowledgements(KEY):  # noqa: ASYNC110 - the registry has nothing else to wait for
             await asyncio.sleep(0.005)
+
+
+async def test_an_artifact_is_handed_out_to_who_may_have_the_snapshot() -> None:
+    """A gateway gets its own policy's, as a tar."""
+    async with a_world() as world:
+        server = await world.server()
+
+        status, body, headers = await world.call(server, path=ARTIFACT)
+        assert (status, body, headers["Content-Type"]) == (200, b"tar", "application/x-tar")
+        assert ARTIFACT_PATH.format(namespace="agents", policy="router", digest=ARTIFACT_DIGEST) == ARTIFACT
+
+
+async def test_an_artifact_is_handed_out_to_a_sidecar() -> None:
+    """Its pod's label admits it, as to the snapshot."""
+    async with a_world() as world:
+        world.api.reviews = {TOKEN_REVIEWS: authenticated(**AGENT_USER), ACCESS_REVIEWS: {"allowed": False}}
+        server = await world.server()
+        world.put_pod(policy="router")
+
+        assert (await world.call(server, path=ARTIFACT))[:2] == (200, b"tar")
+
+
+@pytest.mark.parametrize(
+    ("headers", "reviews", "status"),
+    [
+        pytest.param({}, {}, 401, id="no token"),
+        pytest.param(BEARER, {TOKEN_REVIEWS: {"authenticated": False}}, 401, id="a wrong token"),
+        pytest.param(BEARER, {ACCESS_REVIEWS: {"allowed": False}}, 403, id="another policy's router"),
+    ],
+)
+async def test_an_artifact_is_handed_out_to_nobody_else(
+    headers: Mapping[str, str], reviews: dict[str, Any], status: int
+) -> None:
+    """It holds what was learned from the prompts of a policy's users."""
+    async with a_world() as world:
+        world.api.reviews |= reviews
+        server = await world.server()
+
+        found, body, _ = await world.call(server, path=ARTIFACT, headers=headers)
+        assert (found, b"tar" in body) == (status, False)
+
+
+@pytest.mark.parametrize(
+    ("missing", "status"),
+    [
+        pytest.param(Missing(Reason.ARTIFACT_NOT_FOUND, "there is none"), 404, id="no such ConfigMap"),
+        pytest.param(Missing(Reason.ARTIFACT_DIGEST_MISMATCH, "it is another"), 409, id="another artifact"),
+    ],
+)
+async def test_a_router_hears_why_there_is_no_artifact(missing: Missing, status: int) -> None:
+    """The same words as in the policy's condition."""
+    async with a_world() as world:
+        server = await world.server(artifact=missing)
+
+        found, body, _ = await world.call(server, path=ARTIFACT)
+        assert found == status
+        assert json.loads(body) == {"error": {"reason": missing.reason.value, "message": missing.message}}
+
+
+@pytest.mark.parametrize("path", ["sha256:aa", "latest", ARTIFACT_DIGEST.upper(), f"{ARTIFACT_DIGEST}/weights.npz"])
+async def test_an_artifact_is_asked_for_by_its_digest(path: str) -> None:
+    """Nothing else is a path of one."""
+    async with a_world() as world:
+        server = await world.server()
+
+        assert (await world.call(server, path=f"/v1/artifacts/agents/router/{path}"))[0] == 404
+
+
+async def test_a_standby_passes_a_request_for_an_artifact_on() -> None:
+    """The leader published the snapshot that names it, so the leader knows it."""
+    async with a_world() as world:
+        leader = await world.server(artifact=b"the leader's")
+        address = f"127.0.0.1:{leader.control.port}"
+        standby = await world.server(leading=False, leader=address)
+
+        status, body, headers = await world.call(standby, path=ARTIFACT)
+        assert (status, body, headers["Content-Type"]) == (200, b"the leader's", "application/x-tar")
+
+
+async def test_an_artifact_waits_for_the_kubernetes_api() -> None:
+    """A router is told to come back, not that there is none."""
+    async with a_world() as world:
+        del world.api.reviews[TOKEN_REVIEWS]
+        world.api.failures[("POST", TOKEN_REVIEWS)] = {"code": 500, "reason": "InternalError", "message": "etcd"}
+        server = await world.server()
+
+        status, _, headers = await world.call(server, path=ARTIFACT)
+        assert (status, headers["Retry-After"]) == (503, "1")
