@@ -101,6 +101,16 @@ def compose(document: Document) -> yaml.Node:
     return node
 
 
+def with_part(value: Any, path: Path, part: Any) -> Any:
+    """`value` with `part` at `path`, where something stands already."""
+    if not path:
+        return part
+    step, rest = path[0], path[1:]
+    if is_list(value):
+        return [with_part(item, rest, part) if index == step else item for index, item in enumerate(value)]
+    return {**value, step: with_part(value[step], rest, part)}
+
+
 class _Values(yaml.SafeLoader):
     """Values as Kubernetes reads them."""
 

@@ -1,4 +1,4 @@
-"""Additions to a document as insertions into its text, which otherwise stays as it is to the byte.
+"""Changes to a document as edits of its text, which otherwise stays as it is to the byte.
 
 A block mapping gets its new keys at its end, a block list its new items at its beginning, and whatever is written in
 brackets gets both right after the opening one: so each line that is there stays whole. Only `null`, `[]` and `{}` are
@@ -7,6 +7,7 @@ replaced, by what comes in their place.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,27 @@ def additions(page: Page, path: Path, before: dict[str, Any], after: dict[str, A
     if not isinstance(node, yaml.MappingNode):
         raise EditError(f"{_dotted(path)} is not written as a mapping")
     return list(_to_mapping(page, path, node, before, after))
+
+
+def replacement(page: Page, path: Path, value: str) -> Edit:
+    """The edit after which the text at `path` is `value`, in the quotes that it is written in now.
+
+    Raises:
+        EditError: an alias, an anchor, a tag, a block or no text at all stands there.
+    """
+    node = _follow(page.root, path)
+    if not isinstance(node, yaml.ScalarNode) or node.style not in {None, "'", '"'}:
+        raise EditError(f"{_dotted(path)} is not written as a text of its own on one line")
+    start, end = node.start_mark.index, node.end_mark.index
+    if page.text[start : start + 1] in {"&", "!"} or start == end:
+        raise EditError(f"{_dotted(path)} has an anchor or a tag, or is empty")
+    return Edit(start, end, _quoted_as(node.style, value, page.notation))
+
+
+def _quoted_as(style: str | None, value: str, notation: Notation) -> str:
+    if style == "'":
+        return "'" + value.replace("'", "''") + "'"
+    return json.dumps(value, ensure_ascii=False) if style == '"' else on_one_line(value, notation)
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:

@@ -16,7 +16,7 @@ from flotilla_operator.resources.settings import OperatorSettings
 from flotilla_operator.resources.sidecar import SidecarInputs, inject_sidecar, wanted_policy
 from flotilla_operator.resources.specs import InvalidSpecError, parse_policy
 
-from .documents import Document, Path, compose, is_list, parse, split
+from .documents import Document, compose, parse, split, with_part
 from .edits import Edit, additions, apply, open_page
 from .errors import EditError, InputError
 from .templates import Found, check_shape, find_objects, find_templates, labels_of
@@ -248,7 +248,7 @@ def _rewrite(document: Document, value: Any, changes: Sequence[_Change]) -> str:
     text = apply(document.text, [edit for change in changes for edit in _edits(document, root, change)])
     wanted = value
     for change in changes:
-        wanted = _replaced(wanted, change.found.path, change.after)
+        wanted = with_part(wanted, change.found.path, change.after)
     if not _reads_as(text, wanted):
         owners = ", ".join(sorted({str(change.found.owner) for change in changes}))
         raise InputError(
@@ -271,13 +271,3 @@ def _reads_as(text: str, wanted: Any) -> bool:
         return parse(Document(text, 1)) == wanted
     except InputError:
         return False
-
-
-def _replaced(value: Any, path: Path, part: Any) -> Any:
-    """`value` with `part` at `path`."""
-    if not path:
-        return part
-    step, rest = path[0], path[1:]
-    if is_list(value):
-        return [_replaced(item, rest, part) if index == step else item for index, item in enumerate(value)]
-    return {**value, step: _replaced(value[step], rest, part)}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flotilla_cli.documents import Document, compose, parse
-from flotilla_cli.edits import additions, apply, open_page
+from flotilla_cli.edits import additions, apply, open_page, replacement
+from flotilla_cli.errors import EditError
 
 ROOT = Path(__file__).parents[3]
 
@@ -86,6 +87,47 @@ def test_additions_stand_where_they_belong(text: str, new: dict[str, Any], resul
 
     assert added(text, after) == result
     assert parse(Document(result, 1)) == after
+
+
+def replaced(text: str, value: str) -> str:
+    """`text`, whose `a.b` is to become `value`."""
+    document = Document(text, 1)
+    page = open_page(document, compose(document), ())
+    return apply(text, [replacement(page, ("a", "b"), value)])
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "result"),
+    [
+        pytest.param("a:\n  b: x  # c\n", "new", "a:\n  b: new  # c\n", id="a text without quotes"),
+        pytest.param("a: {b: x,c: 1}\n", "y:z", "a: {b: y:z,c: 1}\n", id="in brackets"),
+        pytest.param("a:\r\n  b: 'x'\r\n", "it's", "a:\r\n  b: 'it''s'\r\n", id="single quotes"),
+        pytest.param('a:\n  b: "x"', 'y"', 'a:\n  b: "y\\""', id="double quotes"),
+        pytest.param('{"a": {"b":\n"x"}}', "y", '{"a": {"b":\n"y"}}', id="JSON"),
+        pytest.param("a:\n  b: x\n", "0.42", 'a:\n  b: "0.42"\n', id="a text that needs quotes now"),
+    ],
+)
+def test_replacement_keeps_everything_else(text: str, value: str, result: str) -> None:
+    """And reads as what it is to be."""
+    assert replaced(text, value) == result
+    assert parse(Document(result, 1))["a"]["b"] == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("c: &x y\na: {b: *x}\n", id="an alias"),
+        pytest.param("a: {b: &x y}\nc: *x\n", id="an anchor"),
+        pytest.param("a:\n  b: |\n    x\n", id="a block"),
+        pytest.param("a: {b: [x]}\n", id="a list"),
+        pytest.param("a:\n  b:\n", id="nothing"),
+        pytest.param("a: {}\n", id="no such key"),
+    ],
+)
+def test_what_is_no_text_of_its_own_is_not_replaced(text: str) -> None:
+    """Something else would change with it, or the lines around it."""
+    with pytest.raises(EditError):
+        replaced(text, "z")
 
 
 def test_the_command_line_needs_only_its_own_extra() -> None:
