@@ -8,7 +8,9 @@ from collections.abc import Sequence
 _EXTRA = {"click", "kubernetes", "rich", "typer", "yaml"}
 """What the operator's and the router's images do without."""
 _SIMULATION = {"cronsim", "matplotlib", "numba", "numpy"}
-"""What only `flotilla simulate` needs."""
+"""What `flotilla simulate` needs."""
+_LEARNING = {"matplotlib", "msgspec", "numpy", "sklearn"}
+"""What the commands of learning need."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,9 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA | _SIMULATION:
+        if missing not in _EXTRA | _SIMULATION | _LEARNING:
             raise
-        extras = "cli" if missing in _EXTRA else "cli,simulate"
+        learning = missing in _LEARNING and "simulate" not in (arguments or sys.argv[1:])[:1]
+        extras = "cli" if missing in _EXTRA else "cli,train" if learning else "cli,simulate"
         sys.stderr.write(f"error: {missing} is missing: pip install 'flotilla-operator[{extras}]'\n")
         sys.exit(2)
 

@@ -9,7 +9,7 @@ import typer
 
 from . import explain, inject, simulate
 from .errors import InputError
-from .learning import promote
+from .learning import label, promote
 
 app = typer.Typer(
     add_completion=False,
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("explain")(explain.command)
 app.command("inject")(inject.command)
+app.command("label")(label.command)
 app.command("promote")(promote.command)
 app.command("simulate")(simulate.command)
 

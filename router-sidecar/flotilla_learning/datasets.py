@@ -1,7 +1,8 @@
 """What a router learns from: prompts with what each model's answer was worth and cost.
 
 A file of ours holds one JSON object a line: `{"id", "prompt", "outcomes": {model: {"quality", "usd"}}}` and, where the
-row comes from live traffic, `"logged": {"model", "propensity", "scores"}`. `usd` may be absent: not known is not zero.
+row comes from live traffic, `"logged": {"model", "propensity", "scores", "quality", "usd"}`. `usd` may be absent: not
+known is not zero.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Logged:
     model: str
     propensity: float
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
+    outcome: Outcome | None = None
+    """What the client got, and what all attempts cost: an escalated answer is not the model's own. None: not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +93,15 @@ def parse_example(line: bytes, *, default_id: str) -> Example:
     """
     try:
         row: object = json.loads(line)
-    except ValueError as error:  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise RowError(f"no JSON: {error}") from error
     fields = _object(row, "the line")
     prompt = fields.get("prompt")
     if not isinstance(prompt, str):
         raise RowError("prompt is no string")
-    outcomes = {name: _outcome(name, value) for name, value in _object(fields.get("outcomes"), "outcomes").items()}
+    outcomes = {
+        name: _outcome(f"outcomes.{name}", value) for name, value in _object(fields.get("outcomes"), "outcomes").items()
+    }
     logged = fields.get("logged")
     return Example(
         id=str(fields.get("id", default_id)),
@@ -116,6 +121,7 @@ def format_example(example: Example) -> str:
     if example.logged is not None:
         logged = example.logged
         row["logged"] = {"model": logged.model, "propensity": logged.propensity, "scores": dict(logged.scores)}
+        row["logged"] |= {} if logged.outcome is None else _format_outcome(logged.outcome)
     return json.dumps(row, ensure_ascii=False)
 
 
@@ -136,16 +142,16 @@ def _number(value: object, name: str) -> float:
 
 
 def _outcome(name: str, value: object) -> Outcome:
-    fields = _object(value, f"outcomes.{name}")
-    quality = _number(fields.get("quality"), f"outcomes.{name}.quality")
+    fields = _object(value, name)
+    quality = _number(fields.get("quality"), f"{name}.quality")
     if not 0 <= quality <= 1:
-        raise RowError(f"outcomes.{name}.quality is {quality:g}, not within 0 and 1")
+        raise RowError(f"{name}.quality is {quality:g}, not within 0 and 1")
     usd = fields.get("usd")
     if usd is None:
         return Outcome(quality)
-    price = _number(usd, f"outcomes.{name}.usd")
+    price = _number(usd, f"{name}.usd")
     if price < 0:
-        raise RowError(f"outcomes.{name}.usd is negative")
+        raise RowError(f"{name}.usd is negative")
     return Outcome(quality, price)
 
 
@@ -157,4 +163,7 @@ def _logged(fields: Mapping[str, object]) -> Logged:
     if not 0 < propensity <= 1:
         raise RowError(f"logged.propensity is {propensity:g}, not above 0 and at most 1")
     scores = _object(fields.get("scores", {}), "logged.scores")
-    return Logged(model, propensity, {name: _number(score, f"logged.scores.{name}") for name, score in scores.items()})
+    outcome = None if fields.get("quality") is None else _outcome("logged", fields)
+    return Logged(
+        model, propensity, {name: _number(each, f"logged.scores.{name}") for name, each in scores.items()}, outcome
+    )

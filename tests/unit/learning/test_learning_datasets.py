@@ -23,7 +23,14 @@ _UNIT = st.floats(min_value=0, max_value=1)
 _OUTCOMES = st.dictionaries(
     st.text(min_size=1), st.builds(Outcome, _UNIT, st.none() | st.floats(min_value=0, max_value=10))
 )
-_LOGGED = st.builds(Logged, st.text(), st.floats(min_value=1e-6, max_value=1), st.dictionaries(st.text(), _UNIT))
+_OUTCOME = st.builds(Outcome, _UNIT, st.none() | st.floats(min_value=0, max_value=10))
+_LOGGED = st.builds(
+    Logged,
+    st.text(),
+    st.floats(min_value=1e-6, max_value=1),
+    st.dictionaries(st.text(), _UNIT),
+    st.none() | _OUTCOME,
+)
 
 
 @given(st.builds(Example, id=st.text(), prompt=st.text(), outcomes=_OUTCOMES, logged=st.none() | _LOGGED))
