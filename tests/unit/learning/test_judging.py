@@ -153,7 +153,7 @@ def test_logged_row_becomes_an_example() -> None:
     """An answer is its model's, at its own price; what came of the choice is what the client got, and all its cost."""
     row = parse_row(json.dumps(LOGGED).encode(), default_id="1", reference="reference")
 
-    line = format_row(judged_row(row, lambda *_: 0.75), "model m")
+    line = format_row(judged_row(row, lambda _row, _answer: 0.75), "model m")
 
     assert parse_example(line.encode(), default_id="x") == Example(
         "r1",
@@ -167,10 +167,10 @@ def test_logged_row_becomes_an_example() -> None:
 def test_judged_row_is_read_and_judged_no_more() -> None:
     """Its outcomes are known; another file may be made of it, and nothing is lost."""
     row = parse_row(json.dumps(LOGGED).encode(), default_id="1", reference="reference")
-    judged = judged_row(row, lambda *_: 0.75)
+    judged = judged_row(row, lambda _row, _answer: 0.75)
     line = format_row(judged, "model m").encode()
 
-    again = judged_row(parse_row(line, default_id="1", reference="reference"), lambda *_: 0.1)
+    again = judged_row(parse_row(line, default_id="1", reference="reference"), lambda _row, _answer: 0.1)
 
     assert format_row(again, "model m").encode() == line
 
