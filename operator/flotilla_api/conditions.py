@@ -133,6 +133,8 @@ class Reason(StrEnum):
     """A router refused the current snapshot and serves its last good one."""
     CREDENTIALS_MISSING = "CredentialsMissing"
     """A router misses a mounted Secret or key."""
+    REQUEST_LOG_FAILED = "RequestLogFailed"
+    """A router cannot write the request log: requests are answered, rows are lost."""
     ARTIFACT_LOADED = "ArtifactLoaded"
     """Every connected router has what its strategy, shadow and canary need."""
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"

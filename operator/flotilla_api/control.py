@@ -51,6 +51,8 @@ class ProblemKind(StrEnum):
     """A trained artifact is damaged, of another schema, or does not go with the policy."""
     DRIFTED = "Drifted"
     """Live scores are not distributed as those that the artifact was calibrated on."""
+    REQUEST_LOG = "RequestLog"
+    """The request log cannot be written: rows are lost."""
     OTHER = "Other"
     """Of a router of another release."""
 

@@ -26,10 +26,12 @@ from .control_client import ControlClient, TokenReviewer, Waker
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials
 from .dispatch import Dispatcher
 from .endpoints import Router
+from .logpages import LogPages
 from .logs import Log, open_log
 from .reach import Outside, Providers, Reach
 from .registry import Live, Registry, SnapshotError
 from .relay import Relay
+from .requestlog import RequestLog
 from .reviews import Reviews
 from .server import Listener
 from .serving import Patience
@@ -58,6 +60,7 @@ class SnapshotStore:
         *,
         outside: Outside,
         keys: ApiKeys | None,
+        request_log: RequestLog | None,
         loaded: Callable[[Live], None],
     ) -> None:
         """loaded: is told of each snapshot once it is in use."""
@@ -65,6 +68,8 @@ class SnapshotStore:
         self._outside = outside
         self._keys = keys
         """None: no client needs one."""
+        self._request_log = request_log
+        """None: a sidecar keeps none."""
         self._reach = reach
         self._telemetry = telemetry
         self._loaded = loaded
@@ -86,6 +91,8 @@ class SnapshotStore:
         self._outside.want(live.snapshot)
         self._reach.keep(live.states.values())
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
+        if self._request_log is not None:
+            self._request_log.configure(live.snapshot.requestLog)
         self._telemetry.expect(target.name for target in live.snapshot.targets if target.kind == "Expert")
         self._telemetry.note_problems([problem.text for problem in self.problems()])
         self._loaded(live)
@@ -98,6 +105,8 @@ class SnapshotStore:
         if live is not None and keys is not None and not live.snapshot.anonymous and not keys.any:
             text = "no API key is mounted: every request is refused"
             problems.append(Problem(ProblemKind.API_KEYS, "", text))
+        if self._request_log is not None and self._request_log.problem is not None:
+            problems.append(Problem(ProblemKind.REQUEST_LOG, "", self._request_log.problem))
         return problems
 
     def connected(self, error: str | None) -> None:
@@ -141,17 +150,21 @@ class RouterProcess:
             draw=random.random,
         )
         self.telemetry.held = self.dispatcher.holds
+        self._request_log = RequestLog(settings.request_log_dir) if settings.role == "Gateway" else None
+        self.telemetry.request_log = self._request_log
         self.store = SnapshotStore(
             self.registry,
             reach,
             self.telemetry,
             outside=self._outside,
             keys=self._keys if settings.role == "Gateway" else None,
+            request_log=self._request_log,
             loaded=self.dispatcher.loaded,
         )
         self._reviews = _make_reviews(loop, control, settings)
         access = Access(settings.role, settings.policy, self._keys, self._reviews)
-        self.router = Router(self.registry, self.dispatcher, access)
+        pages = None if self._request_log is None else LogPages(loop, self._request_log, self._keys)
+        self.router = Router(self.registry, self.dispatcher, access, log=self._request_log, pages=pages)
         self.source = SnapshotSource(self.store, control, settings.snapshot_dir, settings.control_token_dir)
         patience = Patience(
             settings.first_byte_seconds, settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds
@@ -208,6 +221,8 @@ class RouterProcess:
         await self._data.close()
         await self._admin.close()
         self._upstreams.close()
+        if self._request_log is not None:
+            self._request_log.close(LAST_FLUSH_SECONDS)
         self.telemetry.say("router ended")
         self._log.flush(LAST_FLUSH_SECONDS)
 
@@ -224,6 +239,8 @@ class RouterProcess:
                 self._upstreams.expire(now)
                 expire_at = now + EXPIRE_SECONDS
             self._log.flush()
+            if self._request_log is not None:
+                self._request_log.flush()
             await asyncio.sleep(LOG_FLUSH_SECONDS)
 
     def look_at_files(self) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import msgspec
 
 from flotilla_api.causes import Cause
+from flotilla_api.request_log import REQUEST_LOG_PATH
 from flotilla_api.snapshot import Target
 
 from .access import RELAY_HEADER, Access, Waiting, judge
@@ -21,10 +22,12 @@ from .errors import quote
 from .exchange import Exchange
 from .holds import Decide, Hold
 from .incoming import Incoming, Problem, too_large
+from .logpages import LogPages
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
 from .replies import JSON_LINES, Reply, request_lines, retry_line
+from .requestlog import RequestLog
 from .routing_table import visible_models
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
@@ -159,10 +162,21 @@ class Surface:
 class Router:
     """The state behind both listeners."""
 
-    def __init__(self, registry: Registry, dispatcher: Dispatcher, access: Access) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        access: Access,
+        *,
+        log: RequestLog | None = None,
+        pages: LogPages | None = None,
+    ) -> None:
+        """log, pages: a gateway's request log, and how it is read."""
         self.registry = registry
         self.dispatcher = dispatcher
         self.access = access
+        self._log = log
+        self._pages = pages
         self.draining = False
 
     def data_surface(self) -> Surface:
@@ -182,15 +196,15 @@ class Router:
         )
 
     def admin_surface(self) -> Surface:
-        """What the kubelet and Prometheus reach."""
-        return Surface(
-            self,
-            {
-                b"/healthz": Endpoint((b"GET", b"HEAD"), self._healthy, needs_key=False),
-                b"/readyz": Endpoint((b"GET", b"HEAD"), self._ready, needs_key=False),
-                b"/metrics": Endpoint((b"GET", b"HEAD"), self._metrics, needs_key=False),
-            },
-        )
+        """What the kubelet and Prometheus reach, and at a gateway readers of the request log."""
+        endpoints = {
+            b"/healthz": Endpoint((b"GET", b"HEAD"), self._healthy, needs_key=False),
+            b"/readyz": Endpoint((b"GET", b"HEAD"), self._ready, needs_key=False),
+            b"/metrics": Endpoint((b"GET", b"HEAD"), self._metrics, needs_key=False),
+        }
+        if self._pages is not None:
+            endpoints[REQUEST_LOG_PATH.encode()] = Endpoint((b"GET",), self._pages.serve, needs_key=False)
+        return Surface(self, endpoints)
 
     def authenticate(self, incoming: Incoming, endpoint: Endpoint, connection: ClientConnection) -> Problem | None:
         """Why the request may not pass, by who sends it."""
@@ -247,6 +261,8 @@ class Router:
             arrived=arrived,
             stream=request.stream,
         )
+        if self._log is not None and incoming.review is None:
+            exchange.entry = self._log.begin(request)
         if decision.first.asleep:
             exchange.hold = self._hold(exchange, request, headers, draw)
         elif decision.cause is Cause.COLD_START:

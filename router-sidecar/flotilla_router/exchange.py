@@ -28,6 +28,7 @@ from .logs import CLIENT_GONE, AttemptRecord, RequestRecord
 from .openai import BadRequest, ParsedRequest, plan_injection
 from .registry import Live, Replica
 from .replies import Reply, answer_lines, cost_line, retry_line
+from .requestlog import Entry
 from .responses import STATUS_OF
 from .tries import Tries
 
@@ -54,6 +55,8 @@ class Exchange:
     """While it waits for a sleeping expert: `decision` is of no use until then."""
     decide_unbridged: Decide | None = None
     """While a fallback bridges: decides for experts alone, once all fallbacks have failed."""
+    entry: Entry | None = None
+    """Of the request log, where the policy keeps one."""
 
     due: float = inf
     """Monotonic seconds when `tick` has something to look at."""
@@ -334,6 +337,8 @@ class Exchange:
         if self.record.ttft_ms is None:
             self.record.ttft_ms = round((now - self.arrived) * 1000, 1)
         self.reply.pass_on(data, now)
+        if self.entry is not None:
+            self.entry.passed_on(data)
 
     def ended(self, attempt: Attempt, problem: str | None) -> None:
         """The answer is over; an error of the model server's own has been passed on with it."""
@@ -447,6 +452,8 @@ class Exchange:
         assert attempt.head is not None
         headers = attempt.head.passed() + self._lines(attempt) + cost_line(self.record)
         self.record.ttft_ms = round((self.dispatcher.loop.time() - self.arrived) * 1000, 1)
+        if self.entry is not None and status < 400:
+            self.entry.answered(attempt.body)
         self._finish(self.reply.send(status, headers, attempt.body))
 
     def _pass_error(self, attempt: Attempt, status: int) -> None:
@@ -515,3 +522,5 @@ class Exchange:
         self.due = inf
         self.dispatcher.finished(self)
         self.dispatcher.telemetry.finished(record)
+        if self.entry is not None:
+            self.entry.finish(record, self.decision)

@@ -63,6 +63,8 @@ class RouterSettings:
     """Folder of the token that a sidecar shows to its policy's gateway."""
     gateway_ca_dir: Path = Path(names.GATEWAY_CA_DIR)
     """Folder of the ca.crt by which a sidecar knows its gateway; without it the system's authorities are used."""
+    request_log_dir: Path = Path(names.REQUEST_LOG_DIR)
+    """Folder in which a gateway keeps what its policy's requestLog asks for."""
     drain_seconds: float = 30.0
     """After SIGTERM and settling: longest wait for requests under way, before they end in an error. Default: 30."""
     settle_seconds: float = 3.0

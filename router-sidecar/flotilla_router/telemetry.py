@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Sized
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -78,6 +78,24 @@ class _Histogram:
         return family
 
 
+class Kept(Protocol):
+    """What is told of a request log."""
+
+    @property
+    def written(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        ...
+
+    def dropped(self) -> Iterable[tuple[str, int]]:
+        """Rows that were lost, by why."""
+        ...
+
+
 class Telemetry(Collector):
     """Everything that is counted and logged in one router."""
 
@@ -91,6 +109,8 @@ class Telemetry(Collector):
         """Those of clients that are open."""
         self.held: Sized = ()
         """Requests that wait for a sleeping expert."""
+        self.request_log: Kept | None = None
+        """None: a sidecar's."""
         self._problems: tuple[str, ...] = ()
         self.snapshot_digest = ""
         self._requests = _Counter(m.ROUTER_REQUESTS, "Finished requests.", ("policy", "api", "model", "code"))
@@ -230,10 +250,24 @@ class Telemetry(Collector):
         yield self._gauge(m.ROUTER_CONNECTIONS, "Open connections of clients.", len(self.connections))
         yield self._gauge(m.ROUTER_PROBLEMS, "What keeps this router from doing its work.", len(self._problems))
         yield self._gauge(m.ROUTER_CONTROL_CONNECTED, "1 while the control API answers.", int(self.control_connected))
+        if self.request_log is not None:
+            yield from self._of_request_log(self.request_log)
         if self.snapshot_digest:
             info = GaugeMetricFamily(m.ROUTER_SNAPSHOT_INFO, "The snapshot in use.", labels=("policy", "digest"))
             info.add_metric((self.policy, self.snapshot_digest), 1)
             yield info
+
+    def _of_request_log(self, log: Kept) -> Iterable[Metric]:
+        name = m.ROUTER_REQUEST_LOG_ROWS.removesuffix("_total")
+        rows = CounterMetricFamily(name, "Rows written to the request log.", labels=("policy",))
+        rows.add_metric((self.policy,), log.written)
+        yield rows
+        name = m.ROUTER_REQUEST_LOG_DROPPED.removesuffix("_total")
+        dropped = CounterMetricFamily(name, "Rows that the request log lacks.", labels=("policy", "reason"))
+        for reason, count in log.dropped():
+            dropped.add_metric((self.policy, reason), count)
+        yield dropped
+        yield self._gauge(m.ROUTER_REQUEST_LOG_BYTES, "The request log on disk.", log.bytes)
 
     def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
         family = GaugeMetricFamily(name, text, labels=("policy",))

@@ -85,8 +85,18 @@ class GatewayFacts:
     @property
     def problems(self) -> str:
         """What the gateway's ready routers miss that requests need, in sentences; '' when nothing is."""
-        found = {problem for each in self.acknowledged for problem in each.problems}
-        return "; ".join(sorted({problem.text for problem in found if problem.kind not in STRATEGY_PROBLEMS}))
+        return "; ".join(sorted({problem.text for problem in self._missed}))
+
+    @property
+    def problem_reason(self) -> Reason:
+        """Which of them it is; what requests need goes before what is kept of them."""
+        only_log = all(problem.kind is ProblemKind.REQUEST_LOG for problem in self._missed)
+        return Reason.REQUEST_LOG_FAILED if only_log else Reason.CREDENTIALS_MISSING
+
+    @property
+    def _missed(self) -> set[Problem]:
+        found = (problem for each in self.acknowledged for problem in each.problems)
+        return {problem for problem in found if problem.kind not in STRATEGY_PROBLEMS}
 
     @property
     def routers(self) -> Routers:
@@ -261,7 +271,7 @@ def _with_problems(kind: ConditionType, facts: GatewayFacts) -> Check:
     """Routers that are being replaced may lack what only their successors mount: that passes by itself."""
     if facts.deployment is not None and not is_rolled_out(facts.deployment):
         return failed(kind, Reason.WAITING_FOR_ROUTERS, f"routers are being replaced; until then: {facts.problems}")
-    return failed(kind, Reason.CREDENTIALS_MISSING, facts.problems)
+    return failed(kind, facts.problem_reason, facts.problems)
 
 
 def _ready(facts: GatewayFacts, accepted_check: Check, router_ready: Check, propagated: Check) -> Check:

@@ -104,6 +104,7 @@ _MISSED = {
     ProblemKind.GATEWAY: f"they cannot call the policy's gateway, {_SEE_LOG}",
     ProblemKind.CREDENTIAL: f"they cannot call a fallback, {_SEE_LOG}",
     ProblemKind.API_KEYS: f"they have no API keys, {_SEE_LOG}",
+    ProblemKind.REQUEST_LOG: f"they cannot write a request log, {_SEE_LOG}",
     ProblemKind.OTHER: _SEE_LOG,
 }
 

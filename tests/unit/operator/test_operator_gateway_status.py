@@ -38,6 +38,7 @@ from flotilla_operator.reconcile.types import Manifest, ObjectRef, Observed, Ste
 POLICY = a_policy()
 EXPERT = an_expert()
 INVOICE = ObjectRef("Expert", NAMESPACE, "invoice")
+NO_LOG = Problem(ProblemKind.REQUEST_LOG, "", "the request log cannot be opened: no such file")
 NO_CREDENTIAL = Problem(ProblemKind.CREDENTIAL, "big", "Fallback big: its API key is not mounted")
 NO_API_KEYS = Problem(ProblemKind.API_KEYS, "", "no API key is mounted")
 ROUTERS = (a_ready_pod(POLICY, "r1"), a_ready_pod(POLICY, "r2", ip="10.0.0.2"))
@@ -208,6 +209,21 @@ def moved(observed: Observed) -> Observed:
             a_cluster(problems=(NO_API_KEYS,)),
             {"ConfigPropagated": "False CredentialsMissing", "Ready": "False CredentialsMissing"},
             id="no client is let in",
+        ),
+        pytest.param(
+            a_cluster(problems=(NO_LOG,)),
+            {"ConfigPropagated": "False RequestLogFailed", "Ready": "True"},
+            id="the request log cannot be written",
+        ),
+        pytest.param(
+            a_cluster(problems=(NO_LOG, NO_CREDENTIAL)),
+            {"ConfigPropagated": "False CredentialsMissing", "Ready": "True"},
+            id="a Secret is missing, and the request log cannot be written",
+        ),
+        pytest.param(
+            rolling_out(a_cluster(problems=(NO_LOG,))),
+            {"ConfigPropagated": "False WaitingForRouters", "Ready": "True"},
+            id="the request log cannot be written, but routers with its volume are coming",
         ),
         pytest.param(
             a_cluster(problems=(Problem(ProblemKind.OTHER, "", "a sentence"),), engines=()),

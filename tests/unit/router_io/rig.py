@@ -392,6 +392,7 @@ def settings_for(folder: Path, **changes: Any) -> RouterSettings:
         control_token_dir=folder / "token",
         gateway_token_dir=folder / "gateway-token",
         gateway_ca_dir=folder / "gateway-ca",
+        request_log_dir=folder / "requests",
         drain_seconds=5,
         settle_seconds=0,
     )
