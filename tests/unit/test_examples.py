@@ -27,9 +27,10 @@ def _load(folder: str) -> list[Manifest]:
 
 QUICKSTART = _load("quickstart")
 AUTOSCALING = _load("autoscaling")
+LEARNED = _load("learned-routing")
 OURS = [
     manifest
-    for manifest in [*QUICKSTART, *AUTOSCALING, *_load("accelerators")]
+    for manifest in [*QUICKSTART, *AUTOSCALING, *LEARNED, *_load("accelerators")]
     if manifest["apiVersion"] == API_VERSION
 ]
 
@@ -82,6 +83,26 @@ def test_autoscaling_holds_what_it_names_but_for_secrets_that_the_document_makes
 
     assert named - {_identity(manifest) for manifest in AUTOSCALING} == {("Secret", name) for name, _ in made}
     assert (credentials["name"], credentials["key"]) in made
+
+
+def test_learned_routing_is_one_policy_in_steps_beside_the_quickstart() -> None:
+    """What it names is there but for the artifacts, and who may read its log has a key."""
+    known = {_identity(manifest) for manifest in QUICKSTART}
+    (keys,) = (manifest for manifest in QUICKSTART if _identity(manifest) == ("Secret", "support-api-keys"))
+
+    assert {_identity(manifest) for manifest in LEARNED} == {("RoutingPolicy", "assistant")}
+    assert {reference for manifest in LEARNED for reference in _named(manifest)} <= known
+    assert {name for each in LEARNED for name in each["spec"]["requestLog"]["readers"]} <= set(keys["stringData"])
+
+
+def test_learned_routing_goes_from_shadow_to_strategy_to_canary() -> None:
+    """Each step adds what its file says, and the canary tries another artifact."""
+    fields = ("shadow", "strategy", "canary")
+    steps = [[field for field in fields if field in manifest["spec"]] for manifest in LEARNED]
+    last = LEARNED[-1]["spec"]
+
+    assert steps == [["shadow"], ["strategy"], ["strategy", "canary"]]
+    assert last["canary"]["artifact"]["digest"] != last["strategy"]["artifact"]["digest"]
 
 
 def test_quickstart_is_applied_in_the_wrong_order() -> None:

@@ -19,6 +19,8 @@ from .types import Acknowledgement, Observed
 _ORDER = tuple(kind for kind in ProblemKind if kind in STRATEGY_PROBLEMS)
 """What keeps an artifact from being used comes before what is found out in use."""
 
+_OF_MAPS = frozenset({Reason.ARTIFACT_NOT_FOUND, Reason.ARTIFACT_DIGEST_MISMATCH})
+
 
 @dataclass(frozen=True, slots=True)
 class Routers:
@@ -49,8 +51,15 @@ def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers
         return failed(kind, *complaint)
     if not routers.gateways:
         waiting = unknown(kind, Reason.WAITING_FOR_ROUTERS, "no ready router is connected to the control API")
-        return previous_check(observed.owner, kind) or waiting
+        return _remembered(observed) or waiting
     return passed(kind, Reason.ARTIFACT_LOADED, "every connected router has what learned routing needs")
+
+
+def _remembered(observed: Observed) -> Check | None:
+    """What was said before, unless it was of a ConfigMap that has been put right."""
+    previous = previous_check(observed.owner, ConditionType.STRATEGY_READY)
+    outdated = previous is not None and previous.reason in _OF_MAPS and bool(observed.artifact_maps)
+    return None if outdated else previous
 
 
 def _of_maps(artifacts: Mapping[str, ArtifactRef], maps: Mapping[str, str | None]) -> Iterator[tuple[Reason, str]]:

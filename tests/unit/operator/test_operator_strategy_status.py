@@ -121,6 +121,16 @@ def test_nothing_is_known_before_a_router_calls() -> None:
     assert strategy_ready(before)[0] == "False ArtifactRefused"
 
 
+def test_a_config_map_that_was_put_right_is_no_longer_complained_of() -> None:
+    """Also while no router is connected; until somebody looked at it the complaint stays."""
+    missing = replace(a_cluster(), artifact_maps={"router": None})
+    owner = with_status(POLICY, judge(missing).status)
+    silent = replace(missing, owner=owner, acknowledgements=())
+
+    assert strategy_ready(replace(silent, artifact_maps={}))[0] == "False ArtifactNotFound"
+    assert strategy_ready(replace(silent, artifact_maps={"router": DIGEST}))[0] == "Unknown WaitingForRouters"
+
+
 def test_a_shadow_beside_a_static_strategy_is_watched_too() -> None:
     """It is tried before anything is routed by it."""
     shadow = {"artifact": ARTIFACT, "models": STRATEGY["models"], "percent": 5}
