@@ -26,10 +26,11 @@ FILES = (MANIFEST_FILE, WEIGHTS_FILE, CALIBRATORS_FILE, GOLDEN_FILE)
 MAX_ARTIFACT_BYTES = 64 * 1024**2
 """Of all files together, and of all arrays together."""
 MAX_GOLDEN_ROWS = 1_000
+FALLBACK_PREFIX = "fallback."
 
 LearnedStrategy = Literal["WinRate", "QualityGap", "Cluster"]
 ScorerName = Literal["Linear", "SimilarityWeighted", "Clusters"]
-EmbedderName = Literal["Hashed", "Static", "HashedStatic"]
+EmbedderName = Literal["Hashed", "Static", "HashedStatic", "Remote"]
 Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 ModelId = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -87,6 +88,10 @@ class EmbedderOptions(_Part):
     """HashedStatic: what the static part is multiplied by; both parts have norm 1."""
     surfaceScale: float = Field(default=1.0, gt=0, le=100)
     """What the ten numbers, each in [0, 1], are multiplied by."""
+    model: str | None = Field(default=None, min_length=1, max_length=128)
+    """Remote: its id, which a policy maps to one of its Experts."""
+    dimensions: int | None = Field(default=None, ge=1, le=8192)
+    """Remote: length of its vectors."""
 
 
 class EmbedderSpec(_Part):
@@ -96,6 +101,18 @@ class EmbedderSpec(_Part):
     digest: Digest
     """Of its algorithm, options and tables: weights fit no other."""
     options: EmbedderOptions = EmbedderOptions()
+    fallback: EmbedderSpec | None = None
+    """Remote only: what embeds a prompt when the endpoint does not answer in time. The names of its arrays, and of those
+    of its scorer, begin with FALLBACK_PREFIX."""
+
+    @model_validator(mode="after")
+    def _remote_falls_back(self) -> EmbedderSpec:
+        remote = self.name == "Remote"
+        if remote and (self.options.model is None or self.options.dimensions is None):
+            raise ValueError("a Remote embedder names its model and dimensions")
+        if remote != (self.fallback is not None) or (self.fallback and self.fallback.name == "Remote"):
+            raise ValueError("a Remote embedder has a fallback that is not Remote, and no other has one")
+        return self
 
 
 class ScorerOptions(_Part):
@@ -214,6 +231,8 @@ class Calibrators(_Part):
 
     score: MonotoneMap | None = None
     """WinRate and QualityGap; None: the scorer's own score is the probability."""
+    fallback: MonotoneMap | None = None
+    """The same, of scores from a Remote embedder's fallback."""
 
 
 GOLDEN_ALPHA: Final = 0.7

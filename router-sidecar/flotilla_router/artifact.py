@@ -9,7 +9,7 @@ import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from flotilla_api.artifact import (
     CALIBRATORS_FILE,
+    FALLBACK_PREFIX,
     GOLDEN_FILE,
     MANIFEST_FILE,
     MAX_ARTIFACT_BYTES,
@@ -34,7 +35,9 @@ from flotilla_api.artifact import (
 )
 
 from .embedders import Embedder, make_embedder
+from .embedders import digest_of as embedder_digest
 from .embedders.embedding import Embedding
+from .embedders.remote import VectorError, scaled
 from .errors import ArtifactError, quote
 from .strategies import cluster, qualitygap, winrate
 from .strategies.scores import PairScore, Scores
@@ -48,11 +51,38 @@ _MOST_MEMBERS = 16
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
+class _Shape(Protocol):
+    """How long an embedding is."""
+
+    @property
+    def dims(self) -> int: ...
+    @property
+    def buckets(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    dims: int
+    buckets: int = 0
+
+
 class GoldenRow(msgspec.Struct):
     """One line of golden.jsonl."""
 
     prompt: str
     scores: dict[str, float]
+    vector: list[float] | None = None
+    """What a Remote embedder gave for the prompt; without it the row is of what runs in the router."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """What scores the vectors of an embedding Expert; `embedders.remote` asks for them."""
+
+    model: str
+    """Its id, which a policy maps to one of its Experts."""
+    dimensions: int
+    score: Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +92,9 @@ class Artifact:
     digest: str
     manifest: Manifest
     embedder: Embedder
+    """Runs in the router; with a Remote embedder: its fallback."""
     score: Scorer
+    remote: Remote | None = None
 
     def judge(self, text: str) -> Scores:
         """What it says of a prompt, which it clips itself."""
@@ -111,10 +143,27 @@ def load_artifact(files: Mapping[str, bytes], digest: str) -> Artifact:
     _check_files(files, manifest)
     arrays = read_arrays(files[WEIGHTS_FILE])
     calibrators = _parsed(Calibrators, CALIBRATORS_FILE, files[CALIBRATORS_FILE])
-    embedder = _embedder(manifest.embedder, arrays)
-    artifact = Artifact(digest, manifest, embedder, _scorer(manifest, embedder, arrays, calibrators))
+    artifact = _assembled(digest, manifest, arrays, calibrators)
     _check_golden(artifact, files[GOLDEN_FILE])
     return artifact
+
+
+def _assembled(digest: str, manifest: Manifest, arrays: Arrays, calibrators: Calibrators) -> Artifact:
+    spec = manifest.embedder
+    if spec.fallback is None:
+        embedder = _embedder(spec, arrays)
+        return Artifact(digest, manifest, embedder, _scorer(manifest, embedder, arrays, calibrators.score))
+    options = spec.options
+    assert options.model is not None
+    assert options.dimensions is not None
+    _check_embedder(spec, embedder_digest(spec.name, options, {}))
+    remote = _scorer(manifest, _Dense(options.dimensions), arrays, calibrators.score)
+    prefixed = {
+        name.removeprefix(FALLBACK_PREFIX): array for name, array in arrays.items() if name.startswith(FALLBACK_PREFIX)
+    }
+    embedder = _embedder(spec.fallback, prefixed)
+    score = _scorer(manifest, embedder, prefixed, calibrators.fallback)
+    return Artifact(digest, manifest, embedder, score, Remote(options.model, options.dimensions, remote))
 
 
 def _manifest(files: Mapping[str, bytes], digest: str) -> Manifest:
@@ -156,19 +205,23 @@ def _embedder(spec: EmbedderSpec, arrays: Arrays) -> Embedder:
         embedder = make_embedder(spec.name, spec.options, arrays)
     except ValueError as error:
         raise ArtifactError(ArtifactFault.INVALID_WEIGHTS, f"{WEIGHTS_FILE}: {error}.") from error
-    if embedder.spec.digest != spec.digest:
-        message = f"It was trained on the {spec.name} embedder {spec.digest}; this router's is {embedder.spec.digest}."
-        raise ArtifactError(ArtifactFault.EMBEDDER_MISMATCH, message)
+    _check_embedder(spec, embedder.spec.digest)
     return embedder
 
 
-def _scorer(manifest: Manifest, embedder: Embedder, arrays: Arrays, calibrators: Calibrators) -> Scorer:
+def _check_embedder(spec: EmbedderSpec, own: str) -> None:
+    if own != spec.digest:
+        message = f"It was trained on the {spec.name} embedder {spec.digest}; this router's is {own}."
+        raise ArtifactError(ArtifactFault.EMBEDDER_MISMATCH, message)
+
+
+def _scorer(manifest: Manifest, embedder: _Shape, arrays: Arrays, points: MonotoneMap | None) -> Scorer:
     if manifest.strategy == "Cluster":
         return _clusters(manifest, embedder, arrays)
     weak, strong = manifest.models
     probability = _probability(manifest.scorer, embedder, arrays)
     orient = winrate.score if manifest.strategy == "WinRate" else qualitygap.score
-    calibrate = _calibrator(calibrators.score)
+    calibrate = _calibrator(points)
 
     def score(embedding: Embedding) -> Scores:
         return PairScore(weak, strong, calibrate(orient(probability(embedding))))
@@ -176,7 +229,7 @@ def _scorer(manifest: Manifest, embedder: Embedder, arrays: Arrays, calibrators:
     return score
 
 
-def _probability(scorer: ScorerSpec, embedder: Embedder, arrays: Arrays) -> winrate.Probability:
+def _probability(scorer: ScorerSpec, embedder: _Shape, arrays: Arrays) -> winrate.Probability:
     if scorer.name == "Linear":
         weights = array_of(arrays, "weights", (embedder.dims,))
         return winrate.Linear(weights, float(array_of(arrays, "bias", (1,))[0]), embedder.buckets)
@@ -192,7 +245,7 @@ def _probability(scorer: ScorerSpec, embedder: Embedder, arrays: Arrays) -> winr
     )
 
 
-def _clusters(manifest: Manifest, embedder: Embedder, arrays: Arrays) -> Scorer:
+def _clusters(manifest: Manifest, embedder: _Shape, arrays: Arrays) -> Scorer:
     centroids = array_of(arrays, "centroids", (embedder.dims, None))
     count = centroids.shape[1]
     if count > cluster.MAX_CLUSTERS:
@@ -242,8 +295,19 @@ def _check_golden(artifact: Artifact, data: bytes) -> None:
         _check_row(artifact, row, number)
 
 
+def _golden_scores(artifact: Artifact, row: GoldenRow, number: int) -> Mapping[str, float]:
+    if row.vector is None:
+        return artifact.judge(row.prompt).golden
+    if artifact.remote is None:
+        raise ArtifactError(ArtifactFault.GOLDEN_MISMATCH, f"{GOLDEN_FILE}: row {number} has a vector of no embedder.")
+    try:
+        return artifact.remote.score(scaled(row.vector, artifact.remote.dimensions)).golden
+    except VectorError as error:
+        raise ArtifactError(ArtifactFault.GOLDEN_MISMATCH, f"{GOLDEN_FILE}: row {number}: {error}") from error
+
+
 def _check_row(artifact: Artifact, row: GoldenRow, number: int) -> None:
-    scores = artifact.judge(row.prompt).golden
+    scores = _golden_scores(artifact, row, number)
     if scores.keys() != row.scores.keys():
         raise ArtifactError(ArtifactFault.GOLDEN_MISMATCH, f"{GOLDEN_FILE}: row {number} names other models.")
     for model, expected in row.scores.items():

@@ -15,7 +15,7 @@ from flotilla_api.artifact import EmbedderName, EmbedderOptions, EmbedderSpec
 from flotilla_router.text import clip
 
 from . import surface
-from .embedding import Embedding, Projection
+from .embedding import NONE_SPARSE, Embedding, Projection
 from .hashed import HashedGrams
 from .static import WordVectors
 from .tokens import words_of
@@ -28,7 +28,6 @@ VOCABULARY = "vocabulary"
 """Array of uint8: the words in UTF-8, a line feed between two."""
 VECTORS = "vectors"
 """Array of float16, shape (words, dims)."""
-_NONE_SPARSE = (np.zeros(0, np.intp), np.zeros(0, np.float32))
 _NONE_DENSE = np.zeros(0, np.float32)
 
 
@@ -52,7 +51,7 @@ class Embedder:
         """The same numbers for the same first and last 512 characters, on every machine."""
         text = clip(text)
         words = words_of(text)
-        indices, values = self._grams.embed(text, words) if self._grams else _NONE_SPARSE
+        indices, values = self._grams.embed(text, words) if self._grams else NONE_SPARSE
         dense: list[NDArray[np.float32]] = []
         if self._words:
             vector = self._words.embed(words)
@@ -93,6 +92,8 @@ def make_embedder(
     """
     if name == "Hashed":
         return Embedder(name, options)
+    if name == "Remote":
+        raise ValueError("a Remote embedder is an endpoint; what runs here is its fallback")
     try:
         vocabulary, vectors = (arrays or {})[VOCABULARY], (arrays or {})[VECTORS]
     except KeyError as error:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+NONE_SPARSE = (np.zeros(0, np.intp), np.zeros(0, np.float32))
+"""Indices and values of a vector without buckets."""
+
 
 class Embedding(NamedTuple):
     """A vector of `buckets + len(dense)` numbers, of which only these are not zero."""

@@ -27,7 +27,9 @@ from flotilla_api.artifact import (
     write_tar,
 )
 from flotilla_router.artifact import Artifact, load_artifact, read_tar
+from flotilla_router.embedders import digest_of as embedder_digest
 from flotilla_router.embedders import make_embedder
+from flotilla_router.embedders.remote import scaled
 from flotilla_router.errors import ArtifactError
 from flotilla_router.strategies.scores import ClusterScores, PairScore
 
@@ -149,6 +151,42 @@ def test_a_static_table_comes_with_the_artifact() -> None:
 
     assert score_of(artifact, "prove") == pytest.approx(1 / (1 + np.exp(-3)))
     assert score_of(artifact, "hello") == pytest.approx(1 / (1 + np.exp(3)))
+
+
+REMOTE = EmbedderOptions(model="embed", dimensions=2)
+
+
+def a_remote_artifact(*golden: dict[str, Any], **changes: Any) -> Files:
+    """Vectors of two numbers, the first of which means hard; where there is none, hashed words."""
+    spec = {
+        "name": "Remote",
+        "digest": embedder_digest("Remote", REMOTE, {}),
+        "options": {"model": "embed", "dimensions": 2},
+        "fallback": an_embedder().spec.model_dump(exclude_defaults=True),
+    }
+    arrays = {
+        "weights": np.array([5, 0], np.float32),
+        "bias": np.zeros(1, np.float32),
+        "fallback.weights": hard_words("prove"),
+        "fallback.bias": np.zeros(1, np.float32),
+    }
+    return an_artifact(
+        manifest={"embedder": spec | changes},
+        arrays=arrays,
+        golden=golden or [{"prompt": "", "vector": [0, 3], "scores": {"strong": 0.5}}],
+    )
+
+
+def test_a_remote_embedder_scores_vectors_and_falls_back_on_words() -> None:
+    """sigmoid(5 x 0.6) for the vector, and the score of the hashed words where there is no vector."""
+    artifact = loaded(a_remote_artifact())
+    assert artifact.remote is not None
+    scores = artifact.remote.score(scaled([3, 4], artifact.remote.dimensions))
+
+    assert isinstance(scores, PairScore)
+    assert scores.score == pytest.approx(1 / (1 + np.exp(-3)))
+    assert artifact.remote.model == "embed"
+    assert score_of(artifact, "prove") == pytest.approx(1 / (1 + np.exp(-4)))
 
 
 @pytest.mark.parametrize(
@@ -314,6 +352,30 @@ def zipped(name: str, data: bytes) -> bytes:
             "InvalidWeights",
             "(2, 2), not (2, 3)",
             id="costs of fewer models",
+        ),
+        pytest.param(
+            lambda: a_remote_artifact(fallback=None), "InvalidManifest", "has a fallback", id="remote and no fallback"
+        ),
+        pytest.param(
+            lambda: a_remote_artifact(options={"model": "embed"}), "InvalidManifest", "dimensions", id="no dimensions"
+        ),
+        pytest.param(
+            lambda: a_remote_artifact(options={"model": "other", "dimensions": 2}),
+            "EmbedderMismatch",
+            "Remote embedder",
+            id="another endpoint's model",
+        ),
+        pytest.param(
+            lambda: a_remote_artifact({"prompt": "", "vector": [1], "scores": {"strong": 0.5}}),
+            "GoldenMismatch",
+            "1 numbers, not 2",
+            id="a golden vector of another length",
+        ),
+        pytest.param(
+            lambda: an_artifact(golden=[{"prompt": "", "vector": [1], "scores": {"strong": 0.5}}]),
+            "GoldenMismatch",
+            "of no embedder",
+            id="a golden vector for words",
         ),
         pytest.param(
             lambda: a_cluster_artifact(cost=np.full((2, 3), -1, np.float32)), "InvalidWeights", "below 0", id="cost < 0"
