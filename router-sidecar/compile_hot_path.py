@@ -35,7 +35,7 @@ INTERPRETED = frozenset(
         "rows.py",  # the same
         "requestlog.py",  # a thread that mostly waits; mypyc cannot derive from threading.Thread
         "segments.py",  # what that thread calls
-        "text.py",  # the same
+        "text.py",  # msgspec reads its structs' annotations
         "artifact.py",  # numpy's calls take the time, and the same
         "weights.py",  # runs once for each artifact
         "embedders/__init__.py",  # numpy's calls take the time
