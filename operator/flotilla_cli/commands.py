@@ -9,7 +9,7 @@ import typer
 
 from . import explain, inject, simulate
 from .errors import InputError
-from .learning import label, promote
+from .learning import diff, label, pack, promote
 
 app = typer.Typer(
     add_completion=False,
@@ -20,7 +20,9 @@ app = typer.Typer(
 )
 app.command("explain")(explain.command)
 app.command("inject")(inject.command)
+app.command("diff")(diff.command)
 app.command("label")(label.command)
+app.command("pack")(pack.command)
 app.command("promote")(promote.command)
 app.command("simulate")(simulate.command)
 

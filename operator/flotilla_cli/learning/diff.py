@@ -1,0 +1,135 @@
+"""`flotilla diff`: who moves from one model to another with another artifact, and what that costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .reading import choices, judged, names_of, read_artifact, read_rows
+
+if TYPE_CHECKING:
+    from flotilla_learning.choosing import Setting
+    from flotilla_learning.datasets import Example
+    from flotilla_learning.diffing import Diff, Interval
+
+_PROMPT_WIDTH = 72
+
+
+def command(
+    *,
+    before: Annotated[Path, typer.Argument(metavar="A", help="The artifact that is in use: its folder or tar.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The artifact that would take its place.")],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="An exported log, labelled or not, or a data set.")],
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(metavar="T", min=0, max=1, help="The threshold of both; given twice: of A, then of B."),
+    ] = None,
+    strong_ratio: Annotated[
+        float | None,
+        typer.Option(metavar="R", min=0, max=1, help="Give each the threshold with this strong share of the log."),
+    ] = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(metavar="A", min=0, max=1, help="The alpha of Cluster artifacts; given twice: of A, then of B."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=NAME", help="Name in the log of a model's id, as strategy.models. Default: the same."),
+    ] = None,
+    examples: Annotated[int, typer.Option(metavar="N", min=0, help="Prompts that are shown of each move.")] = 3,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap.")] = 0,
+    output: Annotated[
+        Literal["table", "json"], typer.Option("-o", "--output", help="How it is written: table or json.")
+    ] = "table",
+) -> None:
+    """Compare two artifacts on one log.
+
+    Says which prompts would be asked of another model with B than with A, what that costs by the dollars in the log,
+    and, where rows are labelled with both outcomes, what it does to quality:
+
+      flotilla diff router-10 router-11 labelled.jsonl --strong-ratio 0.3
+    """
+    from flotilla_learning.diffing import compare  # noqa: PLC0415 - the extra [train] may not be installed
+
+    settings = _settings(threshold or (), strong_ratio, alpha or ())
+    rows = read_rows(log)
+    names = names_of(model)
+    chosen = [_choices(path, rows, each) for path, each in zip((before, after), settings, strict=True)]
+    ours = [[names.get(each, each) for each in choices] for choices in chosen]
+    diff = compare(rows, *ours, seed=seed, shown=examples)
+    prompts = {row.id: row.prompt for row in rows}
+    if output == "json":
+        typer.echo(json.dumps(_object(diff), indent=2))
+    else:
+        typer.echo("\n".join(_screen(diff, prompts)))
+
+
+def _settings(thresholds: Sequence[float], ratio: float | None, alphas: Sequence[float]) -> list[Setting]:
+    """Of A and of B."""
+    from flotilla_learning.choosing import Setting  # noqa: PLC0415
+
+    if sum([bool(thresholds), ratio is not None, bool(alphas)]) != 1:
+        raise typer.BadParameter("give one of --threshold, --strong-ratio and --alpha", param_hint="--threshold")
+    if max(len(thresholds), len(alphas)) > 2:
+        raise typer.BadParameter("there are two artifacts", param_hint="--threshold" if thresholds else "--alpha")
+    if ratio is not None:
+        return [Setting(strong_ratio=ratio)] * 2
+    if thresholds:
+        return [Setting(threshold=thresholds[0]), Setting(threshold=thresholds[-1])]
+    return [Setting(alpha=alphas[0]), Setting(alpha=alphas[-1])]
+
+
+def _choices(path: Path, rows: Sequence[Example], setting: Setting) -> list[str]:
+    stored = read_artifact(path)
+    return choices(stored, judged(stored, rows, str(path)), setting, str(path))
+
+
+def _screen(diff: Diff, prompts: Mapping[str, str]) -> list[str]:
+    from flotilla_learning.reports import dollars, one_line, table  # noqa: PLC0415
+
+    lines = [f"{diff.moved:,} of {diff.prompts:,} prompts ({diff.moved / diff.prompts:.1%}) get another model"]
+    lines.append(f"Dollars a request: {_shown(diff.usd_per_request, 'a model has no known cost in the log')}")
+    unknown = "no row has outcomes of both of its models"
+    quality = _shown(diff.quality, unknown if diff.moved else "the choices are the same")
+    lines.append(f"Quality a request: {quality}" + (f" ({diff.quality_rows:,} rows)" if diff.quality else ""))
+    shares = [[model, f"{old:.1%}", f"{new:.1%}"] for model, (old, new) in diff.shares.items()]
+    lines += ["", *table([["MODEL", "A", "B"], *shares])]
+    for move in diff.moves:
+        lines += ["", f"{move.before} -> {move.after}: {move.prompts:,} prompts, {dollars(move.usd)} in all"]
+        lines += [f"  {one_line(prompts[each], _PROMPT_WIDTH)}" for each in move.examples]
+    return lines
+
+
+def _shown(interval: Interval | None, unknown: str) -> str:
+    if interval is None:
+        return f"not known: {unknown}"
+    return f"{interval.value:+.4g} [{interval.low:+.4g}, {interval.high:+.4g}]"
+
+
+def _object(diff: Diff) -> dict[str, Any]:
+    return {
+        "prompts": diff.prompts,
+        "moved": diff.moved,
+        "usdPerRequest": _interval(diff.usd_per_request),
+        "quality": _interval(diff.quality),
+        "qualityRows": diff.quality_rows,
+        "shares": {model: {"before": old, "after": new} for model, (old, new) in diff.shares.items()},
+        "moves": [
+            {
+                "before": move.before,
+                "after": move.after,
+                "prompts": move.prompts,
+                "usd": move.usd,
+                "examples": list(move.examples),
+            }
+            for move in diff.moves
+        ],
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,0 +1,102 @@
+"""What the commands of learning read; what cannot be read is a sentence, and what is broken in it a warning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from flotilla_cli.errors import InputError
+from flotilla_cli.inject import say
+
+from .progress import bar
+
+if TYPE_CHECKING:
+    from flotilla_learning.artifacts import Stored
+    from flotilla_learning.choosing import Scores, Setting
+    from flotilla_learning.datasets import Example
+
+_SHOWN_REASONS = 5
+
+
+def read_artifact(path: Path) -> Stored:
+    """The artifact of a folder or tar.
+
+    Raises:
+        InputError: there is none, or a router would refuse it.
+    """
+    from flotilla_learning import artifacts  # noqa: PLC0415 - the extra [train] may not be installed
+
+    try:
+        return artifacts.read_artifact(path)
+    except artifacts.UnusableError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+
+
+def warn_of(reasons: Mapping[str, int], done: str) -> None:
+    """Say what was not used, and how often, the most frequent reasons first."""
+    for reason, count in Counter(reasons).most_common(_SHOWN_REASONS):
+        say("warning", f"{count} row{'s' * (count > 1)} {done}: {reason}")
+
+
+def read_rows(path: Path) -> list[Example]:
+    """The rows of a log or of a data set of ours.
+
+    Raises:
+        InputError: there are none.
+    """
+    from flotilla_learning.datasets import read_examples  # noqa: PLC0415
+
+    try:
+        reading = read_examples(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    warn_of(Counter(each.reason for each in reading.broken), "skipped")
+    if not reading.examples:
+        raise InputError(f"{path} has no row that can be read")
+    return list(reading.examples)
+
+
+def judged(stored: Stored, rows: Sequence[Example], name: str) -> list[Scores]:
+    """The artifact's scores of the rows, with a bar.
+
+    Raises:
+        InputError: one is no number.
+    """
+    from flotilla_learning.choosing import SettingError, judge_prompts  # noqa: PLC0415
+
+    with bar(name, len(rows)) as advance:
+        try:
+            return judge_prompts(stored.artifact, [row.prompt for row in rows], advance)
+        except SettingError as error:
+            raise InputError(f"{name}: {error}") from error
+
+
+def choices(stored: Stored, scores: Sequence[Scores], setting: Setting, name: str) -> list[str]:
+    """Whom the artifact asks first, at this setting.
+
+    Raises:
+        InputError: it is none of its strategy.
+    """
+    from flotilla_learning.choosing import SettingError, choose  # noqa: PLC0415
+
+    try:
+        return choose(stored.artifact, scores, setting)
+    except SettingError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def names_of(given: Sequence[str] | None) -> dict[str, str]:
+    """`ID=NAME` options: a model's id in an artifact, and its name in the log."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        identity, equals, name = text.partition("=")
+        if not equals or not identity or not name or identity in found:
+            raise typer.BadParameter(f"{text!r} is not ID=NAME, or the second for its ID", param_hint="--model")
+        found[identity] = name
+    return found

@@ -1,0 +1,61 @@
+"""Artifacts on disk: a folder of their files, or the tar of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flotilla_api.artifact import FILES, MANIFEST_FILE, MAX_ARTIFACT_BYTES, ArtifactFault, digest_of
+from flotilla_router.artifact import Artifact, load_artifact, read_tar
+from flotilla_router.errors import ArtifactError
+
+
+class UnusableError(Exception):
+    """What is stored there is no artifact that a router would take; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An artifact's files, and the artifact that a router makes of them."""
+
+    files: Mapping[str, bytes]
+    artifact: Artifact
+
+
+def read_artifact(path: Path) -> Stored:
+    """The artifact of a folder or of a tar, with all the checks of a router.
+
+    Raises:
+        UnusableError: a router would refuse it.
+        OSError: it cannot be read.
+    """
+    try:
+        files = _folder(path) if path.is_dir() else read_tar(_bounded(path))
+        return Stored(files, load_artifact(files, digest_of(files.get(MANIFEST_FILE, b""))))
+    except ArtifactError as error:
+        raise UnusableError(f"{error.reason}: {error.message}") from error
+
+
+def write_artifact(path: Path, files: Mapping[str, bytes]) -> None:
+    """The folder holds these files; the manifest, which pins the others, is written last.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    for name in sorted(files, key=lambda name: (name == MANIFEST_FILE, name)):
+        (path / name).write_bytes(files[name])
+
+
+def _folder(path: Path) -> dict[str, bytes]:
+    return {name: _bounded(path / name) for name in FILES if (path / name).exists()}
+
+
+def _bounded(path: Path) -> bytes:
+    """The file, unless it is larger than an artifact may be; a tar has a head for each file."""
+    with path.open("rb") as file:
+        data = file.read(MAX_ARTIFACT_BYTES + (1 << 20) + 1)
+    if len(data) > MAX_ARTIFACT_BYTES + (1 << 20):
+        raise ArtifactError(ArtifactFault.TOO_LARGE, "The artifact is larger than 64 MiB.")
+    return data
