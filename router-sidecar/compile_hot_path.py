@@ -25,6 +25,9 @@ INTERPRETED = frozenset(
         "control.py",  # coroutines that mostly wait
         "control_client.py",  # the same
         "reviews.py",  # the same
+        "artifacts.py",  # the same
+        "sources.py",  # runs once for each artifact
+        "learned.py",  # numpy's calls take the time
         "wakes.py",  # the same
         "splice.py",  # calls C through ctypes
         "logs.py",  # its structs have required fields, which mypyc's classes lose

@@ -21,11 +21,14 @@ import uvloop
 from flotilla_api.control import Problem, ProblemKind
 
 from .access import Access
+from .artifacts import Artifacts
 from .control import SnapshotSource
-from .control_client import ControlClient, TokenReviewer, Waker
+from .control_client import ArtifactFetcher, ControlClient, TokenReviewer, Waker
 from .credentials import ApiKeys, ServerCertificate, UpstreamCredentials
 from .dispatch import Dispatcher
 from .endpoints import Router
+from .judging import Judge
+from .learned import Learned
 from .logpages import LogPages
 from .logs import Log, open_log
 from .reach import Outside, Providers, Reach
@@ -61,6 +64,7 @@ class SnapshotStore:
         outside: Outside,
         keys: ApiKeys | None,
         request_log: RequestLog | None,
+        artifacts: Artifacts,
         loaded: Callable[[Live], None],
     ) -> None:
         """loaded: is told of each snapshot once it is in use."""
@@ -72,6 +76,7 @@ class SnapshotStore:
         """None: a sidecar keeps none."""
         self._reach = reach
         self._telemetry = telemetry
+        self._artifacts = artifacts
         self._loaded = loaded
         self._error: str | None = ""
 
@@ -90,6 +95,7 @@ class SnapshotStore:
             return str(error)
         self._outside.want(live.snapshot)
         self._reach.keep(live.states.values())
+        self._artifacts.want(live.snapshot)
         self._telemetry.snapshot_applied(live.digest, live.snapshot.generation)
         if self._request_log is not None:
             self._request_log.configure(live.snapshot.requestLog)
@@ -99,9 +105,9 @@ class SnapshotStore:
         return None
 
     def problems(self) -> Sequence[Problem]:
-        """Keys, credentials and tokens that are missing or cannot be used."""
+        """Keys, credentials, tokens and artifacts that are missing or cannot be used, and scores that have drifted."""
         live, keys = self._registry.live, self._keys
-        problems = self._outside.problems()
+        problems = self._outside.problems() + self._artifacts.problems()
         if live is not None and keys is not None and not live.snapshot.anonymous and not keys.any:
             text = "no API key is mounted: every request is refused"
             problems.append(Problem(ProblemKind.API_KEYS, "", text))
@@ -152,6 +158,11 @@ class RouterProcess:
         self.telemetry.held = self.dispatcher.holds
         self._request_log = RequestLog(settings.request_log_dir) if settings.role == "Gateway" else None
         self.telemetry.request_log = self._request_log
+        learned = Learned(self._score_failed)
+        self.telemetry.arms = learned.figures
+        self._artifacts = Artifacts(
+            loop, learned, self.telemetry, ask_control=ArtifactFetcher(control, settings), draw=random.random
+        )
         self.store = SnapshotStore(
             self.registry,
             reach,
@@ -159,12 +170,14 @@ class RouterProcess:
             outside=self._outside,
             keys=self._keys if settings.role == "Gateway" else None,
             request_log=self._request_log,
+            artifacts=self._artifacts,
             loaded=self.dispatcher.loaded,
         )
         self._reviews = _make_reviews(loop, control, settings)
         access = Access(settings.role, settings.policy, self._keys, self._reviews)
+        judge = Judge(learned, self.telemetry, random.random)
         pages = None if self._request_log is None else LogPages(loop, self._request_log, self._keys)
-        self.router = Router(self.registry, self.dispatcher, access, log=self._request_log, pages=pages)
+        self.router = Router(self.registry, self.dispatcher, access, judge, log=self._request_log, pages=pages)
         self.source = SnapshotSource(self.store, control, settings.snapshot_dir, settings.control_token_dir)
         patience = Patience(
             settings.first_byte_seconds, settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds
@@ -197,6 +210,11 @@ class RouterProcess:
         trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else None
         self.telemetry.say("router error", error=context.get("message"), trace=trace)
 
+    def _score_failed(self, role: str, error: Exception) -> None:
+        """A mistake in an artifact's numbers, or of our own, cost a request its score, and nothing else."""
+        context = {"message": f"the {role}'s artifact could not score a prompt", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+
     async def drain(self) -> None:
         """Not ready, settle, accept no more, finish what is under way up to the grace, end the rest with an error."""
         self.router.draining = True
@@ -218,6 +236,7 @@ class RouterProcess:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._wakes.close()
+        self._artifacts.close()
         await self._data.close()
         await self._admin.close()
         self._upstreams.close()

@@ -53,6 +53,8 @@ class _Case:
     filters: Filters
     fallbacks: tuple[Target, ...]
     """Eligible ones, in order."""
+    ranked: bool
+    """Whether a learned strategy decides."""
 
     def start(
         self,
@@ -79,6 +81,7 @@ class _Case:
             reason=reason,
             cause=cause,
             propensity=propensity,
+            ranked=self.ranked,
         )
 
     def drawn(self, expert: Target, among: Sequence[Candidate], meant: Target | None = None) -> Decision:
@@ -112,9 +115,12 @@ def choose(
     if features.model not in table.aliases:
         known = ", ".join(visible_models(table))
         return _no_model(f"The model `{quote(features.model)}` does not exist. Models here: {known}.")
-    case = _Case(plan, filters, tuple([target for target in plan.fallbacks if filters.removes(target) is None]))
-    ranked = None if ranking is None else _choose_ranked(case, ranking)
-    return ranked or _choose_routed(case, draw)
+    fallbacks = tuple([target for target in plan.fallbacks if filters.removes(target) is None])
+    if ranking is not None:
+        ranked = _choose_ranked(_Case(plan, filters, fallbacks, ranked=True), ranking)
+        if ranked is not None:
+            return ranked
+    return _choose_routed(_Case(plan, filters, fallbacks, ranked=False), draw)
 
 
 def choose_relayed(table: RoutingTable, features: Features, ready: Callable[[Target], bool]) -> Decision | Refusal:
@@ -168,6 +174,7 @@ def _choose_pinned(
         reason=reason,
         cause=None,
         propensity=None,
+        ranked=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""Calls to the control API over our own transport: polls for snapshots, reviews of sidecars' tokens, and wakes."""
+"""Calls to the control API over our own transport: polls for snapshots, artifacts, reviews of tokens, and wakes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from flotilla_api import names
-from flotilla_api.control import PUBLISHED_HEADER, REVIEW_PATH, TOKEN_REFUSED, WAKE_PATH
+from flotilla_api.artifact import ArtifactFault
+from flotilla_api.control import ARTIFACT_PATH, PUBLISHED_HEADER, REVIEW_PATH, TOKEN_REFUSED, WAKE_PATH
 
 from .control import Answer, ControlError, Poll, read_token
 from .credentials import client_context, stamp_of
+from .errors import ArtifactError
 from .fetch import fetch
 from .heads import ResponseHead
 from .settings import RouterSettings
@@ -21,6 +23,10 @@ from .wakes import Wake
 
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
 _MAX_REVIEW_BYTES = _MAX_WAKE_BYTES = 64 * 1024
+_MAX_ARTIFACT_BYTES = 2 * 1024 * 1024
+"""A ConfigMap has 1 MiB at most."""
+ARTIFACT_SECONDS = 30.0
+"""Longest wait for an artifact."""
 
 
 class ControlClient:
@@ -118,6 +124,41 @@ class Waker:
         head, _ = await self._client.send("POST", poll, b"", limit=_MAX_WAKE_BYTES)
         if head.status != 202:
             raise ControlError(f"the control API answered with status {head.status}")
+
+
+class ArtifactFetcher:
+    """Gets artifacts that are in ConfigMaps. Implements artifacts.AskControl."""
+
+    def __init__(self, client: ControlClient, settings: RouterSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._token = settings.control_token_dir / names.CONTROL_TOKEN_FILE
+        self._ca = settings.snapshot_dir / names.CONTROL_CA_KEY
+
+    async def __call__(self, digest: str) -> bytes:
+        """The tar of the artifact with this digest.
+
+        Raises:
+            ControlError: the control API does not have it, or there is no control API.
+            ArtifactError: the ConfigMap holds another one.
+            OSError: there is no answer, or the authority's certificate cannot be read.
+            TimeoutError: it took longer than ARTIFACT_SECONDS.
+        """
+        base, settings = self._settings.control_url, self._settings
+        if base is None:
+            raise ControlError("this router has no control API (FLOTILLA_CONTROL_URL) that could send it")
+        path = ARTIFACT_PATH.format(
+            namespace=quote(settings.namespace, safe=""), policy=quote(settings.policy, safe=""), digest=digest
+        )
+        poll = Poll(base + path, read_token(self._token), self._ca, ARTIFACT_SECONDS)
+        head, body = await self._client.send("GET", poll, b"", limit=_MAX_ARTIFACT_BYTES)
+        if head.status == 404:
+            raise ControlError("the ConfigMap does not exist")
+        if head.status == 409:
+            raise ArtifactError(ArtifactFault.DIGEST_MISMATCH, f"The ConfigMap does not hold the artifact {digest}.")
+        if head.status != 200:
+            raise ControlError(f"the control API answered with status {head.status}")
+        return body
 
 
 class _Pod(msgspec.Struct):

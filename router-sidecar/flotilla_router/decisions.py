@@ -58,6 +58,8 @@ class Decision(msgspec.Struct, frozen=True):
     """Set when the request leaves its experts before any was asked: `first` is a fallback then."""
     propensity: float | None
     """Probability with which this model was chosen among those that were eligible; None: it was asked for by name."""
+    ranked: bool
+    """Whether a learned strategy's order, or its exploration, led here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,15 @@ from flotilla_api.snapshot import Target
 from .access import RELAY_HEADER, Access, Waiting, judge
 from .choose import choose, choose_relayed
 from .connection import ClientConnection
-from .decisions import Decision, Features, Refusal
+from .decisions import Decision, Features, Ranking, Refusal
 from .dispatch import Dispatcher
 from .errors import quote
 from .exchange import Exchange
+from .explain import explanation
 from .holds import Decide, Hold
 from .incoming import Incoming, Problem, too_large
+from .judging import Judge
+from .learned import Judgement
 from .logpages import LogPages
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
@@ -167,12 +170,14 @@ class Router:
         registry: Registry,
         dispatcher: Dispatcher,
         access: Access,
+        judge: Judge,
         *,
         log: RequestLog | None = None,
         pages: LogPages | None = None,
     ) -> None:
         """log, pages: a gateway's request log, and how it is read."""
         self.registry = registry
+        self.judge = judge
         self.dispatcher = dispatcher
         self.access = access
         self._log = log
@@ -232,7 +237,9 @@ class Router:
         request = _parse(api, incoming.body())
         headers = incoming.headers
         draw = dispatcher.draw()
-        outcome = self._choose(live, request, headers, draw, relayed=incoming.review is not None)
+        judgement = self._judge(live, request, incoming)
+        ranking = None if judgement is None else judgement.ranking
+        outcome = self._choose(live, request, headers, draw, relayed=incoming.review is not None, ranking=ranking)
         if outcome.meant is not None:
             self._note_demand(outcome.meant, waits=isinstance(outcome, Refusal) or outcome.first.asleep)
         decision = _taken(outcome)
@@ -249,6 +256,7 @@ class Router:
             reason=decision.reason,
             snapshot=live.digest,
         )
+        self.judge.note(judgement, decision, record)
         arrived = dispatcher.loop.time()
         exchange = Exchange(
             dispatcher=dispatcher,
@@ -264,10 +272,13 @@ class Router:
         if self._log is not None and incoming.review is None:
             exchange.entry = self._log.begin(request)
         if decision.first.asleep:
-            exchange.hold = self._hold(exchange, request, headers, draw)
+            exchange.hold = self._hold(exchange, self._decide_again(request, headers, draw, ranking))
         elif decision.cause is Cause.COLD_START:
-            exchange.decide_unbridged = self._decide_again(request, headers, draw, bridged=True)
+            exchange.decide_unbridged = self._decide_again(request, headers, draw, ranking, bridged=True)
         connection.exchange = exchange
+        if self.judge.learned.shadows and incoming.review is None:
+            name = decision.first.name
+            dispatcher.loop.call_soon(self.judge.shadow, live, request, headers, name, record)
         incoming.release()
         dispatcher.begin(exchange)
 
@@ -283,22 +294,37 @@ class Router:
         if expert.asleep:
             self.dispatcher.wakes.wake(expert.name, waits=waits)
 
-    def _hold(self, exchange: Exchange, request: ParsedRequest, headers: Mapping[bytes, bytes], draw: float) -> Hold:
+    def _judge(
+        self, live: Live, request: ParsedRequest, incoming: Incoming, *, counts: bool = True
+    ) -> Judgement | None:
+        """What learned routing says of a request; None: it has no say."""
+        judgement = self.judge.judge(live, request, incoming, counts=counts)
+        if isinstance(judgement, Problem):
+            raise _RefusedError(judgement)
+        return judgement
+
+    def _hold(self, exchange: Exchange, decide: Decide) -> Hold:
         """The wait of a request whose expert sleeps."""
-        arrived, decide = exchange.arrived, self._decide_again(request, headers, draw)
+        arrived = exchange.arrived
         until = arrived + exchange.live.snapshot.coldStart.maxHoldSeconds
         hold = Hold(expert=exchange.decision.first.name, since=arrived, until=until, decide=decide, due=arrived)
         hold.look_later(arrived)
         return hold
 
     def _decide_again(
-        self, request: ParsedRequest, headers: Mapping[bytes, bytes], draw: float, *, bridged: bool = False
+        self,
+        request: ParsedRequest,
+        headers: Mapping[bytes, bytes],
+        draw: float,
+        ranking: Ranking | None,
+        *,
+        bridged: bool = False,
     ) -> Decide:
         """A later decision, by whatever snapshot is in use then; `bridged`: fallbacks have failed, and are left out."""
 
         def decide(waited: bool) -> tuple[Live, Decision | Refusal]:
             live = self._live()
-            return live, self._choose(live, request, headers, draw, waited=waited, bridged=bridged)
+            return live, self._choose(live, request, headers, draw, waited=waited, bridged=bridged, ranking=ranking)
 
         return decide
 
@@ -312,6 +338,7 @@ class Router:
         relayed: bool = False,
         waited: bool = False,
         bridged: bool = False,
+        ranking: Ranking | None = None,
     ) -> Decision | Refusal:
         """Decide; a replica that is left out for now is better than no answer, but for a fallback's that has failed."""
         dispatcher = self.dispatcher
@@ -327,11 +354,11 @@ class Router:
         if relayed:
             outcome = choose_relayed(live.table, features, ready)
         else:
-            outcome = choose(live.table, features, ready, draw, waited=waited)
+            outcome = choose(live.table, features, ready, draw, waited=waited, ranking=ranking)
         if type(outcome) is Refusal and outcome.status == 503:
             if relayed:
                 return choose_relayed(live.table, features, present)
-            return choose(live.table, features, present, draw, waited=waited)
+            return choose(live.table, features, present, draw, waited=waited, ranking=ranking)
         return outcome
 
     # Everything else
@@ -341,40 +368,12 @@ class Router:
         body = incoming.body()
         request = _parse(_api_of(body), body)
         relayed = incoming.review is not None
-        decision = _taken(self._choose(live, request, incoming.headers, self.dispatcher.draw(), relayed=relayed))
-        now = self.dispatcher.loop.time()
-        connection.respond(
-            200,
-            JSON_LINES,
-            msgspec.json.encode(
-                {
-                    "policy": live.snapshot.policy,
-                    "snapshot": live.digest,
-                    "model": decision.first.name,
-                    "kind": decision.first.kind,
-                    "reason": decision.reason,
-                    "rule": decision.rule,
-                    "pinned": decision.pinned,
-                    "boundary": decision.boundary,
-                    "cause": decision.cause,
-                    "waits": decision.first.asleep,
-                    "fallbacks": [target.name for target in decision.fallbacks],
-                    "targets": [
-                        {"kind": target.kind, "name": target.name, "ready": self.dispatcher.ready(live, target, now)}
-                        for target in live.snapshot.targets
-                    ],
-                    "features": {
-                        "api": request.api,
-                        "alias": request.model,
-                        "stream": request.stream,
-                        "tools": request.tool_count,
-                        "jsonSchema": request.json_schema,
-                        "promptTokens": request.prompt_tokens,
-                        "maxTokens": request.max_tokens,
-                    },
-                }
-            ),
-        )
+        judgement = self._judge(live, request, incoming, counts=False)
+        ranking = None if judgement is None else judgement.ranking
+        draw, now = self.dispatcher.draw(), self.dispatcher.loop.time()
+        decision = _taken(self._choose(live, request, incoming.headers, draw, relayed=relayed, ranking=ranking))
+        ready = [self.dispatcher.ready(live, target, now) for target in live.snapshot.targets]
+        connection.respond(200, JSON_LINES, explanation(live, request, decision, judgement, ready))
 
     def _models(self, _incoming: Incoming, connection: ClientConnection) -> None:
         data = [_model_object(name) for name in visible_models(self._live().table)]

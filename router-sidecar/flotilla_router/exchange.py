@@ -159,6 +159,7 @@ class Exchange:
             return
         self.decision = outcome
         self.record.rule, self.record.reason, self.record.snapshot = outcome.rule, outcome.reason, live.digest
+        self.record.propensity = outcome.propensity
         self._start()
 
     def _stop_waiting(self, now: float) -> None:

@@ -34,6 +34,16 @@ class AttemptRecord(msgspec.Struct, kw_only=True):
     """None: the price is unknown."""
 
 
+class ShadowRecord(msgspec.Struct, kw_only=True):
+    """What a shadow's artifact says of a request."""
+
+    artifact: str
+    """Its digest."""
+    score: float
+    model: str | None
+    """Whom it would have preferred; None: there is no operating point to say that by."""
+
+
 class RequestRecord(msgspec.Struct, kw_only=True):
     """One request, as it is logged: the canonical line. It holds no prompt and no secret."""
 
@@ -51,6 +61,14 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     stream: bool
     rule: str | None = None
     reason: str | None = None
+    artifact: str | None = None
+    """Digest of the artifact that ranked the models; None: they were drawn by weight, or one was asked for by name."""
+    score: float | None = None
+    """Its score: of a pair how hard the prompt is, of Cluster the best utility."""
+    propensity: float | None = None
+    """Probability with which the first model was chosen; None: it was asked for by name."""
+    shadow: ShadowRecord | None = None
+    """None: no shadow's artifact scored this request."""
     model: str | None = None
     """Who answered."""
     attempts: list[AttemptRecord] = []

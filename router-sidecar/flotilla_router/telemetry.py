@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from flotilla_api import metrics as m
 from flotilla_api.causes import CAUSE_GROUPS, Cause
 
+from .learned import ArmFigures
 from .logs import AttemptRecord, Log, RequestRecord
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -78,6 +79,10 @@ class _Histogram:
         return family
 
 
+def _no_arms() -> Sequence[ArmFigures]:
+    return ()
+
+
 class Kept(Protocol):
     """What is told of a request log."""
 
@@ -126,6 +131,15 @@ class Telemetry(Collector):
         self._refused = _Counter(m.ROUTER_REFUSED, "Requests refused before a call.", ("policy", "code"))
         self._rejected = _Counter(m.ROUTER_SNAPSHOT_REJECTED, "Snapshots that did not validate.", ("policy",))
         self._rejected.sums[policy,] = 0
+        self.arms: Callable[[], Sequence[ArmFigures]] = _no_arms
+        """What is measured of the artifacts in use."""
+        self._strategy = _Counter(
+            m.ROUTER_STRATEGY_DECISIONS, "Choices of learned strategies.", ("policy", "role", "result", "model")
+        )
+        self._artifacts_refused = _Counter(
+            m.ROUTER_ARTIFACTS_REFUSED, "Artifacts that were not used.", ("policy", "role", "reason")
+        )
+        self._shadow = _Counter(m.ROUTER_SHADOW_DECISIONS, "Scores of a shadow.", ("policy", "model", "shadow"))
         self._relayed = _Counter(m.ROUTER_RELAYED, "Sidecars' requests passed on.", ("policy", "model", "code"))
         self._seconds = _Histogram(m.ROUTER_REQUEST_SECONDS, "Arrival to last byte.", ("policy", "model"))
         self._first_byte = _Histogram(m.ROUTER_TTFT_SECONDS, "Arrival to first byte.", ("policy", "model"))
@@ -165,6 +179,18 @@ class Telemetry(Collector):
     def woke(self, expert: str, result: str) -> None:
         """Count a wake. result: ok or failed."""
         self._wakes.sums[self.policy, expert, result] += 1
+
+    def ranked(self, role: str, result: str, model: str) -> None:
+        """Count a request of a policy with a learned strategy. model: chosen first."""
+        self._strategy.sums[self.policy, role, result, model] += 1
+
+    def shadowed(self, model: str, preferred: str) -> None:
+        """Count what a shadow's artifact would have preferred to `model`."""
+        self._shadow.sums[self.policy, model, preferred] += 1
+
+    def artifact_refused(self, role: str, reason: str) -> None:
+        """Count an artifact that was not used."""
+        self._artifacts_refused.sums[self.policy, role, reason] += 1
 
     def escalated(self, expert: str, cause: Cause) -> None:
         """Count a request that left `expert`."""
@@ -236,6 +262,9 @@ class Telemetry(Collector):
             self._relayed,
             self._refused,
             self._rejected,
+            self._strategy,
+            self._artifacts_refused,
+            self._shadow,
             self._seconds,
             self._first_byte,
             self._per_token,
@@ -252,6 +281,7 @@ class Telemetry(Collector):
         yield self._gauge(m.ROUTER_CONTROL_CONNECTED, "1 while the control API answers.", int(self.control_connected))
         if self.request_log is not None:
             yield from self._of_request_log(self.request_log)
+        yield from self._of_arms(self.arms())
         if self.snapshot_digest:
             info = GaugeMetricFamily(m.ROUTER_SNAPSHOT_INFO, "The snapshot in use.", labels=("policy", "digest"))
             info.add_metric((self.policy, self.snapshot_digest), 1)
@@ -268,6 +298,19 @@ class Telemetry(Collector):
             dropped.add_metric((self.policy, reason), count)
         yield dropped
         yield self._gauge(m.ROUTER_REQUEST_LOG_BYTES, "The request log on disk.", log.bytes)
+
+    def _of_arms(self, arms: Sequence[ArmFigures]) -> Iterable[Metric]:
+        info = GaugeMetricFamily(m.ROUTER_ARTIFACT_INFO, "Artifacts in use.", labels=("policy", "role", "digest"))
+        labels = ("policy", "role")
+        threshold = GaugeMetricFamily(m.ROUTER_STRATEGY_THRESHOLD, "Where strong begins.", labels=labels)
+        drift = GaugeMetricFamily(m.ROUTER_SCORE_DRIFT, "Stability index of live scores.", labels=labels)
+        for arm in arms:
+            info.add_metric((self.policy, arm.role, arm.artifact), 1)
+            if arm.threshold is not None:
+                threshold.add_metric((self.policy, arm.role), arm.threshold)
+            if arm.drift is not None:
+                drift.add_metric((self.policy, arm.role), arm.drift)
+        return (info, threshold, drift)
 
     def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
         family = GaugeMetricFamily(name, text, labels=("policy",))

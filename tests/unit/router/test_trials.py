@@ -43,10 +43,10 @@ def test_a_session_is_named_by_the_first_header_that_is_there() -> None:
     """The order is the policy's, not the request's; the prompt then does not matter."""
     names = (b"x-session-id", b"x-user")
 
-    by_both = session_of({b"x-user": b"u", b"x-session-id": b"s"}, names, "key", "one")
+    by_both = session_of({b"x-user": b"u", b"x-session-id": b"s"}, names, "key", b"one")
 
-    assert by_both == session_of({b"x-session-id": b"s"}, names, "other key", "two")
-    assert by_both != session_of({b"x-user": b"s"}, names, "key", "one")
+    assert by_both == session_of({b"x-session-id": b"s"}, names, "other key", b"two")
+    assert by_both != session_of({b"x-user": b"s"}, names, "key", b"one")
 
 
 def test_without_a_header_the_key_and_the_beginning_of_the_prompt_are_the_session() -> None:
