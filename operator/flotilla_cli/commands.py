@@ -9,7 +9,7 @@ import typer
 
 from . import explain, inject, simulate
 from .errors import InputError
-from .learning import diff, label, pack, promote
+from .learning import diff, label, logs, pack, promote
 
 app = typer.Typer(
     add_completion=False,
@@ -22,6 +22,7 @@ app.command("explain")(explain.command)
 app.command("inject")(inject.command)
 app.command("diff")(diff.command)
 app.command("label")(label.command)
+app.add_typer(logs.app, name="logs")
 app.command("pack")(pack.command)
 app.command("promote")(promote.command)
 app.command("simulate")(simulate.command)

@@ -37,7 +37,7 @@ def render(expert: Manifest, now: datetime) -> str:
     is_decided = "recommended" in scaling and not is_off
     nothing = "nothing: scaling.mode is Off" if is_off else "nothing was decided yet"
     right = _recommended(scaling, now) if is_decided else [["Recommended:", nothing]]
-    parts = [_table([*_head(name, status, scaling), *right]), _condition_table(status)]
+    parts = [table([*_head(name, status, scaling), *right]), _conditiontable(status)]
     decisions: Sequence[Manifest] = scaling.get("decisions") or []
     parts += [_decision(each, now) for each in decisions]
     if is_decided and not decisions:
@@ -70,9 +70,9 @@ def _conditions(status: Manifest) -> list[Manifest]:
     return [each for told in _TOLD_CONDITIONS for each in found if each["type"] == told]
 
 
-def _condition_table(status: Manifest) -> str:
+def _conditiontable(status: Manifest) -> str:
     rows = [[each["type"], each["status"], each["reason"], each["message"]] for each in _conditions(status)]
-    return _table([["CONDITION", "STATUS", "REASON", "MESSAGE"], *rows]) if rows else ""
+    return table([["CONDITION", "STATUS", "REASON", "MESSAGE"], *rows]) if rows else ""
 
 
 def _decision(decision: Manifest, now: datetime) -> str:
@@ -83,7 +83,7 @@ def _decision(decision: Manifest, now: datetime) -> str:
     inputs: Sequence[Manifest] = decision.get("inputs") or []
     rows = [[each["name"], each.get("value", "unknown"), _seconds(each.get("ageSeconds"))] for each in inputs]
     if rows:
-        lines += [f"  {line}" for line in _table([["INPUT", "VALUE", "AGE"], *rows]).splitlines()]
+        lines += [f"  {line}" for line in table([["INPUT", "VALUE", "AGE"], *rows]).splitlines()]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -105,7 +105,7 @@ def _duration(seconds: int) -> str:
     return f"{seconds}s"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """Columns three spaces apart, as kubectl aligns them."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
