@@ -76,12 +76,13 @@ def artifacts() -> dict[str, Artifact]:
         VECTORS: rng.normal(size=(len(words), DIMS)).astype(np.float16),
     }
     hashed = make_embedder("Hashed", EmbedderOptions())
+    grams = make_embedder("Hashed", EmbedderOptions(pairs=False, grams=(3, 4, 5), surface=True))
     small = make_embedder("Hashed", EmbedderOptions(bits=10))
     static = make_embedder("Static", EmbedderOptions(), table)
     both = make_embedder("HashedStatic", EmbedderOptions(surface=True), table)
     return {
         "hashed": _linear(hashed, rng),
-        "hashed_grams": _linear(make_embedder("Hashed", EmbedderOptions(grams=(3,))), rng),
+        "hashed_grams_surface": _linear(grams, rng),
         "static": _linear(static, rng),
         "hashed_static_surface": _linear(both, rng),
         "static_prototypes": _prototypes(static, rng),

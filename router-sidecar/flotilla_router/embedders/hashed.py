@@ -37,9 +37,14 @@ class HashedGrams:
         hashes *= _MULTIPLIER
         hashes >>= np.uint32(32 - self.bits)
         hashes.sort()
-        starts = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1])))
-        counts = np.diff(starts, append=hashes.size)
-        values = np.log(counts.astype(np.float32))
+        begins = np.empty(hashes.size, np.bool_)
+        begins[0] = True
+        np.not_equal(hashes[1:], hashes[:-1], out=begins[1:])
+        starts = np.flatnonzero(begins)
+        counts = np.empty(starts.size, np.float32)
+        np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="unsafe")
+        counts[-1] = hashes.size - starts[-1]
+        values = np.log(counts, out=counts)
         values += 1
         values /= np.sqrt(values @ values)
         return hashes[starts].astype(np.intp), values
@@ -58,11 +63,11 @@ def _character_grams(text: str, lengths: Sequence[int]) -> list[NDArray[np.uint3
     """A polynomial hash of each run of so many characters, in lower case."""
     codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
     parts: list[NDArray[np.uint32]] = []
-    for length in lengths:
-        count = codes.size - length + 1
-        if count > 0:
-            rolled = codes[:count] + _SEED * np.uint32(length)
-            for shift in range(1, length):
-                rolled = rolled * _CHARACTER + codes[shift : shift + count]
-            parts.append(rolled * _PAIR)
+    rolled = codes
+    for length in range(1, min(max(lengths), codes.size) + 1):
+        if length > 1:
+            rolled = rolled[:-1] * _CHARACTER
+            rolled += codes[length - 1 :]
+        if length in lengths:
+            parts.append((rolled ^ _SEED) * _PAIR + np.uint32(length))
     return parts
