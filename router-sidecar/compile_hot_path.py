@@ -27,6 +27,7 @@ INTERPRETED = frozenset(
         "reviews.py",  # the same
         "artifacts.py",  # the same
         "sources.py",  # runs once for each artifact
+        "room.py",  # the same
         "learned.py",  # numpy's calls take the time
         "wakes.py",  # the same
         "splice.py",  # calls C through ctypes

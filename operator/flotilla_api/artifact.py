@@ -48,7 +48,7 @@ class ArtifactFault(StrEnum):
     UNREADABLE = "Unreadable"
     """A file is missing, truncated or not in its format."""
     TOO_LARGE = "TooLarge"
-    """It is larger than 64 MiB."""
+    """It is larger than 64 MiB, or than the router's container has memory for."""
     DIGEST_MISMATCH = "DigestMismatch"
     """A file's bytes, or the manifest's, are not those that the digest names."""
     UNKNOWN_VERSION = "UnknownVersion"

@@ -21,6 +21,7 @@ from flotilla_api.snapshot import ArtifactSource, RoutingSnapshot
 from .control import ControlError
 from .errors import ArtifactError
 from .learned import Learned, Role, wanted_by
+from .room import lacking_room
 from .sources import Fetched, SourceError, bring
 from .telemetry import Telemetry
 
@@ -73,6 +74,7 @@ class Artifacts:
         ask_control: AskControl,
         draw: Callable[[], float],
         sleep: Sleep = asyncio.sleep,
+        lacking_room: Callable[[int], str | None] = lacking_room,
     ) -> None:
         self._loop = loop
         self._learned = learned
@@ -80,6 +82,7 @@ class Artifacts:
         self._ask_control = ask_control
         self._draw = draw
         self._sleep = sleep
+        self._lacking_room = lacking_room
         self._loads: dict[str, _Load] = {}
         """By digest."""
         self._snapshot: RoutingSnapshot | None = None
@@ -181,7 +184,16 @@ class Artifacts:
         else:
             fetched = await in_thread(partial(bring, source))
         async with self._opening:
-            return await in_thread(partial(_open, fetched, source.digest))
+            return await in_thread(partial(self._open, fetched, source.digest))
+
+    def _open(self, fetched: Fetched, digest: str) -> Artifact:
+        """The artifact, checked whole; numpy is first needed here."""
+        size = len(fetched) if isinstance(fetched, bytes) else sum(map(len, fetched.values()))
+        if lacking := self._lacking_room(size):
+            raise ArtifactError(ArtifactFault.TOO_LARGE, lacking)
+        from .artifact import load_artifact, read_tar  # noqa: PLC0415 - a router without a strategy never loads numpy
+
+        return load_artifact(read_tar(fetched) if isinstance(fetched, bytes) else fetched, digest)
 
     def _failed(self, load: _Load, kind: ProblemKind, reason: str, message: str) -> None:
         """Counted each time, logged when it is another failure than before."""
@@ -205,13 +217,6 @@ def _drift_text(role: Role) -> str:
         f"The scores of the {role}'s artifact are distributed otherwise than those that it was calibrated on: "
         "label requests of today, and train or calibrate anew."
     )
-
-
-def _open(fetched: Fetched, digest: str) -> Artifact:
-    """The artifact, checked whole; numpy is first needed here."""
-    from .artifact import load_artifact, read_tar  # noqa: PLC0415 - a router without a strategy never loads numpy
-
-    return load_artifact(read_tar(fetched) if isinstance(fetched, bytes) else fetched, digest)
 
 
 async def in_thread(call: Callable[[], _Result]) -> _Result:

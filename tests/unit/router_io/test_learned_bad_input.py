@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from learning import EASY, HARD, Fleet, Json, a_strategy, a_trial, fleet, stored
-from rig import post, until
+from rig import ListLog, a_snapshot, expert, post, until
 
 from artifacts import an_artifact, an_embedder, digest, npz, sealed
 from flotilla_api.artifact import MANIFEST_FILE, WEIGHTS_FILE, write_tar
 from flotilla_api.snapshot import ArtifactSource
-from flotilla_router.artifacts import LONGEST_BACKOFF_SECONDS, backoff_seconds
+from flotilla_router.artifacts import LONGEST_BACKOFF_SECONDS, Artifacts, backoff_seconds
+from flotilla_router.learned import Learned
+from flotilla_router.telemetry import Telemetry
 
 GONE = "sha256:" + "0" * 64
+NO_ROOM = "Opening the artifact takes more memory than there is."
 SCRIPTS = [
     pytest.param("", id="empty"),
     pytest.param(" \n\t ", id="blank"),
@@ -299,3 +303,37 @@ async def test_no_request_is_lost_while_artifacts_come_and_go(tmp_path: Path) ->
 def test_tries_come_less_and_less_often(failures: int, draw: float, seconds: float) -> None:
     """From half a second to a minute."""
     assert backoff_seconds(failures, draw) == seconds
+
+
+async def test_an_artifact_that_would_end_the_container_is_refused_unopened(tmp_path: Path) -> None:
+    """A router that is killed at each start would serve nobody, and so would all of the policy's at once."""
+    sizes: list[int] = []
+
+    def lacking_room(size: int) -> str:
+        sizes.append(size)
+        return NO_ROOM
+
+    loop, log = asyncio.get_running_loop(), ListLog()
+    learned = Learned(report=print)
+    artifacts = Artifacts(
+        loop,
+        learned,
+        Telemetry("agents", "helpdesk", log),
+        ask_control=never,
+        draw=lambda: 0.5,
+        lacking_room=lacking_room,
+    )
+    source = stored(tmp_path, an_artifact())
+    artifacts.want(a_snapshot(expert("small", "127.0.0.1:1"), strategy=a_strategy(source)))
+    await until(artifacts.problems)
+    artifacts.close()
+
+    (problem,) = artifacts.problems()
+    assert (problem.kind.value, problem.target) == ("ArtifactRefused", "strategy")
+    assert NO_ROOM in problem.text
+    assert sizes == [(tmp_path / "artifact.tar").stat().st_size]
+    assert learned.digest_of("strategy") is None
+
+
+async def never(digest: str) -> bytes:
+    raise AssertionError(digest)
