@@ -9,7 +9,7 @@ import typer
 
 from . import explain, inject, simulate
 from .errors import InputError
-from .learning import diff, label, logs, pack, promote
+from .learning import diff, label, logs, pack, promote, shadow
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +25,7 @@ app.command("label")(label.command)
 app.add_typer(logs.app, name="logs")
 app.command("pack")(pack.command)
 app.command("promote")(promote.command)
+app.command("shadow")(shadow.command)
 app.command("simulate")(simulate.command)
 
 

@@ -57,14 +57,21 @@ class Diff:
 
 
 def compare(
-    examples: Sequence[Example], before: Sequence[str], after: Sequence[str], *, seed: int, shown: int = 3
+    examples: Sequence[Example],
+    before: Sequence[str],
+    after: Sequence[str],
+    *,
+    seed: int,
+    shown: int = 3,
+    prices: Mapping[str, float] | None = None,
 ) -> Diff:
     """The difference between two choices for each row.
 
-    A model's dollars are those of the row's outcome; where the row has none, the mean of those that are known.
+    A model's dollars are those of the row's outcome; where the row has none, the mean of those that are known, or what
+    `prices` says that an answer costs.
     """
-    prices = mean_usd(examples)
-    usd = [_usd(row, new, prices, old) for row, old, new in zip(examples, before, after, strict=True)]
+    known_usd = {**(prices or {}), **mean_usd(examples)}
+    usd = [_usd(row, new, known_usd, old) for row, old, new in zip(examples, before, after, strict=True)]
     quality = [_quality(row, old, new) for row, old, new in zip(examples, before, after, strict=True)]
     groups = group_numbers(examples)
     known = [index for index, each in enumerate(quality) if each is not None]

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from .datasets import Outcome, RowError
@@ -18,6 +18,8 @@ from .datasets import Outcome, RowError
 _RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
 _FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
 _BEST = 10.0
+_OWN_FIELDS = frozenset({"id", "prompt", "answer", "answers", "outcomes", "logged", "judgedBy"})
+"""Of a line: what is written anew."""
 
 _QUESTION = """\
 Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the user \
@@ -71,6 +73,8 @@ class Row:
     """Who answered the logged request: another one than was chosen, where it was escalated."""
     logged_usd: float | None = None
     """What the logged request cost, all attempts together."""
+    rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What else the line says, such as what a shadow would have chosen."""
 
 
 Judge = Callable[[Row, Answer], float]
@@ -101,6 +105,7 @@ def parse_row(line: bytes, *, default_id: str, reference: str) -> Row:
         logged=None if logged is None else _object(logged, "logged"),
         answered=answered if isinstance(answered, str) else None,
         logged_usd=_dollars(fields.get("usd")),
+        rest={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
     )
 
 
@@ -122,6 +127,7 @@ def judged_row(row: Row, judge: Judge) -> Row:
 def format_row(row: Row, judged_by: str) -> str:
     """The row as a line without its end, which `datasets.parse_example` reads: its answers stay, for another judge."""
     fields: dict[str, Any] = {
+        **row.rest,
         "id": row.id,
         "prompt": row.prompt,
         "outcomes": {name: _priced("quality", each.quality, each.usd) for name, each in row.outcomes.items()},

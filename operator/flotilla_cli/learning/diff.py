@@ -63,9 +63,9 @@ def command(
     diff = compare(rows, *ours, seed=seed, shown=examples)
     prompts = {row.id: row.prompt for row in rows}
     if output == "json":
-        typer.echo(json.dumps(_object(diff), indent=2))
+        typer.echo(json.dumps(summarize(diff), indent=2))
     else:
-        typer.echo("\n".join(_screen(diff, prompts)))
+        typer.echo("\n".join(screen(diff, prompts, ("A", "B"))))
 
 
 def _settings(thresholds: Sequence[float], ratio: float | None, alphas: Sequence[float]) -> list[Setting]:
@@ -88,7 +88,8 @@ def _choices(path: Path, rows: Sequence[Example], setting: Setting) -> list[str]
     return choices(stored, judged(stored, rows, str(path)), setting, str(path))
 
 
-def _screen(diff: Diff, prompts: Mapping[str, str]) -> list[str]:
+def screen(diff: Diff, prompts: Mapping[str, str], sides: tuple[str, str]) -> list[str]:
+    """The lines of a comparison; `prompts` are those of the examples' ids."""
     from flotilla_learning.reports import dollars, one_line, table  # noqa: PLC0415
 
     lines = [f"{diff.moved:,} of {diff.prompts:,} prompts ({diff.moved / diff.prompts:.1%}) get another model"]
@@ -97,7 +98,7 @@ def _screen(diff: Diff, prompts: Mapping[str, str]) -> list[str]:
     quality = _shown(diff.quality, unknown if diff.moved else "the choices are the same")
     lines.append(f"Quality a request: {quality}" + (f" ({diff.quality_rows:,} rows)" if diff.quality else ""))
     shares = [[model, f"{old:.1%}", f"{new:.1%}"] for model, (old, new) in diff.shares.items()]
-    lines += ["", *table([["MODEL", "A", "B"], *shares])]
+    lines += ["", *table([["MODEL", *sides], *shares])]
     for move in diff.moves:
         lines += ["", f"{move.before} -> {move.after}: {move.prompts:,} prompts, {dollars(move.usd)} in all"]
         lines += [f"  {one_line(prompts[each], _PROMPT_WIDTH)}" for each in move.examples]
@@ -110,7 +111,8 @@ def _shown(interval: Interval | None, unknown: str) -> str:
     return f"{interval.value:+.4g} [{interval.low:+.4g}, {interval.high:+.4g}]"
 
 
-def _object(diff: Diff) -> dict[str, Any]:
+def summarize(diff: Diff) -> dict[str, Any]:
+    """What `-o json` writes of a comparison."""
     return {
         "prompts": diff.prompts,
         "moved": diff.moved,

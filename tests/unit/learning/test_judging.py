@@ -161,6 +161,8 @@ def test_logged_row_becomes_an_example() -> None:
         {"big": Outcome(0.75, 0.01)},
         logged=Logged("small", 0.98, {"small": 0.3}, Outcome(0.75, 0.012)),
     )
+    assert json.loads(line)["attempts"] == LOGGED["attempts"]
+    assert "answer" not in json.loads(line)
     assert json.loads(line)["answers"] == {"big": {"text": "Because.", "usd": 0.01}}
 
 
@@ -181,7 +183,7 @@ def test_answers_of_several_models_are_read() -> None:
 
     row = parse_row(line, default_id="7", reference="gold")
 
-    assert row == Row("7", "Why?", {"a": Answer("x"), "b": Answer("y", 0.5)}, {}, "y")
+    assert row == Row("7", "Why?", {"a": Answer("x"), "b": Answer("y", 0.5)}, {}, "y", rest={"gold": "y"})
 
 
 @pytest.mark.parametrize(
