@@ -101,7 +101,7 @@ def _example(fields: Mapping[str, Any], number: int) -> Example:
     known: dict[str, Any] = {"prompt": "", "outcomes": {}} | {
         name: fields[name] for name in _COMPARED if name in fields
     }
-    return parse_example(json.dumps(known).encode(), default_id=str(number))
+    return parse_example(line.encode(), default_id=str(number))
 
 
 def _add_costs(costs: dict[str, list[float]], fields: Mapping[str, Any]) -> None:
