@@ -123,6 +123,17 @@ def choose(
     return _choose_routed(_Case(plan, filters, fallbacks, ranked=False), draw)
 
 
+def eligible(table: RoutingTable, features: Features, ready: Callable[[Target], bool]) -> list[str]:
+    """Names of all models that may answer a request for an alias: experts by name, then fallbacks in order."""
+    plan = match(table, features)
+    boundary = _tightened(plan.boundary, features.boundary_header)
+    if isinstance(boundary, Refusal):
+        return []
+    filters = Filters(features, ready, boundary, table.snapshot.coldStart.mode, False)
+    targets = [*[candidate.target for candidate in plan.experts], *plan.fallbacks]
+    return [target.name for target in targets if filters.removes(target) is None]
+
+
 def choose_relayed(table: RoutingTable, features: Features, ready: Callable[[Target], bool]) -> Decision | Refusal:
     """The external fallback that a sidecar asks for by name, or why it may not answer.
 

@@ -14,7 +14,7 @@ from flotilla_api.request_log import REQUEST_LOG_PATH
 from flotilla_api.snapshot import Target
 
 from .access import RELAY_HEADER, Access, Waiting, judge
-from .choose import choose, choose_relayed
+from .choose import choose, choose_relayed, eligible
 from .connection import ClientConnection
 from .decisions import Decision, Features, Ranking, Refusal
 from .dispatch import Dispatcher
@@ -30,7 +30,7 @@ from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
 from .registry import Live, Registry
 from .replies import JSON_LINES, Reply, request_lines, retry_line
-from .requestlog import RequestLog
+from .requestlog import Entry, RequestLog
 from .routing_table import visible_models
 from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
@@ -270,7 +270,7 @@ class Router:
             stream=request.stream,
         )
         if self._log is not None and incoming.review is None:
-            exchange.entry = self._log.begin(request)
+            exchange.entry = self._follow(self._log, live, request, headers, judgement)
         if decision.first.asleep:
             exchange.hold = self._hold(exchange, self._decide_again(request, headers, draw, ranking))
         elif decision.cause is Cause.COLD_START:
@@ -281,6 +281,26 @@ class Router:
             dispatcher.loop.call_soon(self.judge.shadow, live, request, headers, name, record)
         incoming.release()
         dispatcher.begin(exchange)
+
+    def _follow(
+        self,
+        log: RequestLog,
+        live: Live,
+        request: ParsedRequest,
+        headers: Mapping[bytes, bytes],
+        judgement: Judgement | None,
+    ) -> Entry | None:
+        """What the request log keeps of a request; None: it keeps nothing."""
+        if log.config is None:
+            return None
+        now = self.dispatcher.loop.time()
+
+        def ready(target: Target) -> bool:
+            return self.dispatcher.ready(live, target, now)
+
+        opinion = None if judgement is None else judgement.opinion
+        candidates = eligible(live.table, _features(live, request, headers), ready)
+        return Entry(log, log.config, request, candidates, None if opinion is None else opinion.scores)
 
     def _live(self) -> Live:
         live = self.registry.live

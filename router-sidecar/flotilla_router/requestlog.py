@@ -1,6 +1,6 @@
 """What a gateway keeps of its requests to learn from, where its policy asks for that.
 
-    begin -> Entry -> finish -> pending -> flush -> thread: mask, encode, write -> segments
+    Entry -> finish -> pending -> flush -> thread: mask, encode, write -> segments
 
 The loop only collects. A thread of its own does the rest, a row at a time, so that it never has the interpreter for
 long. Rows are in a folder that is named for what is kept of prompts: those that were written under another setting go
@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -49,20 +49,32 @@ class Entry:
         "_pieces",
         "_size",
         "_whole",
+        "candidates",
         "config",
         "decision",
         "keeps_answer",
         "prompt",
         "record",
+        "scores",
     )
 
-    def __init__(self, log: RequestLog, config: RequestLogConfig, request: ParsedRequest) -> None:
+    def __init__(
+        self,
+        log: RequestLog,
+        config: RequestLogConfig,
+        request: ParsedRequest,
+        candidates: Sequence[str],
+        scores: Mapping[str, float] | None,
+    ) -> None:
+        """candidates, scores: see RequestRow."""
         self._log = log
         self._api: Api = request.api
         self.config = config
         self.prompt = prompt_text(request)
         self.keeps_answer = config.prompts != "Features" and request.choices == 1
         """Whether what is answered is kept: text is, of requests for one answer."""
+        self.candidates = candidates
+        self.scores = scores
         self.record: RequestRecord | None = None
         """Once it has finished."""
         self.decision: Decision | None = None
@@ -170,12 +182,6 @@ class RequestLog:
         self.flush()
         self._jobs.put(_Setting(config))
 
-    def begin(self, request: ParsedRequest) -> Entry | None:
-        """Follow a request; None: nothing is kept."""
-        if self.config is None:
-            return None
-        return Entry(self, self.config, request)
-
     def add(self, entry: Entry) -> None:
         """A request is over."""
         size = entry.size
@@ -273,7 +279,7 @@ class _Writer(threading.Thread):
         record, decision = entry.record, entry.decision
         assert record is not None
         assert decision is not None
-        row = make_row(record, decision)
+        row = make_row(record, decision, entry.candidates, entry.scores)
         answer = entry.answer() if entry.keeps_answer else None
         add_texts(row, entry.config.prompts, entry.prompt, answer)
         return self._encode(row)

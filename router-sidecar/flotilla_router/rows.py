@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -10,7 +11,7 @@ from flotilla_api.strategy import LoggedPrompts
 
 from .chunks import decode_answer
 from .decisions import Decision
-from .logs import AttemptRecord, RequestRecord
+from .logs import AttemptRecord, RequestRecord, ShadowRecord
 from .redaction import redact, redact_halves
 from .text import CLIP_CHARACTERS
 from .wire import DECODE_ERRORS, Api
@@ -51,6 +52,8 @@ class RequestRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     rule: str | None = None
     reason: str | None
     """Why `choice` was asked first, or why another one answered."""
+    candidates: Sequence[str]
+    """Who might have answered when the request came."""
     prompt: str | None = None
     """Text: the first and the last 512 characters. Redacted: the same without what looks private."""
     features: Features | None = None
@@ -59,6 +62,14 @@ class RequestRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Who was asked first."""
     propensity: float | None
     """Probability with which `choice` was chosen; null: it was asked for by name."""
+    artifact: str | None = None
+    """Digest of the artifact that led to `choice`."""
+    score: float | None = None
+    """By the strategy's artifact: of a pair how hard the prompt is, of Cluster the best utility."""
+    scores: Mapping[str, float] = {}
+    """The same: of a pair the strong model's, of Cluster every model's utility."""
+    shadow: ShadowRecord | None = None
+    """What the shadow's artifact says, if it was asked."""
     model: str | None
     """Who answered."""
     status: int
@@ -75,7 +86,9 @@ class RequestRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     snapshot: str
 
 
-def make_row(record: RequestRecord, decision: Decision) -> RequestRow:
+def make_row(
+    record: RequestRecord, decision: Decision, candidates: Sequence[str], scores: Mapping[str, float] | None
+) -> RequestRow:
     """The row of a finished request, without what was said."""
     choice = decision.first.name
     own = [attempt for attempt in record.attempts if attempt.target == choice]
@@ -89,8 +102,13 @@ def make_row(record: RequestRecord, decision: Decision) -> RequestRow:
         api=record.api,
         rule=record.rule,
         reason=record.reason,
+        candidates=candidates,
         choice=choice,
         propensity=decision.propensity,
+        artifact=record.artifact,
+        score=record.score,
+        scores={} if scores is None else {name: round(score, 6) for name, score in scores.items()},
+        shadow=record.shadow,
         model=record.model,
         status=record.status,
         client_gone=record.client_gone,

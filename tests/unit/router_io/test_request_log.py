@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from learning import HARD, a_strategy, a_trial, fleet, stored
 from rig import (
     POLICY,
     STREAM_HEAD,
@@ -27,6 +28,7 @@ from rig import (
     chunk,
     client,
     expert,
+    external_fallback,
     get,
     model_server,
     post,
@@ -37,6 +39,7 @@ from rig import (
     until,
 )
 
+from artifacts import an_artifact
 from flotilla_api.snapshot import RequestLogConfig, TokenPrice, WeightedTarget
 
 READER, WRITER = "reader-key", "writer-key"
@@ -124,6 +127,7 @@ async def test_row_says_what_was_asked_and_what_came_of_it(tmp_path: Path) -> No
         "api": "chat",
         "reason": "Static",
         "prompt": "2 + 2?",
+        "candidates": ["small"],
         "choice": "small",
         "propensity": 1.0,
         "model": "small",
@@ -148,6 +152,43 @@ async def test_row_says_how_likely_its_choice_was(tmp_path: Path, model: str, pr
             (row,) = await rows(rig)
 
     assert (row["choice"], row["propensity"]) == ("small", propensity)
+
+
+async def test_row_says_what_learned_routing_said(tmp_path: Path) -> None:
+    """Scores, artifacts, the shadow's opinion, and how likely an explored choice was."""
+    _prepare(tmp_path)
+    source = stored(tmp_path, an_artifact())
+    async with fleet(tmp_path) as them:
+        strategy = a_strategy(source, exploreRatio=1.0)
+        await them.use(strategy=strategy, shadow=a_trial(source), requestLog=logged())
+        await until(lambda: them.digest("shadow") == source.digest)
+        await them.ask(HARD)
+        (row,) = await rows(them.rig)
+
+    assert (row["reason"], row["propensity"], row["artifact"]) == ("Explored", 0.5, source.digest)
+    assert row["candidates"] == ["small", "big"]
+    assert row["choice"] in row["candidates"]
+    assert row["scores"] == {"big": row["score"]}
+    assert row["score"] > 0.5
+    assert row["shadow"] == {"artifact": source.digest, "score": row["score"], "model": "big"}
+
+
+async def test_row_names_who_might_have_answered(tmp_path: Path) -> None:
+    """Not those that lack what is asked, or that the request's boundary keeps out."""
+    _prepare(tmp_path)
+    async with model_server(replies(chat_answer("four"))) as model:
+        targets = (
+            expert("small", model.address),
+            expert("blind", model.address).model_copy(update={"tools": False}),
+            served_fallback("big", model.address),
+            external_fallback("api", "http://127.0.0.1:1/v1"),
+        )
+        async with router(tmp_path, a_snapshot(*targets, requestLog=logged())) as rig:
+            tools = [{"type": "function", "function": {"name": "f"}}]
+            await ask(rig.port, post(chat(tools=tools), headers=["x-flotilla-boundary: LocalOnly"]))
+            (row,) = await rows(rig)
+
+    assert row["candidates"] == ["small", "big"]
 
 
 async def test_row_of_a_stream_holds_its_text(tmp_path: Path) -> None:
