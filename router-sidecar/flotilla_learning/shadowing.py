@@ -98,9 +98,8 @@ def _add(reading: ShadowReading, fields: Mapping[str, Any], policy: str, number:
 
 def _example(fields: Mapping[str, Any], number: int) -> Example:
     """The row for comparisons, also where the log holds no text."""
-    known: dict[str, Any] = {"prompt": "", "outcomes": {}} | {
-        name: fields[name] for name in _COMPARED if name in fields
-    }
+    known = {name: fields[name] for name in _COMPARED if name in fields}
+    line = json.dumps({"prompt": "", "outcomes": {}, **known})
     return parse_example(line.encode(), default_id=str(number))
 
 
