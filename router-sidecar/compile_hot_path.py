@@ -28,6 +28,7 @@ INTERPRETED = frozenset(
         "artifacts.py",  # the same
         "sources.py",  # runs once for each artifact
         "room.py",  # the same
+        "vectors.py",  # coroutines that mostly wait
         "learned.py",  # numpy's calls take the time
         "wakes.py",  # the same
         "splice.py",  # calls C through ctypes

@@ -41,6 +41,7 @@ from .serving import Patience
 from .settings import RouterSettings, SettingsError
 from .telemetry import Telemetry
 from .upstream import Upstreams
+from .vectors import Vectors
 from .wakes import Wakes
 
 FILES_SECONDS = 2.0
@@ -175,7 +176,8 @@ class RouterProcess:
         )
         self._reviews = _make_reviews(loop, control, settings)
         access = Access(settings.role, settings.policy, self._keys, self._reviews)
-        judge = Judge(learned, self.telemetry, random.random)
+        self._vectors = Vectors(self.dispatcher)
+        judge = Judge(learned, self.telemetry, random.random, self._vectors)
         pages = None if self._request_log is None else LogPages(loop, self._request_log, self._keys)
         self.router = Router(self.registry, self.dispatcher, access, judge, log=self._request_log, pages=pages)
         self.source = SnapshotSource(self.store, control, settings.snapshot_dir, settings.control_token_dir)
@@ -237,6 +239,7 @@ class RouterProcess:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._wakes.close()
         self._artifacts.close()
+        self._vectors.close()
         await self._data.close()
         await self._admin.close()
         self._upstreams.close()

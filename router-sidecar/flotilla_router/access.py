@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import assert_never
+from typing import Any, assert_never
 
 from flotilla_api import names
 
@@ -23,12 +23,12 @@ _BEARER_LINE = b"www-authenticate: Bearer\r\n"
 
 
 class Waiting:
-    """A request whose body is there before the verdict on its token. Implements serving.Running."""
+    """A request whose body is there before what it takes to serve it. Implements serving.Running."""
 
-    def __init__(self, review: asyncio.Future[Verdict], serve: Callable[[], None]) -> None:
+    def __init__(self, missing: asyncio.Future[Any], serve: Callable[[], None]) -> None:
         """serve: serves the request, if its client is still there."""
         self._serve = serve
-        review.add_done_callback(self._go_on)
+        missing.add_done_callback(self._go_on)
 
     def client_gone(self) -> None:
         """Nothing has been begun."""
@@ -39,7 +39,7 @@ class Waiting:
     def resume(self) -> None:
         """Nothing is being sent."""
 
-    def _go_on(self, _review: asyncio.Future[Verdict]) -> None:
+    def _go_on(self, _missing: asyncio.Future[Any]) -> None:
         self._serve()
 
 

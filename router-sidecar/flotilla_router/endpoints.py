@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 from urllib.parse import unquote
@@ -28,6 +28,7 @@ from .learned import Judgement
 from .logpages import LogPages
 from .logs import RequestRecord
 from .openai import Api, BadRequest, ParsedRequest, parse_request
+from .passing import passed_headers
 from .registry import Live, Registry
 from .replies import JSON_LINES, Reply, request_lines, retry_line
 from .requestlog import Entry, RequestLog
@@ -36,12 +37,6 @@ from .telemetry import METRICS_CONTENT_TYPE
 from .wire import Prompted
 
 BOUNDARY_HEADER = b"x-flotilla-boundary"
-_SDK_HEADERS = (b"content-type", b"accept", b"user-agent")
-_TRACE_HEADERS = (b"traceparent", b"tracestate")
-"""With the request id, all of a client's headers that go upstream."""
-_MOST_KNOWN_LINES, _LONGEST_KNOWN_LINES = 256, 1024
-"""Of those that are kept: how many sets, and the bytes of one."""
-_known_lines: dict[tuple[bytes | None, ...], bytes] = {}
 _SMALL_BODY_BYTES = 1024 * 1024
 """Most that is read while no snapshot says how much."""
 _JSON = b"application/json"
@@ -235,6 +230,8 @@ class Router:
     def _complete(self, api: Api, incoming: Incoming, connection: ClientConnection) -> None:
         live, dispatcher = self._live(), self.dispatcher
         request = _parse(api, incoming.body())
+        if self._awaits_vectors(live, request, incoming, connection):
+            return
         headers = incoming.headers
         draw = dispatcher.draw()
         judgement = self._judge(live, request, incoming)
@@ -264,7 +261,7 @@ class Router:
             live=live,
             request=request,
             decision=decision,
-            passed_headers=_passed_headers(headers, name),
+            passed_headers=passed_headers(headers, name),
             record=record,
             arrived=arrived,
             stream=request.stream,
@@ -278,7 +275,7 @@ class Router:
         connection.exchange = exchange
         if self.judge.learned.shadows and incoming.review is None:
             name = decision.first.name
-            dispatcher.loop.call_soon(self.judge.shadow, live, request, headers, name, record)
+            dispatcher.loop.call_soon(self.judge.begin_shadow, live, request, headers, record, name)
         incoming.release()
         dispatcher.begin(exchange)
 
@@ -313,6 +310,17 @@ class Router:
         self.dispatcher.telemetry.demanded(expert.name)
         if expert.asleep:
             self.dispatcher.wakes.wake(expert.name, waits=waits)
+
+    def _awaits_vectors(
+        self, live: Live, request: ParsedRequest, incoming: Incoming, connection: ClientConnection
+    ) -> bool:
+        """Whether embedding Experts are asked first; the request is served again when they have had their time."""
+        if incoming.vectors is None:
+            incoming.vectors = self.judge.ask_vectors(live, request, incoming)
+            if incoming.vectors is not None:
+                connection.exchange = Waiting(incoming.vectors, connection.serve_again)
+                return True
+        return False
 
     def _judge(
         self, live: Live, request: ParsedRequest, incoming: Incoming, *, counts: bool = True
@@ -387,6 +395,8 @@ class Router:
         live = self._live()
         body = incoming.body()
         request = _parse(_api_of(body), body)
+        if self._awaits_vectors(live, request, incoming, connection):
+            return
         relayed = incoming.review is not None
         judgement = self._judge(live, request, incoming, counts=False)
         ranking = None if judgement is None else judgement.ranking
@@ -477,28 +487,6 @@ def _features(live: Live, request: ParsedRequest, headers: Mapping[bytes, bytes]
         if not live.header_names
         else {name: headers[key].decode("latin-1") for name, key in live.header_names if key in headers},
         boundary_header=None if boundary is None else boundary.decode("latin-1"),
-    )
-
-
-def _passed_headers(headers: Mapping[bytes, bytes], name: str) -> bytes:
-    """Header lines that go upstream. A client's SDK sends the same ones each time, so they are made once."""
-    get = headers.get
-    key = (get(b"content-type"), get(b"accept"), get(b"user-agent"))
-    lines = _known_lines.get(key)
-    if lines is None:
-        lines = _lines(_SDK_HEADERS, key)
-        if len(lines) <= _LONGEST_KNOWN_LINES:
-            if len(_known_lines) >= _MOST_KNOWN_LINES:
-                _known_lines.clear()
-            _known_lines[key] = lines
-    if b"traceparent" in headers:
-        lines += _lines(_TRACE_HEADERS, (get(b"traceparent"), get(b"tracestate")))
-    return b"%bx-request-id: %b\r\n" % (lines, name.encode())
-
-
-def _lines(names: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
-    return b"".join(
-        b"%b: %b\r\n" % (name, value) for name, value in zip(names, values, strict=True) if value is not None
     )
 
 

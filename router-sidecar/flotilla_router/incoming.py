@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .openai import error_body
 from .settings import MAX_HEADER_BYTES, MAX_HEADERS
 from .verdicts import Verdict
+
+if TYPE_CHECKING:
+    from .embedders.embedding import Embedding
 
 _SAFE_IN_ID = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+="
 _MOST_ID_BYTES = 128
@@ -34,7 +38,19 @@ class Problem:
 class Incoming:
     """A request as it arrives."""
 
-    __slots__ = ("_id", "client", "data", "has_body", "headers", "http_1_0", "keep_alive", "method", "review", "url")
+    __slots__ = (
+        "_id",
+        "client",
+        "data",
+        "has_body",
+        "headers",
+        "http_1_0",
+        "keep_alive",
+        "method",
+        "review",
+        "url",
+        "vectors",
+    )
 
     def __init__(self) -> None:
         self.method = b""
@@ -48,6 +64,8 @@ class Incoming:
         """Name of the API key that was shown, or of the pod whose sidecar asks."""
         self.review: asyncio.Future[Verdict] | None = None
         """Of a sidecar's token, which may take a moment; None: the request is a client's own."""
+        self.vectors: asyncio.Future[dict[str, Embedding]] | None = None
+        """What embedding Experts make of its prompt; None: nobody has been asked."""
         self.http_1_0 = False
         self.keep_alive = True
         self._id = ""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from .decisions import Decision
 from .errors import quote
 from .incoming import Incoming, Problem
-from .learned import Judgement, Learned
+from .learned import Judgement, Learned, Prompt
 from .logs import RequestRecord, ShadowRecord
 from .openai import ParsedRequest
 from .registry import Live
 from .telemetry import Telemetry
 from .text import prompt_text
 from .trials import opening_of, session_of
+from .vectors import Asked, Vectors, vectors_in
 
 THRESHOLD_HEADER = b"x-flotilla-threshold"
 _MOST_HEADER_BYTES = 32
@@ -23,11 +24,19 @@ _NO_OPINION = "none"
 class Judge:
     """One for all requests."""
 
-    def __init__(self, learned: Learned, telemetry: Telemetry, draw: Callable[[], float]) -> None:
+    def __init__(self, learned: Learned, telemetry: Telemetry, draw: Callable[[], float], vectors: Vectors) -> None:
         """draw: uniform in [0, 1)."""
         self.learned = learned
         self._telemetry = telemetry
         self._draw = draw
+        self._vectors = vectors
+
+    def ask_vectors(self, live: Live, request: ParsedRequest, incoming: Incoming) -> Asked | None:
+        """What has to be there before the request can be judged; None: nothing."""
+        endpoints = self.learned.endpoints
+        if not endpoints or incoming.review is not None or not _has_choice(live, request):
+            return None
+        return self._vectors.ask(live, endpoints, prompt_text(request))
 
     def judge(
         self, live: Live, request: ParsedRequest, incoming: Incoming, *, counts: bool = True
@@ -46,7 +55,8 @@ class Judge:
         if learned.tries:
             opening = opening_of(request.body)
             session = session_of(incoming.headers, learned.session_headers, incoming.client, opening)
-        return learned.judge(prompt_text(request), session, asked, self._draw, counts=counts)
+        prompt = Prompt(prompt_text(request), asked, vectors_in(incoming.vectors), session)
+        return learned.judge(prompt, self._draw, counts=counts)
 
     def note(self, judgement: Judgement | None, decision: Decision, record: RequestRecord) -> None:
         """Count and log what came of it."""
@@ -59,15 +69,27 @@ class Judge:
         if decision.ranked:
             record.artifact = judgement.artifact
 
-    def shadow(
-        self, live: Live, request: ParsedRequest, headers: Mapping[bytes, bytes], model: str, record: RequestRecord
+    def begin_shadow(
+        self, live: Live, request: ParsedRequest, headers: Mapping[bytes, bytes], record: RequestRecord, model: str
     ) -> None:
-        """Score a share of the requests by the shadow's artifact, and log it. model: who was chosen first."""
+        """Have a share of the requests scored by the shadow's artifact, once they are on their way, and log it.
+
+        model: who was chosen first.
+        """
         learned = self.learned
-        if not _has_choice(live, request):
+        if not _has_choice(live, request) or not learned.takes_shadow(self._draw()):
             return
         asked = None if learned.bounds is None else threshold_in(headers, learned.bounds)
-        found = learned.shadow(prompt_text(request), None if isinstance(asked, Problem) else asked, self._draw)
+        prompt = Prompt(prompt_text(request), None if isinstance(asked, Problem) else asked, {})
+        endpoint = learned.shadow_endpoint
+        if endpoint is None:
+            self._shadow(prompt, record, model)
+            return
+        vectors = self._vectors.ask(live, (endpoint,), prompt.text)
+        vectors.add_done_callback(lambda found: self._shadow(prompt._replace(vectors=vectors_in(found)), record, model))
+
+    def _shadow(self, prompt: Prompt, record: RequestRecord, model: str) -> None:
+        found = self.learned.shadow(prompt, self._draw())
         if found is None:
             return
         digest, opinion = found

@@ -24,7 +24,8 @@ from .strong_ratio import StrongRatio, Verdict
 from .trials import takes_part
 
 if TYPE_CHECKING:
-    from .artifact import Artifact
+    from .artifact import Artifact, Remote
+    from .embedders.embedding import Embedding
 
 Role = Literal["strategy", "canary", "shadow"]
 Orders = tuple[tuple[float, tuple[str, ...]], ...]
@@ -58,6 +59,16 @@ class Judgement(NamedTuple):
     """None: there is no score."""
     ranking: Ranking | None
     """None: the request is drawn by weight."""
+
+
+class Endpoint(NamedTuple):
+    """What scores by vectors, and who makes them."""
+
+    artifact: str
+    """Digest of the artifact."""
+    remote: Remote
+    name: str
+    """Of the Expert: what the policy calls the embedder's model, or else the model's own id."""
 
 
 class ArmFigures(NamedTuple):
@@ -95,14 +106,27 @@ def unfit(artifact: Artifact, wanted: Wanted) -> str | None:
     if config is not None and manifest.strategy != config.type:
         return f"The artifact is one for {manifest.strategy}, and the policy's strategy is {config.type}."
     known = ", ".join(manifest.models)
-    unknown = sorted(wanted.names.keys() - set(manifest.models))
+    unknown = sorted(wanted.names.keys() - set(manifest.models) - {manifest.embedder.options.model})
     if unknown:
         return f"The policy names the model {unknown[0]}, which the artifact lacks: it has {known}."
-    if manifest.strategy != "Cluster" and len(wanted.names) < len(manifest.models):
+    if manifest.strategy != "Cluster" and not wanted.names.keys() >= set(manifest.models):
         return f"The policy has to say which of its models stand for {known}."
     if config is not None and config.targetStrongRatio is not None and not manifest.calibration:
         return "The artifact has no calibration, which targetStrongRatio starts from: set a threshold."
     return None
+
+
+class Prompt(NamedTuple):
+    """What is asked about a request."""
+
+    text: str
+    """Clipped."""
+    asked: float | None
+    """The threshold that it wants."""
+    vectors: Mapping[str, Embedding]
+    """By the digests of the artifacts that score by them; words score where there is none."""
+    session: bytes = b""
+    """What its session has in common; of no use unless some sessions try a canary."""
 
 
 class _Seen:
@@ -141,20 +165,29 @@ class Arm:
         self.wanted = wanted
         self.seen = seen
 
-    def judge(self, text: str, asked: float | None, draw: float, *, counts: bool) -> Opinion | None:
+    def judge(self, prompt: Prompt, draw: float, *, counts: bool) -> Opinion | None:
         """What the artifact says of a prompt; None: its score is no number.
 
-        asked: the threshold that the request wants. draw: for a score on the threshold, uniform in [0, 1).
-        counts: whether this is a request that it decides about.
+        draw: for a score on the threshold, uniform in [0, 1). counts: whether this is a request that it decides about.
         """
-        scores = self.artifact.judge(text)
+        remote, vector = self.artifact.remote, prompt.vectors.get(self.artifact.digest)
+        by_vector = remote is not None and vector is not None
+        scores = remote.score(vector) if remote is not None and vector is not None else self.artifact.judge(prompt.text)
         if not scores.finite:
             return None
-        if counts:
+        if counts and by_vector == (remote is not None):  # a fallback's scores are distributed in their own way
             self.seen.drift.note(scores.reference)
         if isinstance(scores, ClusterScores):
             return self._by_utility(scores)
-        return self._by_threshold(scores, asked, draw, counts=counts)
+        return self._by_threshold(scores, prompt.asked, draw, counts=counts)
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Who makes the vectors by which it scores; None: it needs none."""
+        remote = self.artifact.remote
+        if remote is None:
+            return None
+        return Endpoint(self.artifact.digest, remote, self.wanted.names.get(remote.model, remote.model))
 
     def figures(self) -> ArmFigures:
         """What is measured of it."""
@@ -273,43 +306,55 @@ class Learned:
         """Whether some requests are scored by a shadow's artifact."""
         return "shadow" in self._arms
 
-    def judge(
-        self, text: str, session: bytes, asked: float | None, draw: Callable[[], float], *, counts: bool = True
-    ) -> Judgement:
-        """What is said of a request. session: of no use unless `tries`. counts: False if it is only explained."""
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Who makes vectors for the artifacts that decide."""
+        arms = [arm for role, arm in self._arms.items() if role != "shadow"]
+        return [endpoint for arm in arms if (endpoint := arm.endpoint) is not None]
+
+    @property
+    def shadow_endpoint(self) -> Endpoint | None:
+        """Who makes vectors for the shadow's artifact."""
+        arm = self._arms.get("shadow")
+        return None if arm is None else arm.endpoint
+
+    def judge(self, prompt: Prompt, draw: Callable[[], float], *, counts: bool = True) -> Judgement:
+        """What is said of a request. counts: False if it is only explained. draw: uniform in [0, 1)."""
         live, canary = self._arms.get("strategy"), self._arms.get("canary")
         if live is None:
             return Judgement("strategy", None, None, None)
         share = self._canary_percent / 100.0
         arm, other = live, None
         if canary is not None:
-            tries = takes_part(canary.artifact.digest, session, self._canary_percent)
+            tries = takes_part(canary.artifact.digest, prompt.session, self._canary_percent)
             arm, other, share = (canary, live, share) if tries else (live, canary, 1.0 - share)
         role, digest = arm.wanted.role, arm.artifact.digest
-        opinion = self._ask(arm, text, asked, draw(), counts=counts)
+        opinion = self._ask(arm, prompt, draw(), counts=counts)
         if opinion is None or not opinion.order:
             return Judgement(role, digest, opinion, None)
         possible = opinion.possible
         if other is not None:
-            another = self._ask(other, text, asked, 0.5, counts=False)
+            another = self._ask(other, prompt, 0.5, counts=False)
             possible = _mixed(share, possible, another.possible if another is not None else possible)
         config = arm.wanted.config
         ratio = 0.0 if config is None else config.exploreRatio
         reason = arm.artifact.manifest.strategy
         return Judgement(role, digest, opinion, Ranking(reason, opinion.order, possible, ratio, draw()))
 
-    def shadow(self, text: str, asked: float | None, draw: Callable[[], float]) -> tuple[str, Opinion] | None:
-        """Digest and opinion of the shadow's artifact; None: this request is not among those that it scores."""
-        arm = self._arms.get("shadow")
-        if arm is None or draw() * 100.0 >= self._shadow_percent:
-            return None
-        opinion = self._ask(arm, text, asked, draw(), counts=True)
-        return None if opinion is None else (arm.artifact.digest, opinion)
+    def takes_shadow(self, draw: float) -> bool:
+        """Whether a request is among those that the shadow's artifact scores. draw: uniform in [0, 1)."""
+        return draw * 100.0 < self._shadow_percent
 
-    def _ask(self, arm: Arm, text: str, asked: float | None, draw: float, *, counts: bool) -> Opinion | None:
+    def shadow(self, prompt: Prompt, draw: float) -> tuple[str, Opinion] | None:
+        """Digest and opinion of the shadow's artifact; None: it has no score."""
+        arm = self._arms.get("shadow")
+        opinion = None if arm is None else self._ask(arm, prompt, draw, counts=True)
+        return None if arm is None or opinion is None else (arm.artifact.digest, opinion)
+
+    def _ask(self, arm: Arm, prompt: Prompt, draw: float, *, counts: bool) -> Opinion | None:
         """What an artifact says; a mistake in it costs no request."""
         try:
-            return arm.judge(text, asked, draw, counts=counts)
+            return arm.judge(prompt, draw, counts=counts)
         except Exception as error:
             self._report(arm.wanted.role, error)
             return None

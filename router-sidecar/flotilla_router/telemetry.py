@@ -139,6 +139,7 @@ class Telemetry(Collector):
         self._artifacts_refused = _Counter(
             m.ROUTER_ARTIFACTS_REFUSED, "Artifacts that were not used.", ("policy", "role", "reason")
         )
+        self._embeddings = _Counter(m.ROUTER_EMBEDDINGS, "Prompts for embedding Experts.", ("policy", "result"))
         self._shadow = _Counter(m.ROUTER_SHADOW_DECISIONS, "Scores of a shadow.", ("policy", "model", "shadow"))
         self._relayed = _Counter(m.ROUTER_RELAYED, "Sidecars' requests passed on.", ("policy", "model", "code"))
         self._seconds = _Histogram(m.ROUTER_REQUEST_SECONDS, "Arrival to last byte.", ("policy", "model"))
@@ -187,6 +188,10 @@ class Telemetry(Collector):
     def shadowed(self, model: str, preferred: str) -> None:
         """Count what a shadow's artifact would have preferred to `model`."""
         self._shadow.sums[self.policy, model, preferred] += 1
+
+    def embedded(self, result: str) -> None:
+        """Count a prompt that an embedding Expert was to make a vector of."""
+        self._embeddings.sums[self.policy, result] += 1
 
     def artifact_refused(self, role: str, reason: str) -> None:
         """Count an artifact that was not used."""
@@ -265,6 +270,7 @@ class Telemetry(Collector):
             self._strategy,
             self._artifacts_refused,
             self._shadow,
+            self._embeddings,
             self._seconds,
             self._first_byte,
             self._per_token,

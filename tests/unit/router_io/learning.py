@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from rig import router as a_router
 
 from artifacts import digest
 from flotilla_api.artifact import write_tar
-from flotilla_api.snapshot import ArtifactSource, RoutingSnapshot, StrategyConfig, TrialConfig
+from flotilla_api.snapshot import ArtifactSource, RoutingSnapshot, StrategyConfig, Target, TrialConfig
 
 Json = dict[str, Any]
 NAMES = {"weak": "small", "strong": "big"}
@@ -61,9 +61,11 @@ class Fleet:
     small: ModelServer
     big: ModelServer
 
-    def load(self, **fields: Any) -> RoutingSnapshot:
-        """Bring a snapshot with these fields, such as a strategy."""
-        snapshot = a_snapshot(expert("small", self.small.address), served_fallback("big", self.big.address), **fields)
+    def load(self, more: Sequence[Target] = (), **fields: Any) -> RoutingSnapshot:
+        """Bring a snapshot with these fields, such as a strategy; `more` targets are for those who ask by name."""
+        own = expert("small", self.small.address), served_fallback("big", self.big.address)
+        snapshot = a_snapshot(*own, **fields)
+        snapshot = snapshot.model_copy(update={"targets": (*own, *more)})
         self.rig.load(snapshot)
         return snapshot
 

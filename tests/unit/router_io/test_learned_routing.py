@@ -17,6 +17,7 @@ from rig import chat, post, until
 from artifacts import an_artifact, an_embedder, digest
 from flotilla_router.artifact import load_artifact
 from flotilla_router.embedders.embedding import Embedding
+from flotilla_router.learned import Prompt
 from flotilla_router.strategies.scores import PairScore
 
 CALIBRATION: Json = {
@@ -301,7 +302,7 @@ async def test_traffic_that_has_drifted_is_a_problem_until_it_is_over(tmp_path: 
         assert them.problems() == []
 
         for _ in range(200):
-            learned.judge(EASY, b"", None, lambda: 0.5)
+            learned.judge(Prompt(EASY, None, {}), lambda: 0.5)
 
         ((kind, target, text),) = them.problems()
         assert (kind, target) == ("Drifted", "strategy")
