@@ -100,6 +100,8 @@ def make_embedder(
         raise ValueError(f"{name} needs the array {error}") from error
     if vectors.ndim != 2 or vectors.dtype != np.float16 or vocabulary.dtype != np.uint8:
         raise ValueError(f"{VECTORS} is a matrix of float16 and {VOCABULARY} of uint8")
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{VECTORS} holds what is not a finite number")
     return Embedder(name, options, WordVectors(vocabulary.tobytes(), vectors.astype(np.float16, copy=False)))
 
 

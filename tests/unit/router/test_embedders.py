@@ -217,6 +217,7 @@ def test_embeddings_of_version_one_never_change() -> None:
         pytest.param(TABLE | {VECTORS: TABLE[VECTORS][:1]}, id="fewer vectors than words"),
         pytest.param(TABLE | {VECTORS: TABLE[VECTORS].astype(np.float32)}, id="vectors of another type"),
         pytest.param(TABLE | {VECTORS: TABLE[VECTORS][:, 0]}, id="no matrix"),
+        pytest.param(TABLE | {VECTORS: np.array([[1, np.nan], [0, 1]], np.float16)}, id="no number"),
         pytest.param(TABLE | {VOCABULARY: np.frombuffer(b"cat\ncat", np.uint8)}, id="a word twice"),
     ],
 )
