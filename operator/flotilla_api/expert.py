@@ -27,7 +27,7 @@ from .meta import (
 )
 from .scaling import Scaling
 
-ServingApi = Literal["chat", "completions"]
+ServingApi = Literal["chat", "completions", "embeddings"]
 
 DEFAULT_APIS: tuple[ServingApi, ...] = ("chat", "completions")
 DEFAULT_REPLICAS = 1
@@ -225,12 +225,17 @@ class Engine(Model):
 class Capabilities(Model):
     """What the model can do; the router sends it nothing else."""
 
-    apis: list[ServingApi] | None = Field(
-        None,
-        description="APIs that it serves; the start-up probe uses the first. Default: [chat, completions].",
+    apis: list[ServingApi] | None = checked(
+        Cel(
+            "!('embeddings' in self) || size(self) == 1",
+            "a model that embeds answers nothing: leave chat and completions out beside embeddings",
+        ),
+        default=None,
+        description="APIs that it serves; the start-up probe uses the first. [embeddings]: it answers no request, and makes the "
+        "vectors by which a learned strategy chooses. Default: [chat, completions].",
         min_length=1,
         max_length=2,
-        json_schema_extra=AS_SET,
+        extra=AS_SET,
     )
     tools: bool | None = Field(None, description="Whether it may be sent requests with tools. Default: false.")
     jsonSchema: bool | None = Field(

@@ -86,7 +86,8 @@ class Target(_Part):
     service: str | None = None
     """host:port of the Service of a served model, tried when every endpoint refuses to connect."""
     external: ExternalTarget | None = None
-    apis: tuple[Literal["chat", "completions"], ...]
+    apis: tuple[Literal["chat", "completions", "embeddings"], ...]
+    """(embeddings,): it is asked for the vectors by which a learned strategy chooses, and for no answer."""
     tools: bool
     jsonSchema: bool
     maxContextTokens: int | None = None
@@ -196,7 +197,8 @@ class StrategyConfig(_Part):
     type: LearnedStrategy
     artifact: ArtifactSource
     models: dict[str, str]
-    """A model's id in the artifact -> name of a target; one that is not among `targets` does not exist (yet)."""
+    """A model's id in the artifact, its embedder's among them -> name of a target; one that is not among `targets` does
+    not exist (yet)."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     targetStrongRatio: float | None = Field(default=None, ge=0, le=1)
     alpha: float | None = Field(default=None, ge=0, le=1)

@@ -151,7 +151,8 @@ class Strategy(Model):
     models: Models | None = Field(
         None,
         description="The artifact's model ids and the names of this policy's experts or fallbacks that answer for them. "
-        "WinRate and QualityGap: both of the pair. Cluster: those to choose among.",
+        "WinRate and QualityGap: both of the pair. Cluster: those to choose among. And where the artifact's embedder is a model "
+        "of its own, the Expert with apis: [embeddings] that serves it. Default for that one: its id.",
     )
     threshold: Ratio | None = Field(
         None,
@@ -190,8 +191,8 @@ class Strategy(Model):
         ),
         Cel(f"!({_PAIR}) || !has(self.alpha)", "alpha belongs to Cluster only"),
         Cel(
-            f"!({_PAIR}) || !has(self.models) || size(self.models) <= 2",
-            "WinRate and QualityGap choose between two models, the artifact's pair",
+            f"!({_PAIR}) || !has(self.models) || size(self.models) <= 3",
+            "WinRate and QualityGap choose between two models, the artifact's pair; a third can only be its embedder's",
         ),
         Cel("self.type != 'Cluster' || has(self.alpha)", "Cluster needs alpha"),
         Cel(

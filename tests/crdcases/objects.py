@@ -54,6 +54,7 @@ SERVED: Manifest = {
     },
 }
 SERVED_FROM_CLAIM: Manifest = {"model": {"uri": "pvc://models/qwen/1.5b"}, "accelerator": {"profile": "l4"}}
+SERVED_EMBEDDER: Manifest = {**SERVED_FROM_CLAIM, "capabilities": {"apis": ["embeddings"]}}
 SCALING: Manifest = {
     "min": 0,
     "max": 4,
@@ -118,7 +119,7 @@ POLICY: Manifest = {
     "models": ["auto", "gpt-4o-mini"],
     "pinnable": ["big"],
     "boundary": "Any",
-    "experts": [{"name": "invoice", "weight": 1}, {"name": "sql"}],
+    "experts": [{"name": "invoice", "weight": 1}, {"name": "sql"}, {"name": "fb0"}],
     "fallbacks": [{"name": "big"}],
     "rules": [
         {
@@ -246,13 +247,22 @@ PROFILE: Manifest = {
 }
 
 SPECS: dict[str, tuple[Manifest, ...]] = {
-    "Expert": ({**SERVED, "cost": COST}, SERVED_FROM_CLAIM, SCALED, SCALED_BARE, SCALED_TO_ZERO, SCALED_WIDE),
+    "Expert": (
+        {**SERVED, "cost": COST},
+        SERVED_FROM_CLAIM,
+        SCALED,
+        SCALED_BARE,
+        SCALED_TO_ZERO,
+        SCALED_WIDE,
+        SERVED_EMBEDDER,
+    ),
     "Fallback": (
         {"external": EXTERNAL, "cost": COST},
         {"served": SERVED, "cost": COST},
         {"external": EXTERNAL_BARE},
         {"external": {**EXTERNAL_BARE, "boundary": "Local"}},
         {"served": SERVED_FROM_CLAIM},
+        {"served": SERVED_EMBEDDER},
     ),
     "RoutingPolicy": (
         POLICY,

@@ -40,6 +40,7 @@ def _overridden(replicas: int, **fields: Any) -> dict[str, Any]:
 
 _PAIR = {"small": "invoice", "strong": "big"}
 _THREE = {"small": "invoice", "middle": "sql", "strong": "big"}
+_FOUR = {**_THREE, "embedder": "fb0"}
 _TWO_MODELS = {**_BARE_POLICY, "fallbacks": [{"name": "big"}]}
 _LEARNED_PARTS: dict[str, Any] = {
     "artifact": {"configMapRef": {"name": "router"}, "digest": DIGEST},
@@ -252,6 +253,10 @@ RULES: dict[str, Examples] = {
         ({"key": "a", "effect": "NoExecute", "tolerationSeconds": 0},),
         ({"key": "a", "tolerationSeconds": 1}, {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}),
     ),
+    "a model that embeds answers nothing: leave chat and completions out beside embeddings": Examples(
+        (["embeddings"], ["chat", "completions"], ["completions"]),
+        (["embeddings", "chat"], ["completions", "embeddings"]),
+    ),
     # Scaling
     "set replicas or scaling, not both": Examples(
         ({**SERVED_FROM_CLAIM, "replicas": 0}, {**SERVED_FROM_CLAIM, "scaling": {"max": 1}}),
@@ -461,9 +466,10 @@ RULES: dict[str, Examples] = {
     "alpha belongs to Cluster only": Examples(
         (_pair("Cluster", alpha="0.5"), _pair(threshold="0.5")), (_pair(threshold="0.5", alpha="0.5"),)
     ),
-    "WinRate and QualityGap choose between two models, the artifact's pair": Examples(
-        (_pair(threshold="0.5"), _pair("Cluster", alpha="1", models=_THREE)),
-        (_pair(threshold="0.5", models=_THREE), _pair("QualityGap", threshold="0.5", models=_THREE)),
+    "WinRate and QualityGap choose between two models, the artifact's pair; a third can only be its "
+    "embedder's": Examples(
+        (_pair(threshold="0.5"), _pair(threshold="0.5", models=_THREE), _pair("Cluster", alpha="1", models=_FOUR)),
+        (_pair(threshold="0.5", models=_FOUR), _pair("QualityGap", threshold="0.5", models=_FOUR)),
     ),
     "Cluster needs alpha": Examples((_pair("Cluster", alpha="0"),), (_pair("Cluster"),)),
     "Cluster has no threshold: leave out threshold, targetStrongRatio and header": Examples(

@@ -295,7 +295,7 @@ def _ready(facts: GatewayFacts, accepted_check: Check, router_ready: Check, prop
 def _answers(facts: GatewayFacts) -> Check:
     """Whether the routers that called let clients in and could get an answer."""
     kind = ConditionType.READY
-    able = any(facts.can_answer(target) for target in facts.targets)
+    able = any(facts.can_answer(target) for target in facts.targets if "embeddings" not in target.apis)
     if facts.missed_everywhere(ProblemKind.API_KEYS) or (not able and any(each.external for each in facts.targets)):
         return _with_problems(kind, facts)
     if not able:

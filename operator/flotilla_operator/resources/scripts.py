@@ -98,21 +98,23 @@ STARTUP_PROBE = (
     _BASE
     + """\
 api, model, timeout = sys.argv[2], sys.argv[3], float(sys.argv[4])
-body = {"model": model, "max_tokens": 1}
+body, wanted = {"model": model, "max_tokens": 1}, "choices"
 if api == "chat":
     path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": "Hi"}]
+elif api == "embeddings":
+    path, body, wanted = "/v1/embeddings", {"model": model, "input": "Hi"}, "data"
 else:
     path, body["prompt"] = "/v1/completions", "Hi"
 request = urllib.request.Request(base + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 try:
     with open_url(request, timeout=timeout) as answer:
-        sys.exit(0 if json.load(answer).get("choices") else "the answer has no choices")
+        sys.exit(0 if json.load(answer).get(wanted) else f"the answer has no {wanted}")
 except Exception as error:
     detail = error.read(500).decode(errors="replace") if hasattr(error, "read") else ""
     sys.exit(f"{error} {detail}".strip())
 """
 )
-"""Exit 0 after one real completion. Arguments: port, api (chat or completions), model, timeout in seconds."""
+"""Exit 0 after one real answer. Arguments: port, api (chat, completions or embeddings), model, timeout in seconds."""
 
 DRAIN = (
     _BASE

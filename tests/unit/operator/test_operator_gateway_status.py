@@ -413,3 +413,11 @@ def test_becoming_ready_is_one_event_each() -> None:
     events = judge(a_cluster()).events
 
     assert [(event.type, event.reason) for event in events] == [("Normal", "Ready")]
+
+
+def test_an_embedder_answers_no_request() -> None:
+    """It is ready, and a policy that has nothing else is not."""
+    expert = an_expert(capabilities={"apis": ["embeddings"]})
+    policy = a_policy(fallbacks=[])
+
+    assert conditions(a_cluster(policy, a_profile(), expert))["Ready"] == "False NoReadyModel"

@@ -100,6 +100,16 @@ def test_the_probe_passes_after_one_real_answer(
     assert engine.asked == [(path, {"model": "invoice", "max_tokens": 1} | prompt)]
 
 
+def test_the_probe_of_an_embedder_passes_after_one_vector(engine: FakeEngine) -> None:
+    """It answers nothing else."""
+    engine.answers = [(200, '{"data": [{"embedding": [0.1]}]}')]
+
+    result = run(scripts.STARTUP_PROBE, engine.port, "embeddings", "minilm", 5)
+
+    assert result.returncode == 0, result.stderr
+    assert engine.asked == [("/v1/embeddings", {"model": "minilm", "input": "Hi"})]
+
+
 @pytest.mark.parametrize(
     ("answer", "telling"),
     [
