@@ -111,9 +111,15 @@ def unfit(artifact: Artifact, wanted: Wanted) -> str | None:
         return f"The policy names the model {unknown[0]}, which the artifact lacks: it has {known}."
     if manifest.strategy != "Cluster" and not wanted.names.keys() >= set(manifest.models):
         return f"The policy has to say which of its models stand for {known}."
-    if config is not None and config.targetStrongRatio is not None and not manifest.calibration:
+    if config is not None and config.targetStrongRatio is not None and not _calibration(artifact):
         return "The artifact has no calibration, which targetStrongRatio starts from: set a threshold."
     return None
+
+
+def _calibration(artifact: Artifact) -> list[tuple[float, float]]:
+    """Thresholds, each with the share of prompts from it on."""
+    rows = artifact.manifest.calibration
+    return [(row.threshold, row.strongRatio) for row in rows if row.threshold is not None]
 
 
 class Prompt(NamedTuple):
@@ -144,9 +150,7 @@ class _Seen:
         """Hold this share from now on; None: there is none to hold."""
         if target == self.target:
             return
-        rows = artifact.manifest.calibration
-        points = [(row.threshold, row.strongRatio) for row in rows if row.threshold is not None]
-        self.ratio = None if target is None else StrongRatio(target, points)
+        self.ratio = None if target is None else StrongRatio(target, _calibration(artifact))
         self.target = target
 
     def look(self) -> None:
