@@ -9,7 +9,7 @@ import typer
 
 from . import explain, inject, simulate
 from .errors import InputError
-from .learning import diff, label, logs, pack, promote, shadow
+from .learning import diff, distill, label, logs, pack, promote, shadow
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("explain")(explain.command)
 app.command("inject")(inject.command)
 app.command("diff")(diff.command)
+app.command("distill")(distill.command)
 app.command("label")(label.command)
 app.add_typer(logs.app, name="logs")
 app.command("pack")(pack.command)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from flotilla_router.errors import ArtifactError
 from flotilla_router.weights import read_arrays
 
 Floats = NDArray[np.float32]
+_LOT = 1_024
 
 
 class TableError(ValueError):
@@ -52,11 +53,16 @@ class DistillOptions:
 
 
 def distill(
-    encoder: TextEncoder, vocabulary: Iterable[str], prompts: Iterable[str], options: DistillOptions
+    encoder: TextEncoder,
+    vocabulary: Iterable[str],
+    prompts: Iterable[str],
+    options: DistillOptions,
+    advance: Callable[[int], object] | None = None,
 ) -> dict[str, NDArray[np.generic]]:
     """The arrays VOCABULARY and VECTORS; `vocabulary` is the encoder's own, by falling frequency.
 
-    Frequencies are those in the prompts, and Zipf's where the prompts are few.
+    Frequencies are those in the prompts, and Zipf's where the prompts are few. `advance` is told how many words, of at
+    most `options.words`, are encoded.
 
     Raises:
         TableError: there are no more words than dims.
@@ -65,12 +71,22 @@ def distill(
     words = _words(vocabulary, counts, options)
     if len(words) <= options.dims:
         raise TableError(f"{len(words)} words are too few for vectors of {options.dims} numbers")
-    vectors = principal_components(encoder.encode([word.decode() for word in words]), options.dims)
+    vectors = principal_components(_encoded(encoder, words, advance), options.dims)
     lengths = options.smoothing / (options.smoothing + frequencies(words, counts, options.prior_words))
     return {
         VOCABULARY: np.frombuffer(b"\n".join(words), np.uint8),
         VECTORS: (vectors * lengths[:, None]).astype(np.float16),
     }
+
+
+def _encoded(encoder: TextEncoder, words: Sequence[bytes], advance: Callable[[int], object] | None) -> Floats:
+    """In lots, so that somebody can be told how far it is."""
+    lots: list[Floats] = []
+    for start in range(0, len(words), _LOT):
+        lots.append(encoder.encode([word.decode() for word in words[start : start + _LOT]]))
+        if advance:
+            advance(min(start + _LOT, len(words)))
+    return np.concatenate(lots)
 
 
 def _words(vocabulary: Iterable[str], counts: Mapping[bytes, int], options: DistillOptions) -> list[bytes]:
