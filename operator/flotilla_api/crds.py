@@ -105,6 +105,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Endpoint", ".status.endpoint", priority=1),
             Column("Routers", ".status.routers", priority=1),
             Column("Sidecars", ".status.sidecars", priority=1),
+            Column("Strategy", ".spec.strategy.type", priority=1),
         ),
     ),
     Kind(

@@ -8,14 +8,18 @@ from collections.abc import Generator, Mapping
 import numpy as np
 import pytest
 
-from artifacts import an_artifact, digest, hard_words
+from artifacts import an_artifact, an_embedder, digest, hard_words
 from e2e.fixtures import new_space
 from e2e.gateway import Router
 from e2e.objects import Manifest, a_policy, an_expert, an_external_fallback
 from e2e.sidecars import start_agent
 from e2e.steps import Space
+from fakes.engine.embeddings import direction_of
+from flotilla_api.artifact import EmbedderOptions
+from flotilla_router.embedders import digest_of
 from stack.flotilla import Stack
 
+DIMENSIONS = 64
 Files = Mapping[str, bytes]
 
 
@@ -27,6 +31,21 @@ def hard_about(*words: str) -> dict[str, bytes]:
 
 MATHS, LAW = hard_about("prove", "theorem"), hard_about("contract", "liability")
 ASK_MATHS, ASK_LAW = "prove theorem", "contract liability"
+
+
+def hard_by_vector(word: str) -> dict[str, bytes]:
+    """An artifact that scores the vectors of the Expert `minilm`, and finds no words hard without them."""
+    weights = np.full(DIMENSIONS, -9.0, np.float32)
+    weights[direction_of(word, DIMENSIONS)] = 9.0
+    embedder = {
+        "name": "Remote",
+        "digest": digest_of("Remote", EmbedderOptions(model="minilm", dimensions=DIMENSIONS), {}),
+        "options": {"model": "minilm", "dimensions": DIMENSIONS},
+        "fallback": an_embedder().spec.model_dump(exclude_defaults=True),
+    }
+    bias = np.zeros(1, np.float32)
+    arrays = {"weights": weights, "bias": bias, "fallback.weights": hard_words(), "fallback.bias": bias}
+    return an_artifact(manifest={"embedder": embedder}, arrays=arrays)
 
 
 def a_map(name: str, files: Files) -> Manifest:
@@ -153,3 +172,25 @@ def test_a_canary_decides_for_the_same_sessions_every_time(fleet: Space) -> None
 
     fleet.wait_for(lambda: set(sides()) == {"small", "big"}, "both artifacts to decide")
     assert sides() == sides()
+
+
+def test_an_embedding_expert_decides_and_nobody_waits_for_one_that_is_gone(fleet: Space) -> None:
+    """It is an Expert like others, is sent no request, and without it words decide."""
+    files = hard_by_vector("prove")
+    embedder = an_expert(
+        "minilm", env={"SIM_EMBEDDING_DIMENSIONS": str(DIMENSIONS)}, capabilities={"apis": ["embeddings"]}
+    )
+    policy = a_learned_policy("by-vectors", pinned("vectors", files))
+    policy["spec"]["experts"].append({"name": "minilm", "weight": 0})
+    fleet.apply(a_map("vectors", files), embedder, policy)
+    fleet.wait_ready("Expert", "minilm")
+    fleet.wait_ready("RoutingPolicy", "by-vectors")
+    gateway = fleet.gateway("by-vectors")
+
+    until_hard(fleet, gateway, "prove prove")
+    assert answered_by(gateway, "hello hello") == ("small", "WinRate")
+    assert gateway.metric("flotilla_router_embeddings_total", result="ok") >= 2
+
+    fleet.delete("Expert", "minilm")
+    fleet.wait_gone("Expert", "minilm")
+    fleet.wait_for(lambda: answered_by(gateway, "prove prove") == ("small", "WinRate"), "words to decide")

@@ -17,6 +17,7 @@ from fakes.engine import faults, metrics, requests, wire
 from fakes.engine.admin import AdminPaths
 from fakes.engine.answers import Oracle, read_known
 from fakes.engine.dialect import Dialect, refused_param
+from fakes.engine.embeddings import EmbeddingRequest, make_embeddings
 from fakes.engine.engine import Clock, Engine
 from fakes.engine.faults import Fault, Faults
 from fakes.engine.generation import Cut, Generation
@@ -60,6 +61,8 @@ class EngineServer:
             "/v1/chat/completions": self._chat_plan,
             "/v1/completions": self._completion_plan,
         }
+        if sim.embedding_dimensions:
+            self._plans = {}
         self._routes = self._make_routes()
 
     def handle(self, request: Request, exchange: Exchange) -> None:
@@ -85,6 +88,8 @@ class EngineServer:
             "/sim/requests": {"GET": self._list_requests, "DELETE": self._clear_requests},
             "/sim/health": {"GET": self._ok},
         }
+        if self._settings.behaviour.embedding_dimensions:
+            routes |= {"/v1/embeddings": {"POST": self._embed}}
         if self._dialect.has_engine_paths:
             routes |= self._admin.routes()
             routes |= {
@@ -263,6 +268,14 @@ class EngineServer:
         served = Served(settings.served_names, settings.model, settings.max_model_len, self._admin.adapters)
         ids = iter(lambda: f"modelperm-{secrets.randbits(64):016x}", "")
         self._replies.json(exchange, 200, wire.make_models(served, int(time()), ids))
+
+    def _embed(self, request: Request, exchange: Exchange) -> None:
+        body = requests.parse(EmbeddingRequest, request.body, request.headers.get("content-type", ""))
+        served = self._settings.served_names
+        if body.model not in (None, *served):
+            raise requests.unknown_model(body.model, list(served))
+        dimensions = self._settings.behaviour.embedding_dimensions
+        self._replies.json(exchange, 200, make_embeddings(body.texts, served[0], dimensions, int(time())))
 
     def _add_faults(self, request: Request, exchange: Exchange) -> None:
         try:

@@ -45,6 +45,8 @@ class Behaviour:
     """SIM_ANSWERS: JSON object prompt -> answer, or JSON lines {prompt, answer, wrong?}."""
     check_model_files: bool = True
     """SIM_CHECK_MODEL_FILES: 0 starts although the files of a local or offline model are absent."""
+    embedding_dimensions: int = 0
+    """SIM_EMBEDDING_DIMENSIONS: above 0 it serves /v1/embeddings, with vectors of so many numbers, and nothing else."""
     refuse_params: frozenset[str] = frozenset()
     """SIM_REFUSE_PARAMS: comma-separated request fields answered with a 400 (external provider only)."""
 
@@ -136,6 +138,7 @@ def read_behaviour(env: Mapping[str, str]) -> Behaviour:
         fail_at_load=_LOAD_FAILURES[failure] if failure else None,
         answers=Path(answers) if answers else None,
         check_model_files=env.get("SIM_CHECK_MODEL_FILES", "1") != "0",
+        embedding_dimensions=int(_number(env, "SIM_EMBEDDING_DIMENSIONS", 0)),
         refuse_params=frozenset(name for name in refused if name),
     )
 
@@ -146,6 +149,7 @@ _VARIABLES = frozenset(
         "SIM_CHECK_MODEL_FILES",
         "SIM_DECODE_TOKENS_PER_SECOND",
         "SIM_DOWNLOAD_SECONDS",
+        "SIM_EMBEDDING_DIMENSIONS",
         "SIM_FAIL_AT_LOAD",
         "SIM_KV_TOKENS",
         "SIM_LOAD_SECONDS",

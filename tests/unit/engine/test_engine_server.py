@@ -81,6 +81,33 @@ async def test_the_openai_sdk_reads_answers_and_streams():
     assert called.choices[0].message.content == ""
 
 
+async def test_an_embedding_model_gives_vectors_and_no_answers():
+    """Through the official client; equal texts have equal vectors, and other paths are not there, as with vLLM."""
+    settings = replace(SETTINGS, behaviour=Behaviour(embedding_dimensions=8))
+    async with (
+        engine_client(settings) as (engine, client),
+        openai.AsyncOpenAI(
+            base_url=f"{engine.url}/v1", api_key="-", http_client=openai.DefaultAsyncHttpxClient(trust_env=False)
+        ) as sdk,
+    ):
+        found = await sdk.embeddings.create(
+            model="small", input=["prove it", "hello", "it prove"], encoding_format="float"
+        )
+        chatted = await client.post("/v1/chat/completions", json=chat())
+        unknown = await client.post("/v1/embeddings", json={"model": "other", "input": "hi"})
+
+    first, second, third = (each.embedding for each in found.data)
+    assert first == third != second
+    assert math.hypot(*first) == pytest.approx(1)
+    assert (chatted.status_code, unknown.status_code) == (404, 404)
+
+
+async def test_a_model_that_answers_gives_no_vectors():
+    """The path is not there."""
+    async with engine_client(SETTINGS) as (_, client):
+        assert (await client.post("/v1/embeddings", json={"input": "hi"})).json() == {"detail": "Not Found"}
+
+
 @pytest.mark.parametrize(
     ("headers", "path", "status"),
     [
