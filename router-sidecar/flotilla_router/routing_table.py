@@ -71,8 +71,9 @@ def compile_table(snapshot: RoutingSnapshot) -> RoutingTable:
 
 
 def visible_models(table: RoutingTable) -> list[str]:
-    """Names for /v1/models: aliases, experts and pinnable fallbacks."""
-    return [*table.snapshot.models, *sorted(table.pins.keys() - table.aliases)]
+    """Names for /v1/models: aliases, experts and pinnable fallbacks; not those who only make vectors for the router."""
+    asked = {name for name, target in table.pins.items() if target.apis != ("embeddings",)}
+    return [*table.snapshot.models, *sorted(asked - table.aliases)]
 
 
 def match(table: RoutingTable, features: Features) -> Plan:

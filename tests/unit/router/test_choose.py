@@ -449,9 +449,10 @@ def test_refusal_names_what_removed_each_model(
 
 
 def test_visible_models_are_what_may_be_asked_for() -> None:
-    """Aliases first, then experts and pinnable fallbacks by name."""
-    route = a_route({"sql": 1, "invoice": 0}, ("big", "other"))
-    targets = an_expert("sql"), an_expert("invoice"), an_external("big"), an_external("other")
+    """Aliases first, then experts and pinnable fallbacks by name; nothing that makes vectors for the router alone."""
+    route = a_route({"sql": 1, "invoice": 0, "embed": 1}, ("big", "other"))
+    embed = an_expert("embed", apis=("embeddings",))
+    targets = an_expert("sql"), an_expert("invoice"), embed, an_external("big"), an_external("other")
 
     assert visible_models(compile_table(a_snapshot(route, *targets, pinnable=("big",)))) == [
         "auto",

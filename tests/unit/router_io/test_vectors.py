@@ -19,6 +19,7 @@ from rig import (
     client,
     expert,
     external_fallback,
+    get,
     model_server,
     post,
     replies,
@@ -27,6 +28,7 @@ from rig import (
 
 from artifacts import an_artifact, an_embedder, hard_words
 from flotilla_api.artifact import EmbedderOptions
+from flotilla_api.snapshot import Target
 from flotilla_router import vectors
 from flotilla_router.embedders import digest_of
 
@@ -57,6 +59,11 @@ def embeds(vector: Any, status: int = 200) -> Script:
     return replies(json.dumps({"object": "list", "data": [{"index": 0, "embedding": vector}]}).encode(), status=status)
 
 
+def an_encoder(server: ModelServer) -> Target:
+    """An Expert that serves embeddings alone."""
+    return expert("embed", server.address).model_copy(update={"apis": ("embeddings",)})
+
+
 async def never(received: Received, peer: Peer) -> None:
     """Takes the question, and says nothing."""
     await peer.closed()
@@ -66,9 +73,7 @@ async def never(received: Received, peer: Peer) -> None:
 async def embedding(folder: Path, script: Script, **changes: Any) -> AsyncGenerator[tuple[Fleet, ModelServer]]:
     """A fleet whose strategy scores by the vectors of an Expert `embed` of weight 0, which follows the script."""
     async with fleet(folder) as them, model_server(script) as encoder:
-        await them.use(
-            strategy=a_strategy(stored(folder, a_remote_artifact()), **changes), more=[expert("embed", encoder.address)]
-        )
+        await them.use(strategy=a_strategy(stored(folder, a_remote_artifact()), **changes), more=[an_encoder(encoder)])
         yield them, encoder
 
 
@@ -172,13 +177,22 @@ async def test_explain_asks_for_the_vector_too(tmp_path: Path) -> None:
         assert (shown["model"], shown["strategy"]["score"]) == ("big", pytest.approx(1 / (1 + np.exp(-3))))
 
 
+async def test_an_expert_of_vectors_answers_nobody(tmp_path: Path) -> None:
+    """It is not listed, and whoever asks for it by name is told what it does not serve."""
+    async with embedding(tmp_path, embeds(HARD_VECTOR)) as (them, _):
+        listed = (await them.send(get("/v1/models"))).json
+
+        reply = await them.ask(model="embed")
+
+        assert [model["id"] for model in listed["data"]] == ["auto", "small"]
+        assert (reply.status, reply.json["error"]["code"]) == (400, "no_capable_model")
+
+
 async def test_a_shadow_by_vectors_holds_no_request_up(tmp_path: Path) -> None:
     """Its vector is asked for beside the request, which it does not wait for."""
     async with fleet(tmp_path) as them, model_server(embeds(HARD_VECTOR)) as encoder:
         shadow = a_trial(stored(tmp_path, a_remote_artifact(), "tried"))
-        await them.use(
-            strategy=a_strategy(stored(tmp_path, an_artifact())), shadow=shadow, more=[expert("embed", encoder.address)]
-        )
+        await them.use(strategy=a_strategy(stored(tmp_path, an_artifact())), shadow=shadow, more=[an_encoder(encoder)])
         await until(lambda: them.digest("shadow"))
 
         assert await them.model(EASY) == "small"
