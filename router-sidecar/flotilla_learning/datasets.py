@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,6 +62,14 @@ class Reading:
     broken: tuple[Broken, ...] = ()
 
 
+def data_digest(examples: Iterable[Example]) -> str:
+    """`sha256:` and the digest of the rows, in their order."""
+    state = sha256()
+    for example in examples:
+        state.update(format_example(example).encode("utf-8", "surrogatepass") + b"\n")
+    return "sha256:" + state.hexdigest()
+
+
 class RowError(ValueError):
     """A row that cannot be read, with the reason in words."""
 
@@ -95,7 +104,15 @@ def parse_example(line: bytes, *, default_id: str) -> Example:
         row: object = json.loads(line)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise RowError(f"no JSON: {error}") from error
-    fields = _object(row, "the line")
+    return parse_fields(_object(row, "the line"), default_id=default_id)
+
+
+def parse_fields(fields: Mapping[str, object], *, default_id: str) -> Example:
+    """The same of a row that is decoded already.
+
+    Raises:
+        RowError: it is no such row.
+    """
     prompt = fields.get("prompt")
     if not isinstance(prompt, str):
         raise RowError("prompt is no string")

@@ -1,0 +1,101 @@
+"""A trained strategy as the files of an artifact, which the router's own loader accepts."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flotilla_api.artifact import (
+    CALIBRATORS_FILE,
+    FILES,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    CalibrationPoint,
+    Calibrators,
+    DataSource,
+    Manifest,
+    Metric,
+    ModelPrice,
+    digest_of,
+)
+from flotilla_router.artifact import assemble, load_artifact
+
+from .calibration import calibrate, quantiles
+from .datasets import data_digest
+from .training import Trained
+
+GOLDEN_ROWS = 50
+_EDGE_PROMPTS = ("", "zażółć gęślą jaźń 日本語 ไทย", "0 " * 2_000)
+"""An empty one, other scripts, one that is clipped."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+Files = dict[str, bytes]
+
+
+def pack(
+    trained: Trained,
+    *,
+    prices: Mapping[str, ModelPrice] | None = None,
+    metrics: Sequence[Metric] = (),
+    calibration: Sequence[CalibrationPoint] | None = None,
+) -> Files:
+    """The files; the same training always gives the same bytes. Calibrated by the rows left out, unless it is given.
+
+    Raises:
+        ArtifactError: a router would refuse it.
+    """
+    options = trained.options
+    arrays = {**trained.options.embedder.arrays, **trained.arrays}
+    table = calibrate(trained.held_out, trained.examples) if calibration is None else calibration
+    manifest = Manifest(
+        schemaVersion=1,
+        strategy=options.strategy,
+        scorer=trained.scorer,
+        embedder=options.embedder.spec,
+        models=options.models,
+        prices=dict(prices or {}),
+        data=DataSource(digest=data_digest(trained.examples), rows=len(trained.examples), splitSeed=options.seed),
+        metrics=tuple(metrics),
+        calibration=tuple(table),
+        scores=quantiles(trained.held_out),
+        files=dict.fromkeys(FILES[1:], digest_of(b"")),
+    )
+    calibrators = Calibrators()
+    parts = {
+        WEIGHTS_FILE: _npz(arrays),
+        CALIBRATORS_FILE: calibrators.model_dump_json(exclude_defaults=True).encode(),
+        GOLDEN_FILE: _golden(manifest, arrays, calibrators, [each.prompt for each in trained.examples[:GOLDEN_ROWS]]),
+    }
+    files = seal(manifest, parts)
+    load_artifact(files, digest_of(files[MANIFEST_FILE]))
+    return files
+
+
+def seal(manifest: Manifest, parts: Mapping[str, bytes]) -> Files:
+    """The parts with a manifest that pins them, whatever it pinned before."""
+    pinned = manifest.model_copy(update={"files": {name: digest_of(data) for name, data in parts.items()}})
+    return {**parts, MANIFEST_FILE: pinned.to_json()}
+
+
+def _golden(
+    manifest: Manifest, arrays: Mapping[str, NDArray[np.generic]], calibrators: Calibrators, prompts: Sequence[str]
+) -> bytes:
+    artifact = assemble("", manifest, arrays, calibrators)
+    rows = [{"prompt": prompt, "scores": artifact.judge(prompt).golden} for prompt in (*_EDGE_PROMPTS, *prompts)]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def _npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """numpy's own format, without the time of day that `numpy.savez` writes into it."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), content.getvalue(), zipfile.ZIP_DEFLATED)
+    return target.getvalue()

@@ -1,0 +1,112 @@
+"""Scorers of two models: the probability that a row's target is 1, as the router computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flotilla_api.artifact import MAX_ARTIFACT_BYTES, ScorerOptions, ScorerSpec
+from flotilla_router.embedders import Embedder
+from flotilla_router.strategies.winrate import MAX_PROTOTYPES, SimilarityWeighted
+
+from .datasets import Example
+from .errors import TrainingError
+from .fitting import Matrix, Plane, embed_all, fit_clusters, fit_logistic, fit_ridge, unit_rows
+from .splits import folds
+
+Floats = NDArray[np.float64]
+Arrays = Mapping[str, NDArray[np.generic]]
+FOLDS = 5
+PENALTIES = (5.0, 12.0, 25.0, 50.0)
+GAMMAS = (10.0, 100.0, 1_000.0, 10_000.0)
+_LEAST_PENALTY = 1e-6
+"""Of the two numbers that make a probability of a score: as good as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairFit:
+    """A scorer's arrays, and the probability of each row where it was left out."""
+
+    scorer: ScorerSpec
+    arrays: Arrays
+    held_out: Floats
+
+
+def fit_linear(examples: Sequence[Example], targets: Floats, embedder: Embedder, *, seed: int) -> PairFit:
+    """sigmoid(w . x + b), where w is that of ridge regression: it ranks by the target's mean.
+
+    A and b make probabilities of the ranking, from rows left out. A plane is also what matrix factorisation collapses
+    to for a fixed pair of models. Source: RouteLLM, arXiv 2406.18665, section 4.2; Platt, 1999, for A and b.
+    """
+    rows = embed_all(embedder, [example.prompt for example in examples])
+    penalty, predicted = _choose(PENALTIES, targets, lambda value: _left_out(examples, rows, targets, value, seed))
+    platt = fit_logistic(predicted[:, None], targets, penalty=_LEAST_PENALTY)
+    slope = max(float(platt.weights[0]), 0.0)  # below 0: the prompts tell nothing, and all score the same
+    plane = fit_ridge(rows, targets, penalty=penalty)
+    arrays = {
+        "weights": (slope * plane.weights).astype(np.float16),
+        "bias": np.array([slope * plane.bias + platt.bias], np.float32),
+    }
+    held_out = 1 / (1 + np.exp(-(slope * predicted + platt.bias)))
+    return PairFit(ScorerSpec(name="Linear"), arrays, held_out)
+
+
+def _left_out(examples: Sequence[Example], rows: Matrix, targets: Floats, penalty: float, seed: int) -> Floats:
+    predicted = np.empty(len(targets))
+    for rest, fold in folds(examples, count=FOLDS, seed=seed):
+        plane: Plane = fit_ridge(rows[rest], targets[rest], penalty=penalty)
+        predicted[fold] = plane(rows[fold])
+    return predicted
+
+
+def fit_similarity(examples: Sequence[Example], targets: Floats, embedder: Embedder, *, seed: int) -> PairFit:
+    """Prototypes, the centroids of groups of similar rows, each with its rows' mean target and their number.
+
+    Raises:
+        TrainingError: so many prototypes of this embedder are more than an artifact may hold.
+    """
+    count = min(MAX_PROTOTYPES, max(len(examples) // 4, 1))
+    if embedder.dims * count * 2 > MAX_ARTIFACT_BYTES * 3 // 4:
+        raise TrainingError(f"{count} prototypes of {embedder.dims} numbers are too large: take fewer buckets (bits)")
+    rows = unit_rows(embed_all(embedder, [example.prompt for example in examples]))
+    arrays = [
+        _prototypes(rows[rest], targets[rest], count, seed) for rest, _ in folds(examples, count=FOLDS, seed=seed)
+    ]
+
+    def left_out(gamma: float) -> Floats:
+        predicted = np.empty(len(targets))
+        for made, (_, fold) in zip(arrays, folds(examples, count=FOLDS, seed=seed), strict=True):
+            score = _scorer(made, gamma, embedder)
+            predicted[fold] = [score(embedder.embed(examples[row].prompt)) for row in map(int, fold)]
+        return predicted
+
+    gamma, held_out = _choose(GAMMAS, targets, left_out)
+    options = ScorerOptions(gamma=gamma)
+    whole = _prototypes(rows, targets, count, seed)
+    return PairFit(ScorerSpec(name="SimilarityWeighted", options=options), whole, held_out)
+
+
+def _prototypes(rows: Matrix, targets: Floats, count: int, seed: int) -> dict[str, NDArray[np.generic]]:
+    members, centroids = fit_clusters(rows, count=min(count, rows.shape[0]), seed=seed)
+    counts = np.bincount(members)
+    return {
+        "prototypes": unit_rows(centroids).T.astype(np.float16),
+        "outcomes": (np.bincount(members, targets) / counts).astype(np.float32),
+        "counts": counts.astype(np.float32),
+    }
+
+
+def _scorer(arrays: Mapping[str, NDArray[np.generic]], gamma: float, embedder: Embedder) -> SimilarityWeighted:
+    prototypes, outcomes, counts = (arrays[name].astype(np.float32) for name in ("prototypes", "outcomes", "counts"))
+    return SimilarityWeighted(prototypes, outcomes, counts, gamma=gamma, buckets=embedder.buckets)
+
+
+def _choose(values: Sequence[float], targets: Floats, predict: Callable[[float], Floats]) -> tuple[float, Floats]:
+    """The value whose predictions of rows left out have the least squared error, and those predictions."""
+    predictions = [predict(value) for value in values]
+    errors = [float(np.square(each - targets).mean()) for each in predictions]
+    best = int(np.argmin(errors))
+    return values[best], predictions[best]

@@ -1,0 +1,116 @@
+"""A strategy trained on rows of outcomes: the arrays that a router scores with, and a score of every row.
+
+What is chosen (a penalty, a number of clusters) is chosen by folds of the given rows, parted by group. The scores that
+calibrate, and that drift is measured against, are of rows that were not trained on: each row's from the fold that
+leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flotilla_api.artifact import EmbedderOptions, LearnedStrategy, ScorerName, ScorerSpec
+from flotilla_router.embedders import Embedder, make_embedder
+from flotilla_router.strategies.scores import PairScore, Scores
+
+from .clusters import ClusterOptions, fit_voters
+from .datasets import Example
+from .errors import TrainingError
+from .labels import Answers, GapLabel, gap_labels, win_rate
+from .pairs import Arrays, Floats, PairFit, fit_linear, fit_similarity
+
+__all__ = ["DEFAULT_EMBEDDER", "Trained", "TrainingError", "TrainingOptions", "default_embedder", "train"]
+
+DEFAULT_EMBEDDER = EmbedderOptions(bits=16, pairs=False, grams=(3, 4, 5), surface=True, surfaceScale=3.0)
+"""Words and runs of three to five characters: what ranked MMLU's training side best (docs/learned-routing.md)."""
+
+
+def default_embedder() -> Embedder:
+    """Hashed n-grams: they need no table, and nothing that was tried does better for a linear scorer."""
+    return make_embedder("Hashed", DEFAULT_EMBEDDER)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """What to train."""
+
+    strategy: LearnedStrategy
+    models: tuple[str, ...]
+    """WinRate and QualityGap: the weak model and the strong one."""
+    embedder: Embedder
+    scorer: ScorerName = "Linear"
+    """WinRate and QualityGap only; Cluster has but one."""
+    label: GapLabel = "Prob"
+    """QualityGap only."""
+    seed: int = 0
+    clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    """Cluster only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What `packing.pack` makes an artifact of."""
+
+    options: TrainingOptions
+    scorer: ScorerSpec
+    arrays: Arrays
+    examples: tuple[Example, ...]
+    """The rows that it was trained on: those with an outcome of every model."""
+    held_out: tuple[Scores, ...]
+    """What each of those rows scores where it was left out."""
+    skipped: int
+    """Rows that lack an outcome."""
+
+
+def train(examples: Sequence[Example], options: TrainingOptions) -> Trained:
+    """The same rows and options always give the same.
+
+    Raises:
+        TrainingError: there is too little to learn from.
+    """
+    used = tuple(row for row in examples if all(model in row.outcomes for model in options.models))
+    if len({row.group or row.id for row in used}) < 2:
+        names = ", ".join(options.models)
+        raise TrainingError(f"{len(used)} of {len(examples)} rows have outcomes of {names}: two that differ are needed")
+    if options.strategy == "Cluster":
+        voters = fit_voters(used, options.models, options.embedder, options.clusters, seed=options.seed)
+        scorer, arrays, held_out = voters.scorer, voters.arrays, voters.held_out
+    else:
+        fitted, held_out = _train_pair(used, options)
+        scorer, arrays = fitted.scorer, fitted.arrays
+    return Trained(options, scorer, arrays, used, held_out, len(examples) - len(used))
+
+
+def _train_pair(examples: Sequence[Example], options: TrainingOptions) -> tuple[PairFit, tuple[Scores, ...]]:
+    if len(options.models) != 2:
+        raise TrainingError(f"{options.strategy} chooses between two models: a weak one and a strong one")
+    weak, strong = options.models
+    targets = pair_targets(examples, options)
+    fit = fit_linear if options.scorer == "Linear" else fit_similarity
+    fitted = fit(examples, targets, options.embedder, seed=options.seed)
+    scores = fitted.held_out if options.strategy == "WinRate" else 1 - fitted.held_out
+    return fitted, tuple(PairScore(weak, strong, float(score)) for score in scores)
+
+
+def pair_targets(examples: Sequence[Example], options: TrainingOptions) -> Floats:
+    """What the scorer should say of each row, in [0, 1]; rows of one prompt are several answers to it."""
+    rows_of: dict[str, list[int]] = {}
+    for position, example in enumerate(examples):
+        rows_of.setdefault(example.prompt, []).append(position)
+    answers = [_answers([examples[row] for row in rows], options.models) for rows in rows_of.values()]
+    if options.strategy == "WinRate":
+        labels = np.array([win_rate(weak, strong) for weak, strong in answers])
+    else:
+        labels = gap_labels(answers, options.label)
+    targets = np.empty(len(examples))
+    for rows, label in zip(rows_of.values(), labels, strict=True):
+        targets[rows] = label
+    return targets
+
+
+def _answers(rows: Sequence[Example], models: tuple[str, ...]) -> Answers:
+    weak, strong = (np.array([row.outcomes[model].quality for row in rows]) for model in models)
+    return weak, strong
