@@ -20,7 +20,8 @@ that one takes the request.
 
 A learned strategy replaces the draw: the first eligible model in its order of preference answers, be it an expert or a
 fallback of the route. One in it that is asleep, or has no ready replica, is what the request was meant for, and the
-table's causes say whether a fallback may answer in its place. Where no model of the order may, it is drawn after all.
+table's causes say whether a fallback may answer in its place. Where no model of the order may, it is drawn after all. A
+fallback that is preferred, and fails, is followed by the others and, with onFallbackFailure UseExpert, by the experts.
 
 Fallbacks pass the same filters. A prompt's length is only estimated, +-30 %, so the context filter removes a model when
 even the low end of the estimate, with max_tokens, is over its limit; it never causes a refusal.
@@ -210,6 +211,9 @@ def _choose_ranked(case: _Case, ranking: Ranking) -> Decision | Refusal | None:
     preferred = [(probability, _first_of(order, able)) for probability, order in ranking.possible]
     choice = explore(preferred, 0, count=len(able), ratio=ranking.explore_ratio, draw=ranking.draw)
     first = named[able[choice.chosen]]
+    if first.kind == "Fallback" and case.plan.route.escalation.onFallbackFailure == "UseExpert":
+        experts = [named[name] for name in able if named[name].kind == "Expert"]
+        case = _Case(case.plan, case.filters, (*case.fallbacks, *experts), case.ranked)
     if choice.explored:
         return case.start(first, "Explored", choice.propensity)
     if missed is not None and first.kind == "Fallback":

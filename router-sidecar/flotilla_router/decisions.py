@@ -42,7 +42,7 @@ class Decision(msgspec.Struct, frozen=True):
     pinned: bool
     """Asked for by name: nobody else may answer, so `fallbacks` is empty and the answer is not judged."""
     fallbacks: tuple[Target, ...]
-    """Eligible ones, in order, without `first`."""
+    """Eligible ones, in order, without `first`; then experts, where a strategy preferred a fallback to them."""
     boundary: Boundary
     """The strictest of policy, rule and header."""
     reason: str

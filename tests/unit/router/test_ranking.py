@@ -82,7 +82,7 @@ PAIR = a_policy(an_expert("small"))
     ("order", "answers", "meant"),
     [
         pytest.param(EASY, ("small", "WinRate", ["big"]), "small", id="easy: the weak one, which may escalate"),
-        pytest.param(HARD, ("big", "WinRate", NOBODY), None, id="hard: the strong one at once"),
+        pytest.param(HARD, ("big", "WinRate", ["small"]), None, id="hard: the strong one at once"),
         pytest.param(("gone", "small"), ("small", "WinRate", ["big"]), "small", id="a name that does not exist yet"),
     ],
 )
@@ -104,11 +104,20 @@ def test_the_order_goes_before_weights_and_the_draw() -> None:
     assert chosen(decide(snapshot, a_ranking("c", "b", "a", strategy="Cluster"))) == ("c", "Cluster", ["big"])
 
 
+@pytest.mark.parametrize(("use", "last"), [("UseExpert", ["small"]), ("Error", NOBODY)])
+def test_experts_come_after_a_preferred_fallback_if_they_may(use: str, last: list[str]) -> None:
+    """A weak answer is better than an error, unless onFallbackFailure says otherwise."""
+    route = a_route({"small": 1}, ("big",), onFallbackFailure=use)
+    snapshot = a_snapshot(route, an_expert("small"), an_external("big"))
+
+    assert chosen(decide(snapshot, a_ranking(*HARD)))[2] == last
+
+
 def test_a_fallback_that_is_preferred_is_followed_by_the_others() -> None:
     """The policy's order holds for the rest."""
     snapshot = a_policy(an_expert("small"), fallbacks=("one", "two", "three"))
 
-    assert chosen(decide(snapshot, a_ranking("two", "small")))[2] == ["one", "three"]
+    assert chosen(decide(snapshot, a_ranking("two", "small")))[2] == ["one", "three", "small"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from learning import EASY, HARD, Fleet, Json, a_strategy, a_trial, fleet, messages, stored
-from rig import chat, post, until
+from rig import chat, post, replies, until
 
 from artifacts import an_artifact, an_embedder, digest
 from flotilla_router.artifact import load_artifact
@@ -141,6 +141,22 @@ async def test_the_share_of_the_strong_model_is_held(tmp_path: Path) -> None:
         weights = sum(1 / record["propensity"] for record in records if record["model"] == "big")
         assert 50 <= weights <= 150
         assert 0 < them.rig.metric("flotilla_router_strategy_threshold") < 0.5
+
+
+async def test_a_hard_prompt_whose_strong_model_fails_gets_the_weak_ones_answer(tmp_path: Path) -> None:
+    """An outage of the provider is none of the policy's; the log shows both calls."""
+    async with fleet(tmp_path) as them:
+        them.big.scripts[:] = [replies(b"{}", status=500)]
+        await them.use(strategy=a_strategy(stored(tmp_path, an_artifact())))
+
+        assert await them.model(HARD) == "small"
+
+        record = await them.record()
+        assert [(call["target"], call["result"]) for call in record["attempts"]] == [
+            ("big", "UpstreamError"),
+            ("small", "ok"),
+        ]
+        assert (record["reason"], record["propensity"]) == ("WinRate", 1.0)
 
 
 async def test_what_was_learned_of_the_traffic_outlives_a_new_snapshot(tmp_path: Path) -> None:
