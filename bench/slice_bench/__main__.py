@@ -1,4 +1,4 @@
-"""Runs every measurement, prints the figures as tables and writes them to build/bench/slice.json and sidecar.json."""
+"""Runs every measurement, prints the figures as tables and writes them to build/bench/*.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from slice_bench import operator, router, sidecars
+from slice_bench import logged, operator, router, sidecars
 from slice_bench.figures import router_figures, save
 from slice_bench.progress import shown_progress
 from slice_bench.proxies import COMPILED, envoy_version
@@ -20,12 +20,13 @@ from slice_bench.router import Cost, middle, spread
 BUILD = "router compiled" if COMPILED else "router interpreted"
 OUTPUT = Path("build/bench/slice.json")
 SIDECAR_OUTPUT = Path("build/bench/sidecar.json")
+LOG_OUTPUT = Path("build/bench/request_log.json")
 
 
 def main() -> int:
     """Exit 0 when every figure was taken."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ["router", "operator", "sidecar"]
+    parts = ["router", "operator", "sidecar", "log"]
     parser.add_argument("--only", choices=parts, help="take only these figures, keep the others")
     only: str | None = parser.parse_args().only
     wanted = [only] if only else parts
@@ -41,6 +42,9 @@ def main() -> int:
     if "sidecar" in wanted:
         save(SIDECAR_OUTPUT, _sidecar_figures(console), keep=False)
         console.print(f"written to {SIDECAR_OUTPUT}")
+    if "log" in wanted:
+        save(LOG_OUTPUT, _log_figures(console), keep=False)
+        console.print(f"written to {LOG_OUTPUT}")
     return 0
 
 
@@ -125,6 +129,19 @@ def _sidecar_figures(console: Console) -> dict[str, float]:
         table.add_row(name, text)
     console.print(table)
     return figures
+
+
+def _log_figures(console: Console) -> dict[str, float]:
+    with shown_progress() as stage, tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
+        costs = logged.compare(Path(folder), stage("request log: JSON requests", logged.LOADS))
+    table = Table(title=f"Request log; {BUILD}; medians of {router.ROUNDS} rounds (least-most)")
+    table.add_column("prompts")
+    for heading in ("CPU us / request on the loop", "CPU us / request, all threads"):
+        table.add_column(heading, justify="right")
+    for name, spent in costs.items():
+        table.add_row(name, logged.spread(spent, "loop"), logged.spread(spent, "process"))
+    console.print(table)
+    return logged.figures_of(costs)
 
 
 if __name__ == "__main__":

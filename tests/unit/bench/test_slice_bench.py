@@ -14,6 +14,8 @@ from slice_bench.canned import HELD_EVENTS, Answers, Canned, make_stream, make_w
 from slice_bench.figures import router_figures, save
 from slice_bench.followers import Hearing
 from slice_bench.load import make_request
+from slice_bench.logged import SETTINGS, Spent, start_logged
+from slice_bench.logged import figures_of as log_figures_of
 from slice_bench.operator import is_acknowledged
 from slice_bench.policies import API_KEYS, CREDENTIALS, pass_through_snapshot, quickstart_snapshot, write_files
 from slice_bench.processes import CLIENT, SERVER, on_processor
@@ -226,3 +228,20 @@ def test_followers_say_when_all_of_them_have_a_snapshot(capsys: pytest.CaptureFi
     said = json.loads(capsys.readouterr().out)
     assert said["digest"] == "one"
     assert said["first"] <= said["last"]
+
+
+def test_a_request_log_costs_what_it_adds() -> None:
+    """Differences of the medians to a router without one, on the loop and in all."""
+    costs = {"off": [Spent(50, 50), Spent(54, 60), Spent(70, 70)], "Text": [Spent(60, 90), Spent(61, 81)]}
+
+    assert log_figures_of(costs) == {"request_log_loop_us_text": 6.5, "request_log_process_us_text": 25.5}
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_routers_of_the_log_benchmark_keep_what_they_say(name: str, tmp_path: Path) -> None:
+    """A router that kept nothing would be quick."""
+    with upstream(tmp_path) as port, start_logged(name, port, tmp_path):
+        pass  # it has answered one request before the block begins, and its rows are written when it ends
+
+    kept = [path for path in (tmp_path / f"log-{name}" / "requests").rglob("*.jsonl") if path.stat().st_size]
+    assert [path.parent.name for path in kept] == ([] if name == "off" else [name.lower()])
