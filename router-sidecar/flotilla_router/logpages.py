@@ -69,7 +69,7 @@ def _wanted(url: bytes) -> tuple[Cursor | None, int] | Problem:
     after = Cursor.parse(place)
     if place and after is None:
         return make_problem(400, "`after` is no cursor of this log", "invalid_cursor")
-    if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= request_log.MAX_LINES):
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 9 and 0 < int(limit) <= request_log.MAX_LINES):
         return make_problem(400, f"`limit` must be a number from 1 to {request_log.MAX_LINES}", "invalid_limit")
     return after, int(limit)
 

@@ -27,6 +27,8 @@ from .requestrows import convert
 _TARGET = re.compile(r"(policy|routingpolicy|routingpolicies|rp)/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)")
 _PAGE_SECONDS = 30.0
 _REFUSALS = (401, 403)
+_ENDED = ("Succeeded", "Failed")
+"""Phases of pods whose log is gone with their volumes, evicted ones for instance."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -170,7 +172,7 @@ def _key_of_secret(session: Session, policy: Mapping[str, Any], key_name: str | 
 
 
 def _gateways(session: Session, policy: str) -> list[Pod]:
-    """Pods of the policy's gateway, those that end too.
+    """Pods of the policy's gateway, those that are ending too.
 
     Raises:
         InputError: there are none, or they cannot be listed.
@@ -179,7 +181,8 @@ def _gateways(session: Session, policy: str) -> list[Pod]:
     selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
     path = f"/api/v1/namespaces/{session.namespace}/pods"
     found = session.read(path, f"pods in namespace {session.namespace}", [("labelSelector", selector)])
-    pods = [Pod(each["metadata"]["name"], each.get("status", {}).get("podIP", "")) for each in found["items"]]
+    statuses = [(each["metadata"]["name"], each.get("status", {})) for each in found["items"]]
+    pods = [Pod(name, status.get("podIP", "")) for name, status in statuses if status.get("phase") not in _ENDED]
     if not pods:
         raise InputError(f"policy {policy} has no gateway pods in namespace {session.namespace}")
     return sorted(pods, key=lambda pod: pod.name)

@@ -57,6 +57,8 @@ class World:
         }
     )
     page_lines: int = 2
+    ended: set[str] = field(default_factory=set[str])
+    """Pods that were evicted, for instance."""
     gaps: set[str] = field(default_factory=set[str])
     refusals: dict[str, tuple[int, Any]] = field(default_factory=dict[str, tuple[int, Any]])
     """By a pod's name or an object's path."""
@@ -81,11 +83,15 @@ class World:
         objects: dict[str, Any] = {
             POLICY: {"metadata": {"namespace": "agents", "name": "helpdesk"}, "spec": self.spec},
             SECRET: {"data": {"ml": base64.b64encode(f"{KEY}\n".encode()).decode()}},
-            PODS: {"items": [{"metadata": {"name": name}, "status": {"podIP": self.address}} for name in self.logs]},
+            PODS: {"items": [self._pod(name) for name in self.logs]},
         }
         found = objects.get(url.path)
         status, body = (404, {"message": f"{url.path} not found"}) if found is None else (200, found)
         return status, {}, json.dumps(body).encode()
+
+    def _pod(self, name: str) -> dict[str, Any]:
+        phase = "Failed" if name in self.ended else "Running"
+        return {"metadata": {"name": name}, "status": {"podIP": self.address, "phase": phase}}
 
     def _refuse(self, what: str) -> tuple[int, dict[str, str], bytes]:
         status, body = self.refusals[what]
@@ -265,6 +271,15 @@ def test_pod_that_does_not_answer_costs_no_other_pods_rows(world: World, run: Ru
 
     assert ended.code == 1
     assert ended.error == "warning: pod gw-a: no endpoints available; the same command goes on\n"
+    assert written(tmp_path) == ["b0"]
+
+
+def test_pods_that_have_ended_are_left_out(world: World, run: Run, tmp_path: Path) -> None:
+    """Their logs are gone; they would fail every export until somebody removed them."""
+    world.logs = {"gw-a": [a_line("a0")], "gw-b": [a_line("b0")]}
+    world.ended = {"gw-a"}
+
+    assert run().code == 0
     assert written(tmp_path) == ["b0"]
 
 

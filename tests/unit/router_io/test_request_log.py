@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ from rig import (
     until,
 )
 
+import flotilla_router.rows as rows_module
 from artifacts import an_artifact
 from flotilla_api.snapshot import RequestLogConfig, TokenPrice, WeightedTarget
 
@@ -427,6 +429,9 @@ async def test_reader_who_comes_too_late_is_told(tmp_path: Path) -> None:
         ("?limit=10001", "invalid_limit"),
         ("?limit=", "invalid_limit"),
         ("?limit=many", "invalid_limit"),
+        ("?limit=1" + "0" * 5000, "invalid_limit"),
+        ("?limit=" + "0" * 5000 + "1", "invalid_limit"),
+        ("?after=" + "1" * 5000 + ":0", "invalid_cursor"),
     ],
 )
 async def test_page_that_cannot_be_is_refused(tmp_path: Path, query: str, code: str) -> None:
@@ -495,6 +500,47 @@ async def test_rows_that_nobody_takes_in_time_are_dropped(tmp_path: Path, monkey
 
     assert reply.status == 200
     assert dropped == 1
+
+
+async def test_rows_under_way_when_the_setting_changes_are_dropped(tmp_path: Path) -> None:
+    """Text that was begun with is not written where only features may be."""
+    answered = asyncio.Event()
+
+    async def late(received: Received, peer: Peer) -> None:
+        await answered.wait()
+        await replies(chat_answer("four"))(received, peer)
+
+    async with a_log(tmp_path, late, config=logged("Text")) as (rig, model):
+        async with client(rig.port) as raw:
+            await raw.send(post(chat()))
+            await until(lambda: model.received)
+            rig.load(a_snapshot(expert("small", model.address), requestLog=logged("Features")))
+            answered.set()
+            assert (await raw.reply()).status == 200
+        await until(lambda: rig.metric('flotilla_router_request_log_dropped_total{policy="helpdesk",reason="Setting"}'))
+
+    assert not [path for path in (tmp_path / "requests").rglob("*.jsonl") if path.stat().st_size]
+
+
+@pytest.mark.defect
+async def test_mistake_on_one_row_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted and told without the prompt, and later rows are written."""
+    redact = rows_module.redact
+
+    def breaks(text: str) -> str:
+        if "4711" in text:
+            raise RuntimeError(text)
+        return redact(text)
+
+    monkeypatch.setattr(rows_module, "redact", breaks)
+    async with a_log(tmp_path, config=logged("Redacted")) as (rig, _):
+        await ask(rig.port, post(chat(messages=[{"role": "user", "content": SECRET}])))
+        await until(lambda: rig.metric('flotilla_router_request_log_dropped_total{policy="helpdesk",reason="Defect"}'))
+        (problem,) = rig.process.store.problems()
+        await ask(rig.port, post(chat()))
+        await rows(rig)
+
+    assert problem.text == "a row of the request log cannot be made: RuntimeError"
 
 
 async def test_row_that_is_too_long_is_dropped(tmp_path: Path) -> None:
