@@ -137,9 +137,9 @@ def make_features(prompt: str) -> Features:
     """The hashed n-grams of a prompt."""
     # A router that keeps no features does without numpy.
     from .embedders.hashed import HashedGrams  # noqa: PLC0415
-    from .embedders.tokens import words_of  # noqa: PLC0415
+    from .embedders.tokens import tokens_of  # noqa: PLC0415
 
-    indices, values = HashedGrams(FEATURE_BITS, pairs=True, grams=()).embed(prompt, words_of(prompt))
+    indices, values = HashedGrams(FEATURE_BITS, pairs=True, grams=()).embed(tokens_of(prompt))
     return Features(FEATURE_BITS, indices.tolist(), values.astype(float).round(5).tolist())
 
 

@@ -18,7 +18,7 @@ from . import surface
 from .embedding import NONE_SPARSE, Embedding, Projection
 from .hashed import HashedGrams
 from .static import WordVectors
-from .tokens import words_of
+from .tokens import tokens_of, words_of
 
 __all__ = ["VECTORS", "VOCABULARY", "Embedder", "Embedding", "Projection", "clip", "make_embedder", "words_of"]
 
@@ -50,14 +50,14 @@ class Embedder:
     def embed(self, text: str) -> Embedding:
         """The same numbers for the same first and last 512 characters, on every machine."""
         text = clip(text)
-        words = words_of(text)
-        indices, values = self._grams.embed(text, words) if self._grams else NONE_SPARSE
+        tokens = tokens_of(text)
+        indices, values = self._grams.embed(tokens) if self._grams else NONE_SPARSE
         dense: list[NDArray[np.float32]] = []
         if self._words:
-            vector = self._words.embed(words)
+            vector = self._words.embed(tokens.spaced.split())
             dense.append(vector if self._grams is None else vector * np.float32(self.options.staticScale))
         if self.options.surface:
-            dense.append(surface.embed(text, words) * np.float32(self.options.surfaceScale))
+            dense.append(surface.embed(text, tokens.count) * np.float32(self.options.surfaceScale))
         return Embedding(indices, values, _joined(dense))
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ def _kind(code: int) -> int:
 _KINDS = bytes(_kind(code) for code in range(256))
 
 
-def embed(text: str, words: Sequence[bytes]) -> NDArray[np.float32]:
+def embed(text: str, word_count: int) -> NDArray[np.float32]:
     """Ten numbers in [0, 1]: the logarithms of its bytes and words, and the shares of eight kinds of bytes.
 
     The kinds are large letters, small ones, digits, blanks, line feeds, signs of formulas and code, other marks of
@@ -41,6 +40,6 @@ def embed(text: str, words: Sequence[bytes]) -> NDArray[np.float32]:
     most = math.log1p(_MOST_BYTES)
     features = np.empty(DIMS, np.float32)
     features[0] = math.log1p(len(data)) / most
-    features[1] = math.log1p(len(words)) / most
+    features[1] = math.log1p(word_count) / most
     features[2:] = counts / max(len(data), 1)
     return features

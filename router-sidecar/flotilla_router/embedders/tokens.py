@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from flotilla_router.text import clip
+
 _ASCII = bytes(code if chr(code).isalnum() or code >= 128 else 32 for code in range(256)).lower()
 """What becomes of a byte of UTF-8: an ASCII letter its small one, other ASCII than letters and digits a space."""
+_SPACE = 32
 _PUNCTUATION, _ALONE = 1, 2
 _BLOCK_BITS = 4
 _PUNCTUATION_RANGES = ((0xA0, 0xBF), (0x2000, 0x206F), (0x3000, 0x303F), (0xFF00, 0xFF0F))
@@ -34,20 +39,49 @@ def _kinds() -> NDArray[np.uint8]:
 _KINDS = _kinds()
 
 
+class Tokens(NamedTuple):
+    """A text in the forms that embedders look at, made once."""
+
+    spaced: bytes
+    """Its words in order, in UTF-8 and small letters, with one or more spaces between two."""
+    edges: NDArray[np.intp]
+    """Where in `spaced` each word begins, and where it ends, in turn."""
+    codes: NDArray[np.integer]
+    """Its characters, in small letters."""
+    aligned: bool
+    """Whether a word has the same codes at the same places in `spaced`: the text is ASCII."""
+
+    @property
+    def count(self) -> int:
+        """Of words."""
+        return len(self.edges) // 2
+
+
+def tokens_of(text: str) -> Tokens:
+    """Of a text, clipped; in any script it has words, unless it is nothing but marks."""
+    text = clip(text)
+    if text.isascii():
+        data = text.encode().lower()
+        spaced, codes, aligned = data.translate(_ASCII), np.frombuffer(data, np.uint8), True
+    else:
+        small = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
+        spaced, codes, aligned = _apart(small).encode("utf-8", "surrogatepass").translate(_ASCII), small, False
+    inside = np.zeros(len(spaced) + 2, np.bool_)
+    np.not_equal(np.frombuffer(spaced, np.uint8), _SPACE, out=inside[1:-1])
+    return Tokens(spaced, np.flatnonzero(inside[1:] != inside[:-1]), codes, aligned)
+
+
 def words_of(text: str) -> list[bytes]:
-    """The words in order, in UTF-8; a text of any script has some, unless it is nothing but marks of ASCII."""
-    if not text.isascii():
-        text = _spaced(text.lower())
-    return text.encode("utf-8", "surrogatepass").translate(_ASCII).split()
+    """The words in order."""
+    return tokens_of(text).spaced.split()
 
 
-def _spaced(text: str) -> str:
-    """The text with a space for punctuation beyond ASCII, and spaces around characters that are words by themselves."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+def _apart(codes: NDArray[np.uint32]) -> str:
+    """The text, a space for each mark beyond ASCII, and spaces around characters that are words by themselves."""
     kinds = _KINDS[codes >> _BLOCK_BITS]
-    codes = np.where(kinds == _PUNCTUATION, np.uint32(32), codes)
+    codes = np.where(kinds == _PUNCTUATION, np.uint32(_SPACE), codes)
     widths = np.where(kinds == _ALONE, 3, 1)
     ends = np.cumsum(widths)
-    spread = np.full(int(ends[-1]), 32, np.uint32)
+    spread = np.full(int(ends[-1]), _SPACE, np.uint32)
     spread[ends - 1 - (widths == 3)] = codes
     return spread.tobytes().decode("utf-32-le", "surrogatepass")
