@@ -57,7 +57,7 @@ class Embedder:
             vector = self._words.embed(tokens.spaced.split())
             dense.append(vector if self._grams is None else vector * np.float32(self.options.staticScale))
         if self.options.surface:
-            dense.append(surface.embed(text, tokens.count) * np.float32(self.options.surfaceScale))
+            dense.append(surface.embed(text, tokens.word_count) * np.float32(self.options.surfaceScale))
         return Embedding(indices, values, _joined(dense))
 
     @property

@@ -52,7 +52,7 @@ class Tokens(NamedTuple):
     """Whether a word has the same codes at the same places in `spaced`: the text is ASCII."""
 
     @property
-    def count(self) -> int:
+    def word_count(self) -> int:
         """Of words."""
         return len(self.edges) // 2
 

@@ -169,7 +169,11 @@ def test_words_of_any_script(text: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "character",
-    [pytest.param("İ", id="two small letters"), pytest.param("𠀀", id="four bytes"), pytest.param("\x80", id="mark")],
+    [
+        pytest.param("İ", id="two small letters"),
+        pytest.param("𠀀", id="four bytes"),
+        pytest.param("\x80", id="neither letter nor mark"),
+    ],
 )
 def test_the_longest_forms_of_a_text_are_embedded(character: str) -> None:
     """A million of what takes the most room, in all embedders."""
