@@ -9,7 +9,7 @@ import typer
 
 from . import explain, inject, simulate
 from .errors import InputError
-from .learning import diff, distill, label, logs, pack, promote, shadow
+from .learning import calibrate, diff, distill, evaluate, label, logs, pack, promote, shadow, train
 
 app = typer.Typer(
     add_completion=False,
@@ -20,14 +20,17 @@ app = typer.Typer(
 )
 app.command("explain")(explain.command)
 app.command("inject")(inject.command)
+app.command("calibrate")(calibrate.command)
 app.command("diff")(diff.command)
 app.command("distill")(distill.command)
+app.command("eval")(evaluate.command)
 app.command("label")(label.command)
 app.add_typer(logs.app, name="logs")
 app.command("pack")(pack.command)
 app.command("promote")(promote.command)
 app.command("shadow")(shadow.command)
 app.command("simulate")(simulate.command)
+app.command("train")(train.command)
 
 
 @app.callback()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flotilla_api.artifact import FILES, MANIFEST_FILE, MAX_ARTIFACT_BYTES, ArtifactFault, digest_of
 from flotilla_router.artifact import Artifact, load_artifact, read_tar
 from flotilla_router.errors import ArtifactError
+from flotilla_router.strategies.scores import Scores
+
+from .calibration import calibrate, quantiles
+from .datasets import Example
+from .packing import Files, seal
 
 
 class UnusableError(Exception):
@@ -46,6 +51,18 @@ def write_artifact(path: Path, files: Mapping[str, bytes]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for name in sorted(files, key=lambda name: (name == MANIFEST_FILE, name)):
         (path / name).write_bytes(files[name])
+
+
+def recalibrated(stored: Stored, scores: Sequence[Scores], examples: Sequence[Example]) -> Files:
+    """The same artifact with the table, and the distribution of scores, of these rows; `scores` are theirs.
+
+    Raises:
+        TrainingError: a row of a Cluster's does not say what an answer cost.
+    """
+    manifest = stored.artifact.manifest.model_copy(
+        update={"calibration": calibrate(scores, examples), "scores": quantiles(scores)}
+    )
+    return seal(manifest, {name: data for name, data in stored.files.items() if name in manifest.files})
 
 
 def _folder(path: Path) -> dict[str, bytes]:

@@ -120,6 +120,15 @@ def evaluate(log: Log, target: Floats, predicted: Floats, *, seed: int, draws: i
     return OffPolicy(len(weight), effective_rows(weight), float(weight.mean()), ips, normalised, robust)
 
 
+def mean_reward(log: Log, *, seed: int, draws: int = 1_000) -> Estimate:
+    """What came of the log's own choices, per request."""
+    ones = np.ones_like(log.reward)
+    sums = np.zeros((int(log.groups.max()) + 1, 4))
+    np.add.at(sums, log.groups, np.column_stack([ones, ones, log.reward, log.reward]))
+    low, high = np.quantile(_resampled(sums, seed, draws)[:, 0], [0.025, 0.975])
+    return Estimate(float(log.reward.mean()), float(low), float(high))
+
+
 def check_support(log: Log, target: Floats) -> Refused | None:
     """Why the log cannot say what `target` would come to; None: it can."""
     if not len(log.chosen):

@@ -62,6 +62,38 @@ def read_rows(path: Path) -> list[Example]:
     return list(reading.examples)
 
 
+def read_data(path: Path, *, prices: Path | None = None, without: Path | None = None) -> list[Example]:
+    """The rows of a data set of ours, of RouteLLM (.csv) or of LLMRouter (.json), near duplicates in one group.
+
+    Args:
+        prices: LLMRouter's table of models, which says what their answers cost.
+        without: RouteLLM's list of prompts that are left out.
+
+    Raises:
+        InputError: there are none, or the file is of another kind.
+    """
+    from flotilla_learning import llmrouter, routellm  # noqa: PLC0415
+    from flotilla_learning.grouping import group_near_duplicates  # noqa: PLC0415
+
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    try:
+        if kind == "csv":
+            contaminated = routellm.read_contaminated(without) if without else ()
+            reading = routellm.read_routellm(path, contaminated=contaminated)
+        elif kind == "json":
+            reading = llmrouter.read_llmrouter(path, llmrouter.read_prices(prices) if prices else {})
+        else:
+            return list(group_near_duplicates(read_rows(path)))
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, EOFError) as error:
+        raise InputError(f"{path} is not as RouteLLM or LLMRouter publish theirs: {error}") from error
+    warn_of(Counter(each.reason for each in reading.broken), "skipped")
+    if not reading.examples:
+        raise InputError(f"{path} has no row that can be read")
+    return list(group_near_duplicates(reading.examples))
+
+
 def judged(stored: Stored, rows: Sequence[Example], name: str) -> list[Scores]:
     """The artifact's scores of the rows, with a bar.
 
@@ -100,3 +132,12 @@ def names_of(given: Sequence[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not ID=NAME, or the second for its ID", param_hint="--model")
         found[identity] = name
     return found
+
+
+def setting_of(threshold: float | None, strong_ratio: float | None, alpha: float | None) -> Setting:
+    """The one of the three that is given."""
+    from flotilla_learning.choosing import Setting  # noqa: PLC0415
+
+    if sum(each is not None for each in (threshold, strong_ratio, alpha)) != 1:
+        raise typer.BadParameter("give one of --threshold, --strong-ratio and --alpha", param_hint="--threshold")
+    return Setting(threshold, strong_ratio, alpha)

@@ -1,0 +1,93 @@
+"""`flotilla eval`: how well an artifact chooses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .assessment import assess_rows, check_plot, draw_plot, screen, summarize
+from .offpolicy import Question, is_refused, judge_log, lines_of, object_of
+from .reading import names_of, read_artifact, read_data, setting_of
+
+
+def command(
+    *,
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="The artifact's folder or tar.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Rows with outcomes of all its models that it was not trained on, such as DIR/test.jsonl.",
+            show_default=False,
+        ),
+    ] = None,
+    offpolicy: Annotated[
+        Path | None,
+        typer.Option(metavar="LOG", help="Judge it by a labelled log of choices that were partly random as well."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="T", min=0, max=1, help="With --offpolicy: its threshold.")
+    ] = None,
+    strong_ratio: Annotated[
+        float | None,
+        typer.Option(metavar="R", min=0, max=1, help="With --offpolicy: the threshold with this strong share of LOG."),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(metavar="A", min=0, max=1, help="With --offpolicy: its alpha, of Cluster.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=NAME", help="Name in LOG of a model's id, as strategy.models. Default: the same."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the curve of cost and quality; .svg or .png.")
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
+    ] = None,
+    without: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="RouteLLM's list of contaminated prompts, which are left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap.")] = 0,
+    output: Annotated[
+        Literal["table", "json"], typer.Option("-o", "--output", help="How it is written: table or json.")
+    ] = "table",
+) -> None:
+    """Say how well an artifact chooses.
+
+    On DATA: the recovered lead of the strong model (APGR, CPT), hypervolume and curve, beside the oracle, chance,
+    the prompt's length alone and single models. From a log with explored choices: what it would have come to.
+
+      flotilla eval router-11 router-11/test.jsonl --plot curve.svg
+      flotilla eval router-11 --offpolicy labelled.jsonl --threshold 0.42
+    """
+    check_plot(plot)
+    if data is None and offpolicy is None:
+        raise typer.BadParameter("give DATA, --offpolicy, or both", param_hint="DATA")
+    if data is None and plot is not None:
+        raise typer.BadParameter("the curve is that of DATA", param_hint="--plot")
+    settings = (threshold, strong_ratio, alpha)
+    if offpolicy is None and any(each is not None for each in settings):
+        raise typer.BadParameter("it belongs to --offpolicy", param_hint="--threshold")
+    question = None if offpolicy is None else Question(offpolicy, setting_of(*settings), names_of(model), seed)
+    stored = read_artifact(source)
+    written: dict[str, object] = {"artifact": stored.artifact.digest}
+    lines: list[str] = []
+    if data is not None:
+        assessment = assess_rows(stored, read_data(data, prices=prices, without=without), str(data), seed=seed)
+        written |= summarize(assessment)
+        lines += [f"{data}: {assessment.rows:,} rows", "", *screen(assessment)]
+        if plot is not None:
+            draw_plot(plot, f"{source.name} on {data.name}", assessment)
+    refused = False
+    if question is not None:
+        found = judge_log(stored, question)
+        refused = is_refused(found)
+        written["offPolicy"] = object_of(found)
+        lines += ["", *lines_of(question.log, found)] if lines else lines_of(question.log, found)
+    typer.echo(json.dumps(written, indent=2) if output == "json" else "\n".join(lines))
+    if refused:
+        raise typer.Exit(1)

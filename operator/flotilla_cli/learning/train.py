@@ -1,0 +1,169 @@
+"""`flotilla train`: a router's artifact from rows of outcomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from flotilla_cli.errors import InputError
+from flotilla_cli.inject import say
+
+from .assessment import assess_rows, screen, summarize
+from .progress import bar
+from .reading import read_artifact, read_data
+
+if TYPE_CHECKING:
+    from flotilla_learning.artifacts import Stored
+    from flotilla_learning.assessing import Assessment
+    from flotilla_learning.datasets import Example
+    from flotilla_learning.training import Trained, TrainingOptions
+
+TEST_FILE = "test.jsonl"
+
+
+def command(
+    *,
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Labelled rows, RouteLLM's tables (.csv) or LLMRouter's (.json).")
+    ],
+    target: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The folder of the artifact.")],
+    models: Annotated[
+        str,
+        typer.Option(metavar="WEAK,STRONG", help="The models, as the data name them; Cluster takes more."),
+    ],
+    strategy: Annotated[
+        Literal["WinRate", "QualityGap", "Cluster"],
+        typer.Option(help="WinRate, QualityGap or Cluster."),
+    ] = "WinRate",
+    embedder: Annotated[
+        Literal["hashed", "static", "both"],
+        typer.Option(help="What a prompt is to it: hashed n-grams, word vectors (static), or both."),
+    ] = "hashed",
+    vectors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The table of word vectors of the embedders static and both.")
+    ] = None,
+    scorer: Annotated[
+        Literal["Linear", "SimilarityWeighted"], typer.Option(help="How WinRate and QualityGap score.")
+    ] = "Linear",
+    label: Annotated[
+        Literal["Det", "Prob", "Trans"], typer.Option(help="What QualityGap calls good enough, after its paper.")
+    ] = "Prob",
+    holdout: Annotated[
+        float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Rows that are not trained on, but judged by.")
+    ] = 0.2,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
+    ] = None,
+    without: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="RouteLLM's list of contaminated prompts, which are left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the split, of training and of the bootstrap.")] = 0,
+    summary: Annotated[
+        Literal["table", "json"], typer.Option(help="How the figures are written: table or json.")
+    ] = "table",
+) -> None:
+    """Train an artifact.
+
+    Near duplicates are never parted, so the rows held out say what new prompts will see; they are written to
+    DIR/test.jsonl. The same data and seed always give the same artifact:
+
+      flotilla train labelled.jsonl --models invoice,big -o router-11
+    """
+    names = tuple(each.strip() for each in models.split(",") if each.strip())
+    rows = read_data(data, prices=prices, without=without)
+    rest, test = _parted(rows, holdout, seed)
+    options = _options(names, (strategy, scorer, label), embedder, vectors, seed)
+    with bar("training", None):
+        trained = _train(rest, options, str(data))
+    _write(target, _packed(trained, ()), test)
+    if trained.skipped:
+        say("warning", f"{trained.skipped} rows not trained on: they lack an outcome of {', '.join(names)}")
+    stored = read_artifact(target)
+    assessment = _assessed(stored, test, seed)
+    if assessment is not None:
+        _write(target, _packed(trained, assessment.metrics), test)
+        stored = read_artifact(target)
+    _report(target, stored, trained, assessment, summary)
+
+
+def _parted(rows: Sequence[Example], holdout: float, seed: int) -> tuple[list[Example], list[Example]]:
+    from flotilla_learning.splits import split_groups  # noqa: PLC0415 - the extra [train] may not be installed
+
+    rest, test = split_groups(rows, share=holdout, seed=seed)
+    return [rows[int(each)] for each in rest], [rows[int(each)] for each in test]
+
+
+def _options(
+    models: tuple[str, ...], kinds: tuple[Any, Any, Any], embedder: Any, vectors: Path | None, seed: int
+) -> TrainingOptions:
+    from flotilla_learning.embedding import embedder_of  # noqa: PLC0415
+    from flotilla_learning.errors import TrainingError  # noqa: PLC0415
+    from flotilla_learning.training import TrainingOptions  # noqa: PLC0415
+
+    strategy, scorer, label = kinds
+    if len(set(models)) != len(models) or len(models) < 2 or (strategy != "Cluster" and len(models) != 2):
+        wanted = "two or more models" if strategy == "Cluster" else "two models, the weak one first"
+        raise typer.BadParameter(f"{strategy} takes {wanted}", param_hint="--models")
+    try:
+        found = embedder_of(embedder, vectors)
+    except TrainingError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{vectors}: {error.strerror or error}") from error
+    return TrainingOptions(strategy, models, found, scorer, label, seed)
+
+
+def _train(rows: Sequence[Example], options: TrainingOptions, name: str) -> Trained:
+    from flotilla_learning.errors import TrainingError  # noqa: PLC0415
+    from flotilla_learning.training import train  # noqa: PLC0415
+
+    try:
+        return train(rows, options)
+    except TrainingError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _packed(trained: Trained, metrics: Sequence[Any]) -> Mapping[str, bytes]:
+    from flotilla_learning.packing import pack  # noqa: PLC0415
+
+    return pack(trained, metrics=metrics)
+
+
+def _write(target: Path, files: Mapping[str, bytes], test: Sequence[Example]) -> None:
+    from flotilla_learning.artifacts import write_artifact  # noqa: PLC0415
+    from flotilla_learning.datasets import format_example  # noqa: PLC0415
+
+    try:
+        write_artifact(target, files)
+        lines = "".join(format_example(replace(row, group="")) + "\n" for row in test)
+        (target / TEST_FILE).write_text(lines, encoding="utf-8", errors="surrogatepass")
+    except OSError as error:
+        raise InputError(f"{target}: {error.strerror or error}") from error
+
+
+def _assessed(stored: Stored, test: Sequence[Example], seed: int) -> Assessment | None:
+    """None: too little is held out to say anything, which is said."""
+    if not test:
+        say("warning", "no row is held out, so nothing is known of new prompts")
+        return None
+    try:
+        return assess_rows(stored, test, "the rows held out", seed=seed)
+    except InputError as error:
+        say("warning", f"the artifact has no figures: {error}")
+        return None
+
+
+def _report(target: Path, stored: Stored, trained: Trained, assessment: Assessment | None, summary: str) -> None:
+    digest, rows = stored.artifact.digest, len(trained.examples)
+    if summary == "json":
+        figures = None if assessment is None else summarize(assessment)
+        typer.echo(json.dumps({"digest": digest, "trainedRows": rows, "heldOut": figures}, indent=2))
+        return
+    typer.echo(f"{target}: {digest}, trained on {rows:,} rows")
+    if assessment is not None:
+        typer.echo("\n".join([f"On {assessment.rows:,} rows held out:", "", *screen(assessment)]))

@@ -1,0 +1,35 @@
+"""The embedder that is trained on, by the name that people give it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from flotilla_api.artifact import EmbedderOptions
+from flotilla_router.embedders import Embedder, make_embedder
+
+from .distill import TableError, read_table
+from .errors import TrainingError
+from .training import DEFAULT_EMBEDDER, default_embedder
+
+Kind = Literal["hashed", "static", "both"]
+
+
+def embedder_of(kind: Kind, table: Path | None) -> Embedder:
+    """Hashed n-grams, whole-word vectors of a table's file (`flotilla distill` makes it), or both.
+
+    Raises:
+        TrainingError: a table is needed and there is none, or the file is no table.
+        OSError: it cannot be read.
+    """
+    if kind == "hashed":
+        return default_embedder()
+    if table is None:
+        raise TrainingError(f"the embedder {kind} needs a table of word vectors: flotilla distill makes one")
+    try:
+        arrays = read_table(table.read_bytes())
+    except TableError as error:
+        raise TrainingError(f"{table}: {error}") from error
+    if kind == "static":
+        return make_embedder("Static", EmbedderOptions(surface=True), arrays)
+    return make_embedder("HashedStatic", DEFAULT_EMBEDDER, arrays)
