@@ -30,7 +30,6 @@ even the low end of the estimate, with max_tokens, is over its limit; it never c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from flotilla_api.causes import Boundary, Cause
 from flotilla_api.snapshot import Target
@@ -46,16 +45,17 @@ RETRY_AFTER_SECONDS = 10
 """When to ask again for an expert that wakes: an engine takes tens of seconds to start, and clients try a few times."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Case:
-    """A request for an alias, and those who may answer it."""
+    """A request for an alias, and those who may answer it. A plain class, which compiled is made in no time."""
 
-    plan: Plan
-    filters: Filters
-    fallbacks: tuple[Target, ...]
-    """Eligible ones, in order."""
-    ranked: bool
-    """Whether a learned strategy decides."""
+    __slots__ = ("fallbacks", "filters", "plan", "ranked")
+
+    def __init__(self, plan: Plan, filters: Filters, fallbacks: tuple[Target, ...], ranked: bool) -> None:
+        """fallbacks: eligible ones, in order. ranked: whether a learned strategy decides."""
+        self.plan = plan
+        self.filters = filters
+        self.fallbacks = fallbacks
+        self.ranked = ranked
 
     def start(
         self,
@@ -118,10 +118,10 @@ def choose(
         return _no_model(f"The model `{quote(features.model)}` does not exist. Models here: {known}.")
     fallbacks = tuple([target for target in plan.fallbacks if filters.removes(target) is None])
     if ranking is not None:
-        ranked = _choose_ranked(_Case(plan, filters, fallbacks, ranked=True), ranking)
+        ranked = _choose_ranked(_Case(plan, filters, fallbacks, True), ranking)
         if ranked is not None:
             return ranked
-    return _choose_routed(_Case(plan, filters, fallbacks, ranked=False), draw)
+    return _choose_routed(_Case(plan, filters, fallbacks, False), draw)
 
 
 def eligible(table: RoutingTable, features: Features, ready: Callable[[Target], bool]) -> list[str]:

@@ -230,11 +230,11 @@ class Router:
     def _complete(self, api: Api, incoming: Incoming, connection: ClientConnection) -> None:
         live, dispatcher = self._live(), self.dispatcher
         request = _parse(api, incoming.body())
-        if self._awaits_vectors(live, request, incoming, connection):
+        if self.judge.learned.endpoints and self._awaits_vectors(live, request, incoming, connection):
             return
         headers = incoming.headers
         draw = dispatcher.draw()
-        judgement = self._judge(live, request, incoming)
+        judgement = self._judge(live, request, incoming) if self.judge.learned.ranks else None
         ranking = None if judgement is None else judgement.ranking
         outcome = self._choose(live, request, headers, draw, relayed=incoming.review is not None, ranking=ranking)
         if outcome.meant is not None:

@@ -243,6 +243,12 @@ class Learned:
         """By digest."""
         self.ranks = False
         """Whether the policy has a learned strategy."""
+        self.endpoints: list[Endpoint] = []
+        """Who makes vectors for the artifacts that decide."""
+        self.tries = False
+        """Whether sessions are told apart, because some of them try a canary's artifact."""
+        self.shadows = False
+        """Whether some requests are scored by a shadow's artifact."""
         self._canary_percent = self._shadow_percent = 0.0
         self.bounds: tuple[float, float] | None = None
         """Lowest and highest threshold that a request may ask for; None: it may not ask."""
@@ -268,6 +274,10 @@ class Learned:
     def _take(self, snapshot: RoutingSnapshot) -> None:
         strategy, canary, shadow = snapshot.strategy, snapshot.canary, snapshot.shadow
         self.ranks = strategy is not None
+        self.tries = "canary" in self._arms and "strategy" in self._arms
+        self.shadows = "shadow" in self._arms
+        arms = [arm for role, arm in self._arms.items() if role != "shadow"]
+        self.endpoints = [endpoint for arm in arms if (endpoint := arm.endpoint) is not None]
         self.bounds = None if strategy is None else strategy.header
         self._canary_percent = 0.0 if canary is None else canary.percent
         self._shadow_percent = 0.0 if shadow is None else shadow.percent
@@ -299,22 +309,6 @@ class Learned:
         for seen in self._seen.values():
             seen.look()
         return [role for role, arm in self._arms.items() if arm.seen.drifted]
-
-    @property
-    def tries(self) -> bool:
-        """Whether sessions are told apart, because some of them try a canary's artifact."""
-        return "canary" in self._arms and "strategy" in self._arms
-
-    @property
-    def shadows(self) -> bool:
-        """Whether some requests are scored by a shadow's artifact."""
-        return "shadow" in self._arms
-
-    @property
-    def endpoints(self) -> list[Endpoint]:
-        """Who makes vectors for the artifacts that decide."""
-        arms = [arm for role, arm in self._arms.items() if role != "shadow"]
-        return [endpoint for arm in arms if (endpoint := arm.endpoint) is not None]
 
     @property
     def shadow_endpoint(self) -> Endpoint | None:
