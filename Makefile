@@ -58,7 +58,7 @@ test: check $(if $(CAN_COMPILE),compiled) ## checks, then unit, contract and rea
 ifneq ($(CAN_COMPILE),)
 	PYTHONPATH=$(COMPILED):$(PYTHONPATH) $(ROUTER_BUILD) $(PYTEST) -n $(WORKERS) -m "not defect" tests/unit/router tests/unit/router_io
 endif
-	$(ROUTER_BUILD) $(PYTEST) -n $(WORKERS) --dist loadfile tests
+	$(ROUTER_BUILD) $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 compiled: $(COMPILED)/.ready ## the router with its hot path compiled, as its image holds it, in build/compiled
 

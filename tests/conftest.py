@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from stack.flotilla import Stack
+
+LONGEST_FIRST = ("chaos", "e2e", "cluster", "golden")
+"""Suites whose files take minutes; a worker that begins one of these last keeps all others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow suites come first, in an order that is otherwise left as it is."""
+    root = Path(__file__).parent
+    places = {suite: place for place, suite in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(root).parts[0], len(places)))
 
 
 @pytest.fixture(scope="session")
