@@ -287,8 +287,7 @@ class Learned:
         seen = self._seen.get(artifact.digest)
         if seen is None:
             seen = self._seen[artifact.digest] = _Seen(artifact)
-        if wanted.role != "shadow" or seen.target is None:
-            seen.aim(None if wanted.config is None else wanted.config.targetStrongRatio, artifact)
+        seen.aim(None if wanted.config is None else wanted.config.targetStrongRatio, artifact)
         return Arm(artifact, wanted, seen)
 
     def in_use(self) -> dict[str, Artifact]:

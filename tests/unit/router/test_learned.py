@@ -135,6 +135,21 @@ def test_another_share_begins_at_the_calibration() -> None:
     assert learned.figures()[0].threshold == pytest.approx(0.1, abs=0.05)
 
 
+def test_a_shadow_follows_the_strategys_operating_point() -> None:
+    """Also when that is changed while it runs: its preferences are those that it would have if it were promoted."""
+    live, tried = loaded(), loaded(2.0)
+    shadow = TrialConfig(artifact=a_source(tried), models=NAMES, percent=100)
+    before, after = (
+        a_policy(live, targetStrongRatio=ratio).model_copy(update={"shadow": shadow}) for ratio in (0.1, 0.9)
+    )
+    learned = using(before, live, tried)
+
+    learned.use(after, by_digest(live, tried))
+
+    thresholds = {figure.role: figure.threshold for figure in learned.figures()}
+    assert thresholds == {"strategy": pytest.approx(0.1, abs=0.05), "shadow": pytest.approx(0.1, abs=0.05)}
+
+
 def test_a_strategy_that_is_taken_out_is_gone() -> None:
     """Static is Static, whatever was loaded before."""
     live = loaded()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from learning import EASY, HARD, Fleet, Json, a_strategy, a_trial, fleet, stored
-from rig import ListLog, a_snapshot, expert, post, until
+from rig import ListLog, Peer, Received, a_snapshot, expert, model_server, post, until
 
 from artifacts import an_artifact, an_embedder, digest, npz, sealed
 from flotilla_api.artifact import MANIFEST_FILE, WEIGHTS_FILE, write_tar
@@ -281,6 +281,24 @@ async def test_prompts_of_completions_of_any_shape_are_passed_on(prompt: Any, tm
         reply = await them.send(post(body, path="/v1/completions"))
 
         assert reply.status == 200
+
+
+async def test_requests_are_answered_while_an_artifact_is_on_its_way(tmp_path: Path) -> None:
+    """From a server that takes the question and says nothing; the previous artifact ranks meanwhile."""
+
+    async def silent(received: Received, peer: Peer) -> None:
+        await peer.closed()
+
+    async with fleet(tmp_path) as them, model_server(silent) as server:
+        good = await with_one_in_use(them, tmp_path)
+        slow = ArtifactSource(digest=GONE, url=f"http://{server.address}/router.tar")
+
+        them.load(strategy=a_strategy(slow), generation=2)
+        await until(lambda: server.received)
+
+        assert (await them.model(EASY), await them.model(HARD)) == ("small", "big")
+        assert (await them.record())["artifact"] == good
+        assert them.problems() == []
 
 
 async def test_no_request_is_lost_while_artifacts_come_and_go(tmp_path: Path) -> None:
