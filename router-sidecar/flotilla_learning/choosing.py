@@ -43,7 +43,16 @@ def judge_prompts(artifact: Artifact, prompts: Sequence[str], advance: Callable[
 
 
 def choose(artifact: Artifact, scores: Sequence[Scores], setting: Setting) -> list[str]:
-    """The artifact's id of the model that is asked first, for each prompt.
+    """The artifact's id of the model that is asked first, for each prompt, if all may answer.
+
+    Raises:
+        SettingError: the setting is not one of the artifact's strategy.
+    """
+    return [each[0] for each in rank(artifact, scores, setting)]
+
+
+def rank(artifact: Artifact, scores: Sequence[Scores], setting: Setting) -> list[tuple[str, ...]]:
+    """The artifact's ids of the models in the order in which they are asked, for each prompt.
 
     Raises:
         SettingError: the setting is not one of the artifact's strategy.
@@ -56,7 +65,7 @@ def choose(artifact: Artifact, scores: Sequence[Scores], setting: Setting) -> li
     if at is None:
         pairs = [each for each in scores if isinstance(each, PairScore)]
         at = threshold_for(pairs, setting.strong_ratio or 0.0)
-    return [each.ranked(at)[0] for each in scores]
+    return [each.ranked(at) for each in scores]
 
 
 def threshold_for(scores: Sequence[PairScore], strong_ratio: float) -> float:

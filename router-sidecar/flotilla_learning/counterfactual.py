@@ -36,6 +36,12 @@ def outcome_of(row: Example) -> Outcome | None:
     return row.logged.outcome or row.outcomes.get(row.logged.model)
 
 
+def first_candidate(row: Example, ranking: Sequence[str]) -> str | None:
+    """Whom a router would have asked first by `ranking`; None: nobody of it, so it would have drawn by weight."""
+    candidates = row.logged.candidates if row.logged is not None else ()
+    return next((model for model in ranking if not candidates or model in candidates), None)
+
+
 def features_of(scores: Sequence[Scores], prompts: Sequence[str]) -> Floats:
     """What is known of each prompt before it is answered, shape (rows, features): its scores and its length."""
     values = [

@@ -1,8 +1,8 @@
 """What a router learns from: prompts with what each model's answer was worth and cost.
 
 A file of ours holds one JSON object a line: `{"id", "prompt", "outcomes": {model: {"quality", "usd"}}}` and, where the
-row comes from live traffic, `"logged": {"model", "propensity", "scores", "quality", "usd"}`. `usd` may be absent: not
-known is not zero.
+row comes from live traffic, `"logged": {"model", "propensity", "scores", "quality", "usd", "candidates"}`. `usd` may be
+absent: not known is not zero.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Logged:
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
     outcome: Outcome | None = None
     """What the client got, and what all attempts cost: an escalated answer is not the model's own. None: not judged."""
+    candidates: tuple[str, ...] = ()
+    """Who might have answered; (): not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def format_example(example: Example) -> str:
         logged = example.logged
         row["logged"] = {"model": logged.model, "propensity": logged.propensity, "scores": dict(logged.scores)}
         row["logged"] |= {} if logged.outcome is None else _format_outcome(logged.outcome)
+        row["logged"] |= {"candidates": list(logged.candidates)} if logged.candidates else {}
     return json.dumps(row, ensure_ascii=False)
 
 
@@ -182,5 +185,16 @@ def _logged(fields: Mapping[str, object]) -> Logged:
     scores = _object(fields.get("scores", {}), "logged.scores")
     outcome = None if fields.get("quality") is None else _outcome("logged", fields)
     return Logged(
-        model, propensity, {name: _number(each, f"logged.scores.{name}") for name, each in scores.items()}, outcome
+        model,
+        propensity,
+        {name: _number(each, f"logged.scores.{name}") for name, each in scores.items()},
+        outcome,
+        _names(fields.get("candidates", []), "logged.candidates"),
     )
+
+
+def _names(value: object, name: str) -> tuple[str, ...]:
+    names = cast("list[object]", value) if isinstance(value, list) else [None]
+    if not all(isinstance(each, str) for each in names):
+        raise RowError(f"{name} is no list of names")
+    return tuple(str(each) for each in names)

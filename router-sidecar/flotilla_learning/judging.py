@@ -102,7 +102,7 @@ def parse_row(line: bytes, *, default_id: str, reference: str) -> Row:
         answers=_answers(fields),
         outcomes={name: _outcome(each) for name, each in _object(fields.get("outcomes", {}), "outcomes").items()},
         reference=fields.get(reference),
-        logged=None if logged is None else _object(logged, "logged"),
+        logged=None if logged is None else _with_candidates(_object(logged, "logged"), fields),
         answered=answered if isinstance(answered, str) else None,
         logged_usd=_dollars(fields.get("usd")),
         rest={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
@@ -202,6 +202,11 @@ def _logged(row: Row, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any] | No
     if row.logged is None or answered is None:
         return row.logged
     return {**row.logged, **_priced("quality", answered.quality, row.logged_usd)}
+
+
+def _with_candidates(logged: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A choice is to be judged with who else might have been chosen, which a request log says of the request."""
+    return {"candidates": fields["candidates"], **logged} if isinstance(fields.get("candidates"), list) else logged
 
 
 def _answers(fields: Mapping[str, Any]) -> dict[str, Answer]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .reading import choices, judged, names_of, read_artifact, read_rows
+from .reading import judged, names_of, rankings, read_artifact, read_rows
 
 if TYPE_CHECKING:
     from flotilla_learning.choosing import Setting
@@ -85,7 +85,7 @@ def _settings(thresholds: Sequence[float], ratio: float | None, alphas: Sequence
 
 def _choices(path: Path, rows: Sequence[Example], setting: Setting) -> list[str]:
     stored = read_artifact(path)
-    return choices(stored, judged(stored, rows, str(path)), setting, str(path))
+    return [each[0] for each in rankings(stored, judged(stored, rows, str(path)), setting, str(path))]
 
 
 def screen(diff: Diff, prompts: Mapping[str, str], sides: tuple[str, str]) -> list[str]:

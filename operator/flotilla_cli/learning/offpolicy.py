@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flotilla_cli.errors import InputError
 from flotilla_cli.inject import say
 
-from .reading import choices, judged, read_rows
+from .reading import judged, rankings, read_rows
 
 if TYPE_CHECKING:
     from flotilla_learning.artifacts import Stored
     from flotilla_learning.choosing import Setting
     from flotilla_learning.counterfactual import Verdict
+    from flotilla_learning.datasets import Example
     from flotilla_learning.offpolicy import Estimate, OffPolicy, Refused
 
 
@@ -36,19 +37,32 @@ def judge_log(stored: Stored, question: Question) -> Verdict:
     Raises:
         InputError: no row of the log can be used.
     """
-    from flotilla_learning.counterfactual import features_of, judge, outcome_of  # noqa: PLC0415
+    from flotilla_learning.counterfactual import features_of, first_candidate, judge, outcome_of  # noqa: PLC0415
     from flotilla_learning.grouping import group_near_duplicates  # noqa: PLC0415
 
     every = read_rows(question.log)
-    rows = group_near_duplicates([row for row in every if outcome_of(row) is not None])
-    if not rows:
-        raise InputError(f"{question.log} has no row with a choice, its propensity and its outcome: label a log first")
-    if len(rows) < len(every):
-        say("warning", f"{len(every) - len(rows)} rows not used: no choice, no propensity or no outcome of it")
-    scores = judged(stored, rows, str(question.log))
-    chosen = choices(stored, scores, question.setting, "the artifact")
-    features = features_of(scores, [row.prompt for row in rows])
-    return judge(rows, [question.names.get(each, each) for each in chosen], features, seed=question.seed)
+    known = [row for row in every if outcome_of(row) is not None]
+    _report_unused(len(every) - len(known), "no choice, no propensity or no outcome of it", question.log, known)
+    scores = judged(stored, known, str(question.log))
+    orders = rankings(stored, scores, question.setting, "the artifact")
+    chosen = [
+        first_candidate(row, [question.names.get(each, each) for each in order])
+        for row, order in zip(known, orders, strict=True)
+    ]
+    used = [index for index, model in enumerate(chosen) if model is not None]
+    rows = [known[index] for index in used]
+    _report_unused(len(known) - len(rows), "none of the artifact's models might have answered", question.log, rows)
+    features = features_of([scores[index] for index in used], [row.prompt for row in rows])
+    names = [model for model in chosen if model is not None]
+    return judge(group_near_duplicates(rows), names, features, seed=question.seed)
+
+
+def _report_unused(count: int, reason: str, log: Path, left: Sequence[Example]) -> None:
+    """Raises: InputError; nothing is left."""
+    if not left:
+        raise InputError(f"{log} has no row that can be used: {reason}")
+    if count:
+        say("warning", f"{count} row{'s' * (count > 1)} not used: {reason}")
 
 
 def is_refused(found: Verdict) -> bool:

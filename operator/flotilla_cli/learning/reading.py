@@ -109,16 +109,16 @@ def judged(stored: Stored, rows: Sequence[Example], name: str) -> list[Scores]:
             raise InputError(f"{name}: {error}") from error
 
 
-def choices(stored: Stored, scores: Sequence[Scores], setting: Setting, name: str) -> list[str]:
-    """Whom the artifact asks first, at this setting.
+def rankings(stored: Stored, scores: Sequence[Scores], setting: Setting, name: str) -> list[tuple[str, ...]]:
+    """The order in which the artifact asks its models, at this setting.
 
     Raises:
         InputError: it is none of its strategy.
     """
-    from flotilla_learning.choosing import SettingError, choose  # noqa: PLC0415
+    from flotilla_learning.choosing import SettingError, rank  # noqa: PLC0415
 
     try:
-        return choose(stored.artifact, scores, setting)
+        return rank(stored.artifact, scores, setting)
     except SettingError as error:
         raise InputError(f"{name}: {error}") from error
 

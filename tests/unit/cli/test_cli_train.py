@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,25 @@ def test_log_with_exploration_judges_an_artifact(run: Run) -> None:
     assert found["usd"]["doublyRobust"]["value"] == pytest.approx(0.4 * 0.02 + 0.6 * 0.001, rel=0.1)
 
 
+def test_choices_are_among_those_that_might_have_answered(run: Run) -> None:
+    """Where the big model might not, the small one would have been asked; where neither might, nothing is judged."""
+    trained(run, "--holdout", "0")
+    rows = a_log(900, 0.5)
+    narrowed = [
+        replace(row, logged=replace(row.logged, candidates=("other",) if number % 3 else ("small", "other")))
+        for number, row in enumerate(rows)
+        if row.logged is not None and row.logged.model == "small"
+    ]
+    written("log.jsonl", [replace(row, logged=replace(row.logged, propensity=1.0)) for row in narrowed if row.logged])
+
+    ended = run("eval", "mine", "--offpolicy", "log.jsonl", "--threshold", "0", "-o", "json")
+
+    found = json.loads(ended.out)["offPolicy"]
+    assert ended.code == 0
+    assert found["shares"] == {"small": {"logged": 1.0, "artifact": 1.0}}
+    assert f"{len(narrowed) - found['rows']} rows not used: none of the artifact's models" in ended.error
+
+
 def test_log_without_exploration_is_no_answer(run: Run) -> None:
     """Exit code 1, and what to do; what the log itself came to is shown."""
     trained(run, "--holdout", "0")
@@ -331,7 +350,7 @@ def test_log_that_nobody_labelled_is_told(run: Run) -> None:
     ended = run("eval", "mine", "--offpolicy", "log.jsonl", "--threshold", "0.5")
 
     assert ended.code == 1
-    assert "error: log.jsonl has no row with a choice, its propensity and its outcome: label a log first" in ended.error
+    assert "error: log.jsonl has no row that can be used: no choice, no propensity or no outcome" in ended.error
 
 
 def test_missing_extra_is_named() -> None:

@@ -146,6 +146,7 @@ LOGGED = {
     "attempts": [{"target": "small", "usd": 0.002}, {"target": "big", "usd": 0.01}],
     "logged": {"model": "small", "propensity": 0.98, "scores": {"small": 0.3}},
     "outcomes": {},
+    "candidates": ["small", "big"],
 }
 
 
@@ -159,7 +160,7 @@ def test_logged_row_becomes_an_example() -> None:
         "r1",
         "Why?",
         {"big": Outcome(0.75, 0.01)},
-        logged=Logged("small", 0.98, {"small": 0.3}, Outcome(0.75, 0.012)),
+        logged=Logged("small", 0.98, {"small": 0.3}, Outcome(0.75, 0.012), ("small", "big")),
     )
     assert json.loads(line)["attempts"] == LOGGED["attempts"]
     assert "answer" not in json.loads(line)

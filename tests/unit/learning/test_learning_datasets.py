@@ -30,6 +30,7 @@ _LOGGED = st.builds(
     st.floats(min_value=1e-6, max_value=1),
     st.dictionaries(st.text(), _UNIT),
     st.none() | _OUTCOME,
+    st.lists(st.text(), max_size=3).map(tuple),
 )
 
 
