@@ -17,11 +17,6 @@ from typing import Any
 from e2e.gateway import Gateway
 from e2e.objects import CLIENT_KEY, Manifest, a_policy, a_secret, an_expert, an_external_fallback
 from e2e.steps import Space
-from flotilla_learning.artifacts import write_artifact
-from flotilla_learning.datasets import read_examples
-from flotilla_learning.packing import pack
-from flotilla_learning.training import TrainingOptions, default_embedder
-from flotilla_learning.training import train as fit
 
 POLICY = "circle"
 READER_KEY = "sk-of-the-ml-engineer"
@@ -127,8 +122,7 @@ def export(space: Space, out: Path, wanted: set[str]) -> None:
 
 def train(labelled: Path, folder: Path, seed: int) -> str:
     """An artifact is trained; its digest."""
-    options = TrainingOptions("WinRate", ("small", "big"), default_embedder(), seed=seed)
-    write_artifact(folder, pack(fit(read_examples(labelled).examples[seed:], options)))
+    flotilla("train", str(labelled), "--models", "small,big", "-o", str(folder), "--seed", str(seed))
     return json.loads(flotilla("pack", str(folder), "-o", f"{folder}.tar", "--summary", "json"))["digest"]
 
 
@@ -188,6 +182,10 @@ def test_from_traffic_to_a_trained_router_and_back(space: Space, tmp_path: Path)
         models = ("--ask", "small", "--ask", "big", "--ask-url", gateway.url, "--ask-key-env", "GATEWAY_KEY")
         flotilla("label", str(log), "-o", str(labelled), "--judge-url", judge, "--judge-model", "judge", *models)
     first, second = (train(labelled, tmp_path / f"router-{seed}", seed) for seed in (0, 1))
+    figures = json.loads(
+        flotilla("eval", str(tmp_path / "router-0"), str(tmp_path / "router-0" / "test.jsonl"), "-o", "json")
+    )
+    assert figures["artifact"] == first
     for folder, name in (("router-0", "router-v1"), ("router-1", "router-v2")):
         publish(space, tmp_path / folder, name)
 
