@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from learning import HARD, a_strategy, a_trial, fleet, stored
+from relays import TokenReviews, a_token, gateway, relay_lines
 from rig import (
     POLICY,
     STREAM_HEAD,
@@ -55,7 +56,7 @@ def logged(prompts: str = "Text", *, max_bytes: int = 1 << 20, readers: tuple[st
 
 def _prepare(folder: Path) -> None:
     """The mounted Secret and the volume."""
-    (folder / "keys").mkdir(exist_ok=True)
+    (folder / "keys").mkdir(parents=True, exist_ok=True)
     (folder / "keys" / "reader").write_text(READER)
     (folder / "keys" / "writer").write_text(WRITER)
     (folder / "requests").mkdir(exist_ok=True)
@@ -371,6 +372,25 @@ async def test_sidecar_keeps_no_log_and_shows_none(tmp_path: Path) -> None:
 
     assert page.status == 404
     assert list((tmp_path / "requests").iterdir()) == []
+
+
+async def test_gateway_keeps_nothing_of_what_it_passes_on_for_sidecars(tmp_path: Path) -> None:
+    """The sidecar has chosen, by what the gateway does not know; a row would pass for a choice of the gateway's."""
+    _prepare(tmp_path / "gateway")
+    async with (
+        model_server(replies(chat_answer("four"))) as provider,
+        gateway(
+            tmp_path,
+            a_snapshot(external_fallback("big", f"http://{provider.address}/v1"), requestLog=logged()),
+            TokenReviews({a_token("agent-1"): "agent-1"}),
+        ) as (rig, _),
+    ):
+        relayed = await ask(rig.port, post(chat(model="big"), headers=relay_lines()))
+        own = await ask(rig.port, post(chat()))
+        (row,) = await rows(rig)
+
+    assert (relayed.status, own.status) == (200, 200)
+    assert row["alias"] == "auto"
 
 
 async def test_readers_change_with_the_policy(tmp_path: Path) -> None:
