@@ -17,7 +17,7 @@ from .datasets import Example
 from .errors import TrainingError
 from .metrics import Floats, Interval, interval, resampled, weighted_means
 
-ALPHAS = tuple(step / 20 for step in range(21))
+ALPHAS = tuple(step / 50 for step in range(51))
 
 
 @dataclass(frozen=True, slots=True)

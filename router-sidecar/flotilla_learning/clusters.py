@@ -29,9 +29,9 @@ FOLDS = 5
 class ClusterOptions:
     """What folds choose from, by the quality of what the best model of each row's clusters answered."""
 
-    counts: tuple[int, ...] = (16, 32, 64)
-    nearest: tuple[int, ...] = (1, 3, 5)
-    prior_rows: float = 5.0
+    counts: tuple[int, ...] = (32, 64)
+    nearest: tuple[int, ...] = (1, 3)
+    prior_rows: float = 10.0
     """Rows of the whole's means that each cluster has beside its own: a cluster of two rows says little."""
 
 

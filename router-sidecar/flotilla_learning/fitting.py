@@ -71,7 +71,7 @@ def fit_clusters(rows: Matrix, *, count: int, seed: int) -> tuple[NDArray[np.int
     """Each row's cluster, numbered from 0 without gaps, and the centroids, shape (clusters, dims)."""
     kmeans: Any = MiniBatchKMeans
     with threadpool_limits(1):  # its threads wait for each other more than they work, and on a busy machine for minutes
-        model: Any = kmeans(n_clusters=count, random_state=seed, n_init=3, batch_size=1024).fit(rows)
+        model: Any = kmeans(n_clusters=count, random_state=seed, n_init=1, batch_size=1024).fit(rows)
     kept, members = np.unique(np.asarray(model.labels_), return_inverse=True)
     return members.astype(np.intp), np.asarray(model.cluster_centers_, np.float64)[kept]
 

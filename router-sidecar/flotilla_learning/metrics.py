@@ -92,16 +92,16 @@ def evaluate(scores: Sequence[float] | Floats, pair: Pair, *, seed: int = 0, res
     weights = resampled(pair.groups, seed=seed, resamples=resamples)
     share, recovered = recovery(values, pair.gaps, weights)
     weak, strong = weighted_means(pair.weak, weights), weighted_means(pair.strong, weights)
-    apgr = _areas(share, recovered)
+    apgr = areas(share, recovered)
     return Evaluation(
         rows=len(values),
         apgr=interval(apgr),
-        cpt50=interval(_crossings(share, recovered, 0.5)),
-        cpt80=interval(_crossings(share, recovered, 0.8)),
+        cpt50=interval(crossings(share, recovered, 0.5)),
+        cpt80=interval(crossings(share, recovered, 0.8)),
         weak=interval(weak),
         strong=interval(strong),
         oracle_apgr=apgr_of(pair.gaps, pair),
-        length_apgr=interval(_areas(*recovery(pair.lengths, pair.gaps, weights))),
+        length_apgr=interval(areas(*recovery(pair.lengths, pair.gaps, weights))),
         hypervolume=interval(weak + (strong - weak) * apgr),
         curve=_curve(share[0], weak[0] + (strong[0] - weak[0]) * recovered[0]),
     )
@@ -110,7 +110,7 @@ def evaluate(scores: Sequence[float] | Floats, pair: Pair, *, seed: int = 0, res
 def apgr_of(scores: Sequence[float] | Floats, pair: Pair) -> float:
     """The area alone, without an interval."""
     ones = np.ones((1, len(pair.gaps)))
-    return float(_areas(*recovery(np.asarray(scores, np.float64), pair.gaps, ones))[0])
+    return float(areas(*recovery(np.asarray(scores, np.float64), pair.gaps, ones))[0])
 
 
 def apgr_difference(
@@ -118,8 +118,8 @@ def apgr_difference(
 ) -> Interval:
     """APGR of `first` less that of `second`, with the interval of the same resamples of both."""
     weights = resampled(pair.groups, seed=seed, resamples=RESAMPLES)
-    areas = [_areas(*recovery(np.asarray(each, np.float64), pair.gaps, weights)) for each in (first, second)]
-    return interval(areas[0] - areas[1])
+    found = [areas(*recovery(np.asarray(each, np.float64), pair.gaps, weights)) for each in (first, second)]
+    return interval(found[0] - found[1])
 
 
 def recovery(scores: Floats, gaps: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -140,12 +140,13 @@ def _shares(values: Floats, ends: NDArray[np.intp]) -> Floats:
     return np.concatenate([np.zeros((len(values), 1)), sums / totals], axis=1)
 
 
-def _areas(share: Floats, recovered: Floats) -> Floats:
+def areas(share: Floats, recovered: Floats) -> Floats:
+    """The area under each curve: APGR."""
     heights = (recovered[:, 1:] + recovered[:, :-1]) / 2
     return (heights * np.diff(share, axis=1)).sum(axis=1)
 
 
-def _crossings(share: Floats, recovered: Floats, level: float) -> Floats:
+def crossings(share: Floats, recovered: Floats, level: float) -> Floats:
     """The share at which each curve first reaches the level, between its points in a straight line."""
     rows = np.arange(len(share))
     right = np.argmax(recovered >= level, axis=1)

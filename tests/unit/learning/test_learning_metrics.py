@@ -124,7 +124,7 @@ def test_an_alpha_trades_quality_for_cost() -> None:
 
     assert list(at) == list(ALPHAS)
     assert at[0.0] == (0.5, 1.0)
-    assert at[0.55] == at[1.0] == (1.0, 5.5)
+    assert at[0.52] == at[1.0] == (1.0, 5.5)
     assert (found.oracle.quality.value, found.oracle.usd.value) == (1.0, 5.5)
     assert (found.random.quality.value, found.random.usd.value) == (0.5, 5.5)
     assert {model: point.quality.value for model, point in found.singles} == {"a": 0.5, "b": 0.5}
