@@ -200,7 +200,7 @@ async def test_a_request_whose_bridge_fails_waits_for_the_expert(tmp_path: Path,
         assert (reply.status, reply.headers["x-flotilla-model"], reply.headers["x-flotilla-reason"]) == (
             (200, "maths", "Static")
         )
-        assert (len(big.received), len(maths.received), line["held_ms"] < line["duration_ms"]) == (asked, 1, True)
+        assert (len(big.received), len(maths.received), line["held_ms"] <= line["duration_ms"]) == (asked, 1, True)
         assert (escalations(rig), demand(rig), held(rig), rig.process.telemetry.in_flight) == (1, 1, 0, 0)
 
 
