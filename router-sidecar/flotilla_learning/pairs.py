@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,16 @@ from flotilla_router.strategies.winrate import MAX_PROTOTYPES, SimilarityWeighte
 
 from .datasets import Example
 from .errors import TrainingError
+from .factorisation import fit_factorisation
 from .fitting import Matrix, Plane, embed_all, fit_clusters, fit_logistic, fit_ridge, unit_rows
 from .splits import folds
 
 Floats = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[np.generic]]
 FOLDS = 5
+Kept = NDArray[np.intp]
+RANK = 4
+FACTOR_PENALTIES = (2.0, 5.0)
 PENALTIES = (5.0, 12.0, 25.0, 50.0)
 GAMMAS = (10.0, 100.0, 1_000.0, 10_000.0)
 _LEAST_PENALTY = 1e-6
@@ -35,30 +40,75 @@ class PairFit:
     held_out: Floats
 
 
-def fit_linear(examples: Sequence[Example], targets: Floats, embedder: Embedder, *, seed: int) -> PairFit:
-    """sigmoid(w . x + b), where w is that of ridge regression: it ranks by the target's mean.
+@dataclass(frozen=True, slots=True)
+class _Planes:
+    """A way to fit planes to some of the rows."""
 
-    A and b make probabilities of the ranking, from rows left out. A plane is also what matrix factorisation collapses
-    to for a fixed pair of models. Source: RouteLLM, arXiv 2406.18665, section 4.2; Platt, 1999, for A and b.
+    rows: Matrix
+    fit: Callable[[Kept, float], Plane]
+    """Given the rows' positions and a penalty."""
+    penalties: Sequence[float]
+    link: Callable[[Floats], Floats]
+    """What makes an estimate of the target of a plane's height."""
+
+
+def fit_linear(examples: Sequence[Example], targets: Floats, embedder: Embedder, *, seed: int) -> PairFit:
+    """sigmoid(w . x + b), where w is that of ridge regression: it ranks by the target's mean."""
+    rows = embed_all(embedder, [example.prompt for example in examples])
+
+    def fit(kept: Kept, penalty: float) -> Plane:
+        return fit_ridge(rows[kept], targets[kept], penalty=penalty)
+
+    return _fit_plane(examples, targets, _Planes(rows, fit, PENALTIES, lambda height: height), seed)
+
+
+def fit_factorised(
+    examples: Sequence[Example], targets: Floats, embedder: Embedder, models: tuple[str, str], *, seed: int
+) -> PairFit:
+    """The plane that matrix factorisation collapses to for the pair; all models of the rows teach it.
+
+    Source: RouteLLM, arXiv 2406.18665, section 4.2.
     """
     rows = embed_all(embedder, [example.prompt for example in examples])
-    penalty, predicted = _choose(PENALTIES, targets, lambda value: _left_out(examples, rows, targets, value, seed))
+    others = sorted({model for example in examples for model in example.outcomes} - set(models))
+    quality = np.array([_qualities(example, (*models, *others)) for example in examples])
+
+    def fit(kept: Kept, penalty: float) -> Plane:
+        return fit_factorisation(rows[kept], quality[kept], rank=RANK, penalty=penalty, seed=seed).collapsed(0, 1)
+
+    return _fit_plane(examples, targets, _Planes(rows, fit, FACTOR_PENALTIES, _sigmoid), seed)
+
+
+def _qualities(example: Example, models: Sequence[str]) -> list[float]:
+    return [example.outcomes[model].quality if model in example.outcomes else math.nan for model in models]
+
+
+def _fit_plane(examples: Sequence[Example], targets: Floats, planes: _Planes, seed: int) -> PairFit:
+    """sigmoid(A w . x + B), with the penalty that did best on rows left out.
+
+    A and B make probabilities of the ranking, from rows left out. Source: Platt, 1999.
+    """
+    penalty, predicted = _choose(
+        planes.penalties, targets, lambda value: _left_out(examples, planes, value, seed), planes.link
+    )
     platt = fit_logistic(predicted[:, None], targets, penalty=_LEAST_PENALTY)
     slope = max(float(platt.weights[0]), 0.0)  # below 0: the prompts tell nothing, and all score the same
-    plane = fit_ridge(rows, targets, penalty=penalty)
+    plane = planes.fit(np.arange(len(examples)), penalty)
     arrays = {
         "weights": (slope * plane.weights).astype(np.float16),
         "bias": np.array([slope * plane.bias + platt.bias], np.float32),
     }
-    held_out = 1 / (1 + np.exp(-(slope * predicted + platt.bias)))
-    return PairFit(ScorerSpec(name="Linear"), arrays, held_out)
+    return PairFit(ScorerSpec(name="Linear"), arrays, _sigmoid(slope * predicted + platt.bias))
 
 
-def _left_out(examples: Sequence[Example], rows: Matrix, targets: Floats, penalty: float, seed: int) -> Floats:
-    predicted = np.empty(len(targets))
+def _sigmoid(logits: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+def _left_out(examples: Sequence[Example], planes: _Planes, penalty: float, seed: int) -> Floats:
+    predicted = np.empty(len(examples))
     for rest, fold in folds(examples, count=FOLDS, seed=seed):
-        plane: Plane = fit_ridge(rows[rest], targets[rest], penalty=penalty)
-        predicted[fold] = plane(rows[fold])
+        predicted[fold] = planes.fit(rest, penalty)(planes.rows[fold])
     return predicted
 
 
@@ -104,9 +154,14 @@ def _scorer(arrays: Mapping[str, NDArray[np.generic]], gamma: float, embedder: E
     return SimilarityWeighted(prototypes, outcomes, counts, gamma=gamma, buckets=embedder.buckets)
 
 
-def _choose(values: Sequence[float], targets: Floats, predict: Callable[[float], Floats]) -> tuple[float, Floats]:
-    """The value whose predictions of rows left out have the least squared error, and those predictions."""
+def _choose(
+    values: Sequence[float],
+    targets: Floats,
+    predict: Callable[[float], Floats],
+    link: Callable[[Floats], Floats] = lambda predicted: predicted,
+) -> tuple[float, Floats]:
+    """The value whose predictions of rows left out have, linked, the least squared error, and those predictions."""
     predictions = [predict(value) for value in values]
-    errors = [float(np.square(each - targets).mean()) for each in predictions]
+    errors = [float(np.square(link(each) - targets).mean()) for each in predictions]
     best = int(np.argmin(errors))
     return values[best], predictions[best]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -20,10 +21,11 @@ from .clusters import ClusterOptions, fit_voters
 from .datasets import Example
 from .errors import TrainingError
 from .labels import Answers, GapLabel, gap_labels, win_rate
-from .pairs import Arrays, Floats, PairFit, fit_linear, fit_similarity
+from .pairs import Arrays, Floats, PairFit, fit_factorised, fit_linear, fit_similarity
 
 __all__ = ["DEFAULT_EMBEDDER", "Trained", "TrainingError", "TrainingOptions", "default_embedder", "train"]
 
+PlaneFit = Literal["Ridge", "Factorised"]
 DEFAULT_EMBEDDER = EmbedderOptions(surface=True, surfaceScale=3.0)
 """Words, pairs of words and what the text looks like: on training rows nothing ranked better, and little was faster."""
 
@@ -47,6 +49,8 @@ class TrainingOptions:
     """QualityGap only."""
     seed: int = 0
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    plane: PlaneFit = "Ridge"
+    """Linear only; Factorised is RouteLLM's matrix factorisation, and WinRate's only."""
     """Cluster only."""
 
 
@@ -71,6 +75,8 @@ def train(examples: Sequence[Example], options: TrainingOptions) -> Trained:
     Raises:
         TrainingError: there is too little to learn from.
     """
+    if options.plane == "Factorised" and (options.strategy, options.scorer) != ("WinRate", "Linear"):
+        raise TrainingError("matrix factorisation gives WinRate a Linear scorer, and nothing else")
     used = tuple(row for row in examples if all(model in row.outcomes for model in options.models))
     if len({row.group or row.id for row in used}) < 2:
         names = ", ".join(options.models)
@@ -89,8 +95,11 @@ def _train_pair(examples: Sequence[Example], options: TrainingOptions) -> tuple[
         raise TrainingError(f"{options.strategy} chooses between two models: a weak one and a strong one")
     weak, strong = options.models
     targets = pair_targets(examples, options)
-    fit = fit_linear if options.scorer == "Linear" else fit_similarity
-    fitted = fit(examples, targets, options.embedder, seed=options.seed)
+    if options.plane == "Factorised":
+        fitted = fit_factorised(examples, targets, options.embedder, (weak, strong), seed=options.seed)
+    else:
+        fit = fit_linear if options.scorer == "Linear" else fit_similarity
+        fitted = fit(examples, targets, options.embedder, seed=options.seed)
     scores = fitted.held_out if options.strategy == "WinRate" else 1 - fitted.held_out
     return fitted, tuple(PairScore(weak, strong, float(score)) for score in scores)
 

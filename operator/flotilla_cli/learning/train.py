@@ -48,7 +48,8 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="The table of word vectors of the embedders static and both.")
     ] = None,
     scorer: Annotated[
-        Literal["Linear", "SimilarityWeighted"], typer.Option(help="How WinRate and QualityGap score.")
+        Literal["Linear", "Factorised", "SimilarityWeighted"],
+        typer.Option(help="How WinRate and QualityGap score; Factorised, of WinRate: Linear by matrix factorisation."),
     ] = "Linear",
     label: Annotated[
         Literal["Det", "Prob", "Trans"], typer.Option(help="What QualityGap calls good enough, after its paper.")
@@ -105,7 +106,9 @@ def _options(
     from flotilla_learning.errors import TrainingError  # noqa: PLC0415
     from flotilla_learning.training import TrainingOptions  # noqa: PLC0415
 
-    strategy, scorer, label = kinds
+    strategy, method, label = kinds
+    plane = "Factorised" if method == "Factorised" else "Ridge"
+    scorer = "SimilarityWeighted" if method == "SimilarityWeighted" else "Linear"
     if len(set(models)) != len(models) or len(models) < 2 or (strategy != "Cluster" and len(models) != 2):
         wanted = "two or more models" if strategy == "Cluster" else "two models, the weak one first"
         raise typer.BadParameter(f"{strategy} takes {wanted}", param_hint="--models")
@@ -115,7 +118,7 @@ def _options(
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{vectors}: {error.strerror or error}") from error
-    return TrainingOptions(strategy, models, found, scorer, label, seed)
+    return TrainingOptions(strategy, models, found, scorer, label, seed, plane=plane)
 
 
 def _train(rows: Sequence[Example], options: TrainingOptions, name: str) -> Trained:

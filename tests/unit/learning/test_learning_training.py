@@ -54,6 +54,7 @@ def pair_scores(artifact: Artifact, examples: list[Example]) -> list[float]:
     [
         pytest.param(WIN_RATE, id="WinRate"),
         pytest.param(replace(WIN_RATE, scorer="SimilarityWeighted"), id="WinRate by similarity"),
+        pytest.param(replace(WIN_RATE, plane="Factorised"), id="WinRate by matrix factorisation"),
         pytest.param(GAP, id="QualityGap"),
         pytest.param(replace(GAP, label="Det"), id="QualityGap, one answer each"),
         pytest.param(replace(GAP, scorer="SimilarityWeighted"), id="QualityGap by similarity"),
@@ -71,6 +72,26 @@ def test_a_trained_pair_sends_the_hard_topic_to_the_strong_model(options: Traini
         artifact, [replace(test[0], prompt=topic) for topic in ("prove the lemma", "greet the guest")]
     )
     assert hard > easy
+
+
+def test_factorisation_learns_from_models_that_are_not_of_the_pair() -> None:
+    """A third model that fails where the weak one does says more about what is hard; the pair stays the pair."""
+    examples = [
+        replace(row, outcomes={**row.outcomes, "third": Outcome(float("prove" not in row.prompt))})
+        for row in traffic(600, seed=1)
+    ]
+    trained = train(examples, replace(WIN_RATE, plane="Factorised"))
+    test = traffic(300, seed=2)
+
+    assert apgr_of(pair_scores(loaded(trained), test), pair_of(test, "weak", "strong")) > 0.7
+    assert loaded(trained).manifest.models == ("weak", "strong")
+
+
+@pytest.mark.parametrize("options", [GAP, CLUSTER, replace(WIN_RATE, scorer="SimilarityWeighted")])
+def test_factorisation_is_refused_where_the_paper_has_none(options: TrainingOptions) -> None:
+    """It is never left out silently."""
+    with pytest.raises(TrainingError, match="matrix factorisation"):
+        train(traffic(50, seed=1), replace(options, plane="Factorised"))
 
 
 def test_a_win_rate_is_a_probability() -> None:
