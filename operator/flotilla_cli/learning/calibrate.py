@@ -11,7 +11,7 @@ import typer
 from flotilla_cli.errors import InputError
 
 from .assessment import curve_lines
-from .reading import judged, read_artifact, read_data
+from .reading import judged, names_of, read_artifact, read_data, with_ids
 
 
 def command(
@@ -22,6 +22,10 @@ def command(
     ],
     target: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write another folder instead.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=NAME", help="Name in DATA of a model's id, as strategy.models. Default: the same."),
     ] = None,
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
@@ -45,7 +49,7 @@ def command(
         raise typer.BadParameter("a tar is not written anew: give the folder of the new artifact", param_hint="-o")
     stored = read_artifact(source)
     models = stored.artifact.manifest.models
-    rows = complete(read_data(data, prices=prices), models)
+    rows = complete(with_ids(read_data(data, prices=prices), names_of(model)), models)
     if not rows:
         raise InputError(f"{data} has no row with outcomes of {', '.join(models)}")
     try:

@@ -10,7 +10,7 @@ import typer
 
 from .assessment import assess_rows, check_plot, draw_plot, screen, summarize
 from .offpolicy import Question, is_refused, judge_log, lines_of, object_of
-from .reading import names_of, read_artifact, read_data, setting_of
+from .reading import names_of, read_artifact, read_data, setting_of, with_ids
 
 
 def command(
@@ -40,7 +40,9 @@ def command(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID=NAME", help="Name in LOG of a model's id, as strategy.models. Default: the same."),
+        typer.Option(
+            metavar="ID=NAME", help="Name in DATA and LOG of a model's id, as strategy.models. Default: the same."
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the curve of cost and quality; .svg or .png.")
@@ -72,12 +74,14 @@ def command(
     settings = (threshold, strong_ratio, alpha)
     if offpolicy is None and any(each is not None for each in settings):
         raise typer.BadParameter("it belongs to --offpolicy", param_hint="--threshold")
-    question = None if offpolicy is None else Question(offpolicy, setting_of(*settings), names_of(model), seed)
+    names = names_of(model)
+    question = None if offpolicy is None else Question(offpolicy, setting_of(*settings), names, seed)
     stored = read_artifact(source)
     written: dict[str, object] = {"artifact": stored.artifact.digest}
     lines: list[str] = []
     if data is not None:
-        assessment = assess_rows(stored, read_data(data, prices=prices, without=without), str(data), seed=seed)
+        rows = with_ids(read_data(data, prices=prices, without=without), names)
+        assessment = assess_rows(stored, rows, str(data), seed=seed)
         written |= summarize(assessment)
         lines += [f"{data}: {assessment.rows:,} rows", "", *screen(assessment)]
         if plot is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,14 @@ def read_data(path: Path, *, prices: Path | None = None, without: Path | None = 
     if not reading.examples:
         raise InputError(f"{path} has no row that can be read")
     return list(group_near_duplicates(reading.examples))
+
+
+def with_ids(rows: Sequence[Example], names: Mapping[str, str]) -> list[Example]:
+    """The rows with outcomes by the artifact's ids, where data name the models otherwise."""
+    ids = {name: identity for identity, name in names.items()}
+    return [
+        replace(row, outcomes={ids.get(name, name): outcome for name, outcome in row.outcomes.items()}) for row in rows
+    ]
 
 
 def judged(stored: Stored, rows: Sequence[Example], name: str) -> list[Scores]:

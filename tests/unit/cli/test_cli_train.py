@@ -215,6 +215,25 @@ def test_calibration_counts_shares_anew_and_keeps_the_scorer(run: Run) -> None:
     assert after["metrics"] == before["metrics"]
 
 
+def test_data_may_name_the_models_otherwise(run: Run) -> None:
+    """An artifact of published tables is judged, and calibrated, by a log of one's own."""
+    trained(run)
+    rows = [
+        replace(row, outcomes={"invoice": row.outcomes["small"], "gpt": row.outcomes["big"]})
+        for row in some_rows(60, seed=3)
+    ]
+    written("ours.jsonl", rows)
+    names = ("--model", "small=invoice", "--model", "big=gpt")
+
+    unknown = run("eval", "mine", "ours.jsonl")
+    found = run("eval", "mine", "ours.jsonl", *names, "-o", "json")
+    calibrated = run("calibrate", "mine", "ours.jsonl", "-o", "other", *names, "--summary", "json")
+
+    assert (unknown.code, found.code, calibrated.code) == (1, 0, 0)
+    assert "error: ours.jsonl has 0 rows with outcomes of small, big: two are needed" in unknown.error
+    assert json.loads(found.out)["rows"] == json.loads(calibrated.out)["rows"] == 60
+
+
 def a_log(count: int, explored: float, *, seed: int = 5) -> list[Example]:
     """Choices by a coin that knows nothing, so often; else always the small model, with the probabilities of that."""
     draw = random.Random(seed)
