@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from artifacts import an_artifact, digest
 from flotilla_api.artifact import EmbedderOptions
+from flotilla_learning.training import default_embedder
 from flotilla_router.artifact import Artifact, load_artifact
 from flotilla_router.embedders import VECTORS, VOCABULARY, Embedder, make_embedder, words_of
 from flotilla_router.request import parse_request
@@ -67,7 +68,7 @@ def bodies(texts: Sequence[str]) -> list[bytes]:
 
 
 def artifacts() -> dict[str, Artifact]:
-    """One of each kind, at the size that training makes them."""
+    """One of each kind, at the size that training makes them; `hashed` is what training takes by default."""
     rng = np.random.default_rng(0)
     words = sorted({word for text in prompts() for word in words_of(text)})
     words += [f"word{number}".encode() for number in range(WORDS - len(words))]
@@ -75,13 +76,13 @@ def artifacts() -> dict[str, Artifact]:
         VOCABULARY: np.frombuffer(b"\n".join(words), np.uint8),
         VECTORS: rng.normal(size=(len(words), DIMS)).astype(np.float16),
     }
-    hashed = make_embedder("Hashed", EmbedderOptions())
     grams = make_embedder("Hashed", EmbedderOptions(pairs=False, grams=(3, 4, 5), surface=True))
     small = make_embedder("Hashed", EmbedderOptions(bits=10))
     static = make_embedder("Static", EmbedderOptions(), table)
     both = make_embedder("HashedStatic", EmbedderOptions(surface=True), table)
     return {
-        "hashed": _linear(hashed, rng),
+        "hashed": _linear(default_embedder(), rng),
+        "hashed_words": _linear(make_embedder("Hashed", EmbedderOptions(pairs=False)), rng),
         "hashed_grams_surface": _linear(grams, rng),
         "static": _linear(static, rng),
         "hashed_static_surface": _linear(both, rng),
