@@ -143,6 +143,8 @@ class Reason(StrEnum):
     """A trained artifact is not the one whose digest the policy pins."""
     ARTIFACT_REFUSED = "ArtifactRefused"
     """A trained artifact is damaged, of another schema, or does not go with the policy; the message says what."""
+    ARTIFACT_LOADING = "ArtifactLoading"
+    """Routers fetch or check a trained artifact."""
     DRIFTED = "Drifted"
     """Prompts are scored otherwise than those that the artifact was calibrated on: evaluate it on recent traffic."""
     INJECTED = "Injected"

@@ -49,6 +49,8 @@ class ProblemKind(StrEnum):
     """A trained artifact is not the one that the policy pins."""
     ARTIFACT_REFUSED = "ArtifactRefused"
     """A trained artifact is damaged, of another schema, or does not go with the policy."""
+    ARTIFACT_LOADING = "ArtifactLoading"
+    """A trained artifact is being fetched or checked for the first time."""
     DRIFTED = "Drifted"
     """Live scores are not distributed as those that the artifact was calibrated on."""
     REQUEST_LOG = "RequestLog"
@@ -62,6 +64,7 @@ STRATEGY_PROBLEMS = frozenset(
         ProblemKind.ARTIFACT_NOT_FOUND,
         ProblemKind.ARTIFACT_DIGEST_MISMATCH,
         ProblemKind.ARTIFACT_REFUSED,
+        ProblemKind.ARTIFACT_LOADING,
         ProblemKind.DRIFTED,
     }
 )

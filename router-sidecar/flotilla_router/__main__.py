@@ -101,7 +101,7 @@ class SnapshotStore:
         if self._request_log is not None:
             self._request_log.configure(live.snapshot.requestLog)
         self._telemetry.expect(target.name for target in live.snapshot.targets if target.kind == "Expert")
-        self._telemetry.note_problems([problem.text for problem in self.problems()])
+        self._telemetry.note_problems(self.problems())
         self._loaded(live)
         return None
 
@@ -269,7 +269,7 @@ class RouterProcess:
         """Keys, credentials, tokens and certificates are those of the files now."""
         self._keys.refresh()
         self._outside.refresh()
-        self.telemetry.note_problems([problem.text for problem in self.store.problems()])
+        self.telemetry.note_problems(self.store.problems())
         error = self._certificate.refresh()
         if error is not None:
             self.telemetry.say("certificate refused", error=error)

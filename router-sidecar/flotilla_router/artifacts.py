@@ -109,7 +109,7 @@ class Artifacts:
         self._use()
 
     def problems(self) -> list[Problem]:
-        """What keeps artifacts from being used, and those whose scores have drifted."""
+        """What keeps artifacts from being used, if only for a moment, and those whose scores have drifted."""
         snapshot = self._snapshot
         if snapshot is None:
             return []
@@ -119,6 +119,10 @@ class Artifacts:
             if load.failure is not None:
                 kind, message = load.failure
                 problems.append(Problem(kind, role, f"{message} {self._instead(role)}"))
+            elif load.artifact is None:
+                problems.append(
+                    Problem(ProblemKind.ARTIFACT_LOADING, role, "The artifact is being fetched or checked.")
+                )
             elif role in self._unfit:
                 problems.append(
                     Problem(ProblemKind.ARTIFACT_REFUSED, role, f"{self._unfit[role]} {self._instead(role)}")

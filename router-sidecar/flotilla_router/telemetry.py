@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from flotilla_api import metrics as m
 from flotilla_api.causes import CAUSE_GROUPS, Cause
+from flotilla_api.control import Problem, ProblemKind
 
 from .learned import ArmFigures
 from .logs import AttemptRecord, Log, RequestRecord
@@ -235,15 +236,16 @@ class Telemetry(Collector):
         self._rejected.sums[self.policy,] += 1
         self.say("snapshot rejected", digest=digest, error=error, stays=self.snapshot_digest or None)
 
-    def note_problems(self, problems: Sequence[str]) -> None:
-        """Count what keeps this router from doing its work; what is new or solved is logged."""
-        for problem in problems:
-            if problem not in self._problems:
-                self.say("problem", problem=problem)
-        for problem in self._problems:
-            if problem not in problems:
-                self.say("problem solved", problem=problem)
-        self._problems = tuple(problems)
+    def note_problems(self, problems: Sequence[Problem]) -> None:
+        """Count what keeps this router from doing its work, unless it is under way; what is new or solved is logged."""
+        texts = tuple([each.text for each in problems if each.kind is not ProblemKind.ARTIFACT_LOADING])
+        for text in texts:
+            if text not in self._problems:
+                self.say("problem", problem=text)
+        for text in self._problems:
+            if text not in texts:
+                self.say("problem solved", problem=text)
+        self._problems = texts
 
     def say(self, event: str, **fields: object) -> None:
         """Write one log line."""

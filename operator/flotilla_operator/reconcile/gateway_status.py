@@ -101,7 +101,7 @@ class GatewayFacts:
     @property
     def routers(self) -> Routers:
         """What all routers last said."""
-        return Routers(self.acknowledged, self.sidecars)
+        return Routers(self.acknowledged, self.sidecars, self.gateways_lag)
 
     def missed_everywhere(self, kind: ProblemKind) -> frozenset[str]:
         """Targets of `kind` of problems that every router that called has."""

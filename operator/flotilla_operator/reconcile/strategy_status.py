@@ -28,6 +28,8 @@ class Routers:
 
     gateways: Sequence[Acknowledgement]
     sidecars: Sequence[Acknowledgement]
+    lagging: bool
+    """Whether a ready gateway does not serve the current snapshot."""
 
 
 def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers) -> Check | None:
@@ -39,7 +41,8 @@ def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers
     | a ConfigMap that does not exist   |                       | False ArtifactNotFound       |
     | one that holds another artifact   |                       | False ArtifactDigestMismatch |
     | artifacts                         | a problem with one    | False, named as the problem  |
-    | artifacts                         | none is connected     | as before, else Unknown      |
+    | artifacts                         | one is being loaded   | Unknown ArtifactLoading      |
+    | artifacts                         | some say nothing yet  | as before, else Unknown      |
     | artifacts                         | no problem            | True ArtifactLoaded          |
     """
     kind = ConditionType.STRATEGY_READY
@@ -48,9 +51,10 @@ def strategy_ready(observed: Observed, spec: RoutingPolicySpec, routers: Routers
         return None
     complaints = chain(_of_maps(artifacts, observed.artifact_maps), _of_routers(routers))
     if complaint := next(complaints, None):
-        return failed(kind, *complaint)
-    if not routers.gateways:
-        waiting = unknown(kind, Reason.WAITING_FOR_ROUTERS, "no ready router is connected to the control API")
+        reason, message = complaint
+        return (unknown if reason is Reason.ARTIFACT_LOADING else failed)(kind, reason, message)
+    if routers.lagging or not routers.gateways:
+        waiting = unknown(kind, Reason.WAITING_FOR_ROUTERS, "some ready routers do not serve the current snapshot yet")
         return _remembered(observed) or waiting
     return passed(kind, Reason.ARTIFACT_LOADED, "every connected router has what learned routing needs")
 

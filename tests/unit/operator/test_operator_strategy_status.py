@@ -80,7 +80,7 @@ def test_routers_without_complaint_have_their_artifact() -> None:
     assert strategy_ready(a_cluster())[0] == "True ArtifactLoaded"
 
 
-@pytest.mark.parametrize("kind", sorted(STRATEGY_PROBLEMS))
+@pytest.mark.parametrize("kind", sorted(STRATEGY_PROBLEMS - {ProblemKind.ARTIFACT_LOADING}))
 @pytest.mark.parametrize("role", ARTIFACT_ROLES)
 def test_a_routers_problem_is_the_reason(kind: ProblemKind, role: str) -> None:
     """The policy says which artifact is meant and why, and is ready all the same: requests are answered."""
@@ -89,6 +89,26 @@ def test_a_routers_problem_is_the_reason(kind: ProblemKind, role: str) -> None:
     assert strategy_ready(observed) == (f"False {kind.value}", f"{role}: this is why")
     assert conditions(observed)["Ready"][0] == "True Ready"
     assert conditions(observed)["ConfigPropagated"][0] == "True Acknowledged"
+
+
+def test_an_artifact_on_its_way_is_neither_there_nor_a_fault() -> None:
+    """`kubectl wait` waits until the last router has it, and nobody is warned."""
+    observed = a_cluster(problems=(Problem(ProblemKind.ARTIFACT_LOADING, "canary", "it is being fetched"),))
+
+    assert strategy_ready(observed) == ("Unknown ArtifactLoading", "canary: it is being fetched")
+    assert [event for event in judge(observed).events if event.type == "Warning"] == []
+
+
+def test_a_new_generation_is_not_ready_before_its_routers_serve_it() -> None:
+    """At the same generation new endpoints, which change the snapshot too, change nothing that is known."""
+    observed = a_cluster()
+    lagging = replace(
+        observed, acknowledgements=tuple(replace(each, digest="sha256:0") for each in observed.acknowledgements)
+    )
+    known = replace(lagging, owner=with_status(POLICY, judge(observed).status))
+
+    assert strategy_ready(lagging)[0] == "Unknown WaitingForRouters"
+    assert strategy_ready(known)[0] == "True ArtifactLoaded"
 
 
 def test_what_keeps_an_artifact_from_being_used_comes_before_drift() -> None:

@@ -27,6 +27,7 @@ from rig import router as a_router
 
 from artifacts import digest
 from flotilla_api.artifact import write_tar
+from flotilla_api.control import ProblemKind
 from flotilla_api.snapshot import ArtifactSource, RoutingSnapshot, StrategyConfig, Target, TrialConfig
 
 Json = dict[str, Any]
@@ -106,8 +107,11 @@ class Fleet:
         return self.rig.metric(f"flotilla_router_strategy_decisions_total{{{labels}}}")
 
     def problems(self) -> list[tuple[str, str, str]]:
-        """Kind, target and text of what the control API is told."""
-        return [(problem.kind.value, problem.target, problem.text) for problem in self.rig.process.store.problems()]
+        """Kind, target and text of what the control API is told, once nothing is being loaded."""
+        problems = self.rig.process.store.problems()
+        if any(problem.kind is ProblemKind.ARTIFACT_LOADING for problem in problems):
+            return []
+        return [(problem.kind.value, problem.target, problem.text) for problem in problems]
 
 
 def messages(prompt: Any) -> list[Json]:

@@ -28,6 +28,7 @@ from rig import (
 
 from artifacts import an_artifact, digest
 from flotilla_api.artifact import write_tar
+from flotilla_api.control import ProblemKind
 from flotilla_api.snapshot import ArtifactSource, RoutingSnapshot
 
 FILES = an_artifact()
@@ -43,6 +44,9 @@ class Control:
     body: bytes = write_tar(FILES)
     asked: list[Received] = field(default_factory=list[Received])
     polls: list[list[str]] = field(default_factory=list[list[str]])
+    """What each named as a problem, but for artifacts that are on their way."""
+    loading: bool = False
+    """Whether one has named such an artifact."""
 
     async def __call__(self, received: Received, peer: Peer) -> None:
         url = urlsplit(received.path)
@@ -51,7 +55,9 @@ class Control:
             await replies(self.body if self.status == 200 else b"{}", status=self.status)(received, peer)
             return
         query = parse_qs(url.query)
-        self.polls.append(query.get("problem", []))
+        told = query.get("problem", [])
+        self.loading |= any(problem.startswith("ArtifactLoading:strategy:") for problem in told)
+        self.polls.append([problem for problem in told if not problem.startswith("ArtifactLoading")])
         if query.get("digest") == [RoutingSnapshot.digest_of(self.snapshot.to_json())]:
             await peer.closed()
         await replies(self.snapshot.to_json())(received, peer)
@@ -90,6 +96,16 @@ async def test_the_control_api_is_asked_with_the_routers_own_token(tmp_path: Pat
         assert in_use(rig) == digest(FILES)
 
 
+async def test_an_artifact_on_its_way_is_told_and_is_no_problem_of_the_routers(tmp_path: Path) -> None:
+    """So the policy does not say that all is well before it is; nothing is wrong, and nothing is logged."""
+    control = Control(a_learned_snapshot())
+    async with under(tmp_path, control) as rig:
+        await until(lambda: in_use(rig) and control.loading and not rig.process.store.problems())
+
+        assert control.polls[-1] == []
+        assert not rig.log.of("problem")
+
+
 @pytest.mark.parametrize(
     ("status", "problem"),
     [
@@ -124,10 +140,10 @@ async def test_a_tar_that_is_larger_than_any_configmap_is_not_read_to_its_end(tm
 async def test_without_a_control_api_the_problem_says_so(tmp_path: Path) -> None:
     """Requests are drawn by weight."""
     async with router(tmp_path, a_learned_snapshot()) as rig:
-        await until(rig.process.store.problems)
+        await until(lambda: "FLOTILLA_CONTROL_URL" in str(rig.process.store.problems()))
 
         (problem,) = rig.process.store.problems()
-        assert "FLOTILLA_CONTROL_URL" in problem.text
+        assert problem.kind is ProblemKind.ARTIFACT_NOT_FOUND
         assert "Requests are drawn by weight." in problem.text
 
 

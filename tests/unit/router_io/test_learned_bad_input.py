@@ -15,6 +15,7 @@ from rig import ListLog, Peer, Received, a_snapshot, expert, model_server, post,
 
 from artifacts import an_artifact, an_embedder, digest, npz, sealed
 from flotilla_api.artifact import MANIFEST_FILE, WEIGHTS_FILE, write_tar
+from flotilla_api.control import ProblemKind
 from flotilla_api.snapshot import ArtifactSource
 from flotilla_router.artifacts import LONGEST_BACKOFF_SECONDS, Artifacts, backoff_seconds
 from flotilla_router.learned import Learned
@@ -343,7 +344,8 @@ async def test_an_artifact_that_would_end_the_container_is_refused_unopened(tmp_
     )
     source = stored(tmp_path, an_artifact())
     artifacts.want(a_snapshot(expert("small", "127.0.0.1:1"), strategy=a_strategy(source)))
-    await until(artifacts.problems)
+    assert [problem.kind.value for problem in artifacts.problems()] == ["ArtifactLoading"]
+    await until(lambda: sizes and artifacts.problems()[0].kind is ProblemKind.ARTIFACT_REFUSED)
     artifacts.close()
 
     (problem,) = artifacts.problems()
