@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from stack.flotilla import Stack
+
+settings.register_profile("flotilla", deadline=None)  # how long an example takes says more of the machine than of us
+settings.load_profile("flotilla")
 
 LONGEST_FIRST = ("chaos", "e2e", "cluster", "golden")
 """Suites whose files take minutes; a worker that begins one of these last keeps all others waiting."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_api.names import POLICY_LABEL
@@ -103,7 +103,6 @@ WORKLOADS = st.tuples(st.sampled_from(sorted(PATHS)), METADATA, POD_SPECS)
 STYLES = st.sampled_from([(2, 0), (2, 2), (4, 0), (4, 2), (4, 4), (3, 1)])
 
 
-@settings(deadline=None)
 @given(drawn=WORKLOADS, seed=st.integers(0, 2**32), style=STYLES, newline=st.sampled_from(["\n", "\r\n"]))
 def test_the_text_with_a_sidecar_means_what_the_pure_function_returns(
     drawn: tuple[str, Manifest, Manifest], seed: int, style: tuple[int, int], newline: str
@@ -134,7 +133,6 @@ def without_nothing(value: Any) -> Any:
     return {key: without_nothing(each) for key, each in value.items() if each not in (None, [], {})}
 
 
-@settings(deadline=None)
 @given(drawn=WORKLOADS, seed=st.integers(0, 2**32), style=STYLES)
 def test_every_line_of_a_block_document_survives_in_order(
     drawn: tuple[str, Manifest, Manifest], seed: int, style: tuple[int, int]

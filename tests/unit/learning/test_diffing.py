@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts import an_artifact, digest
@@ -71,7 +71,6 @@ def test_same_choices_move_nobody() -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_way_back_is_the_opposite(before: list[str]) -> None:
     """Each move has its counterpart, at the negative price."""
     rows = [a_row(index, a=(0.1, 1.0), b=(0.5, 2.0), c=(0.9, 4.0)) for index in range(len(before))]

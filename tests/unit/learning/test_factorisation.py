@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
@@ -49,7 +49,6 @@ def test_the_routers_scorer_gives_the_uncollapsed_probability() -> None:
     assert Linear(plane.weights, plane.bias, 0)(embedding) == pytest.approx(1 / (1 + math.exp(-4)))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_collapsing_changes_no_pairs_score(rank: int, models: int, dims: int, seed: int) -> None:
     """Of any two models and any prompts."""

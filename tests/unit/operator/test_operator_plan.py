@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import (
@@ -447,7 +447,6 @@ def policy_of(spec: dict[str, Any]) -> Manifest:
 OWNERS = st.one_of(st.builds(expert_of, SERVED), st.builds(fallback_of, SERVED), st.builds(policy_of, POLICIES))
 
 
-@settings(deadline=None)
 @given(OWNERS)
 def test_planning_over_its_own_result_is_empty(owner: Manifest) -> None:
     """Whatever the server makes of our manifests, the next look finds nothing to do: no write at rest."""
@@ -456,7 +455,6 @@ def test_planning_over_its_own_result_is_empty(owner: Manifest) -> None:
     assert planned(carried_out(observed)) == Plan()
 
 
-@settings(deadline=None)
 @given(OWNERS, OWNERS)
 def test_any_change_is_carried_out_in_one_plan(before: Manifest, after: Manifest) -> None:
     """One reconciliation is enough, from any earlier spec of the same owner to any later one."""
@@ -467,7 +465,6 @@ def test_any_change_is_carried_out_in_one_plan(before: Manifest, after: Manifest
         assert planned(carried_out(moved)) == Plan()
 
 
-@settings(deadline=None)
 @given(OWNERS, st.randoms())
 def test_the_order_of_children_does_not_matter(owner: Manifest, random: Any) -> None:
     """The store may list children in any order."""

@@ -230,4 +230,4 @@ class HandOver(RuleBasedStateMachine):
 
 
 TestHandOver = HandOver.TestCase
-TestHandOver.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestHandOver.settings = settings(max_examples=200, stateful_step_count=30)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts import an_artifact, an_embedder, digest, hard_words, npz, sealed
@@ -445,7 +445,6 @@ def test_a_bad_tar_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_damage_to_a_tar_raises_anything_else(data: st.DataObject) -> None:
     """Bytes changed or lost anywhere: the same artifact, or an ArtifactError."""
@@ -462,7 +461,6 @@ def test_no_damage_to_a_tar_raises_anything_else(data: st.DataObject) -> None:
     assert artifact.digest == digest(files)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_damage_to_weights_raises_anything_else(data: st.DataObject) -> None:
     """Also where the manifest was made to fit the damaged file, as an attacker would."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cases import Json, a_route, a_rule, a_snapshot, a_target, an_expert, an_external, some_features
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_api.causes import Cause
@@ -81,7 +81,6 @@ def test_alias_draws_an_expert_by_weight(draw: float, name: str) -> None:
     assert decision.cause is None
 
 
-@settings(deadline=None)
 @given(weights=st.lists(st.integers(1, 1_000_000), min_size=1, max_size=64), draw=st.floats(0, 1, exclude_max=True))
 def test_static_scores_are_shares(weights: list[int], draw: float) -> None:
     """Scores lie in [0, 1] and add up to 1, and every draw picks somebody."""
@@ -94,7 +93,6 @@ def test_static_scores_are_shares(weights: list[int], draw: float) -> None:
     assert 0 <= static.pick(scores, draw) < len(weights)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000), draw=st.floats(0, 1, exclude_max=True), down=st.sets(st.sampled_from("abcd")))
 def test_choice_does_not_depend_on_the_order_in_a_spec(seed: int, draw: float, down: set[str]) -> None:
     """Shuffled targets and experts give the same decision."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 from cases import a_route, a_snapshot, an_expert, an_external, some_features
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_api.causes import Cause
@@ -158,7 +158,6 @@ def test_a_ready_expert_answers_before_anybody_waits(mode: Mode, draw: float, na
     assert (decision.first.name, meant_in(decision), decision.cause) == (name, meant, None)
 
 
-@settings(deadline=None)
 @given(
     weights=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 9), min_size=2),
     sleeping=st.sets(st.sampled_from("abcdef")),

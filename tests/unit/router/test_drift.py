@@ -79,7 +79,7 @@ def test_only_the_last_scores_count() -> None:
 
 
 @given(st.lists(st.floats(), min_size=200, max_size=300), st.lists(st.floats(0, 1), min_size=1, max_size=101))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_index_is_finite_and_never_negative(scores: list[float], quantiles: list[float]) -> None:
     """Whatever comes, NaN and infinity included."""
     index = index_of(quantiles, scores)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_api.artifact import EmbedderName, EmbedderOptions
@@ -40,7 +40,6 @@ EVERYTHING = EmbedderOptions(bits=10, grams=(2, 3), surface=True)
 EMBEDDERS = [make_embedder(name, EVERYTHING, TABLE) for name in NAMES]
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(1, 20))
 def test_clip_keeps_the_ends_and_is_its_own_fixed_point(text: str, times: int) -> None:
     """At most 1,024 characters, the first and the last 512 of the text; clipping them again changes nothing."""
@@ -53,7 +52,6 @@ def test_clip_keeps_the_ends_and_is_its_own_fixed_point(text: str, times: int) -
     assert clip(clipped) == clipped
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_embeddings_have_norm_one_or_zero_and_fit_their_dims(text: str) -> None:
     """Whatever the text: sorted distinct buckets, finite numbers, each part of norm 1, or 0 where it found nothing."""
@@ -69,7 +67,6 @@ def test_embeddings_have_norm_one_or_zero_and_fit_their_dims(text: str) -> None:
         assert ((embedding.dense[-10:] >= 0) & (embedding.dense[-10:] <= 1)).all()
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(1, 8), st.booleans())
 def test_projection_equals_the_product_with_the_whole_vector(text: str, columns: int, surface: bool) -> None:
     """The sparse product is the dense one, for one column and for many."""

@@ -38,7 +38,7 @@ def damaged(text: bytes, damage: Damage) -> bytes:
     return text
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(body=st.sampled_from(REQUESTS), damage=DAMAGE, strict=st.booleans())
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_damaged_request_is_refused_or_rewritten(api: str, body: bytes, damage: Damage, strict: bool) -> None:
@@ -48,7 +48,7 @@ def test_damaged_request_is_refused_or_rewritten(api: str, body: bytes, damage: 
         rewrite(request, model="m", injection=EVERYTHING, edits=RequestEdits(drop=("n",)), strict=strict)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(name=st.sampled_from(STREAMS), damage=DAMAGE, choices=st.integers(1, 2))
 def test_damaged_stream_is_judged_and_passed_on(name: str, damage: Damage, choices: int) -> None:
     """Whatever an engine sends, there is a verdict in the end, and nothing is raised."""
@@ -68,7 +68,7 @@ def test_damaged_stream_is_judged_and_passed_on(name: str, damage: Damage, choic
     assert (judge.usage is None) <= (meter.usage is None)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(name=st.sampled_from(["chat_logprobs", "chat_tools_required", "chat_n2", "completions"]), damage=DAMAGE)
 def test_damaged_answer_is_judged(name: str, damage: Damage) -> None:
     """A whole answer that is not what it should be gets a verdict too."""
@@ -80,7 +80,6 @@ def test_damaged_answer_is_judged(name: str, damage: Damage) -> None:
     error_in_answer(body)
 
 
-@settings(deadline=None)
 @given(message=st.text())
 def test_any_message_fits_an_error(message: str) -> None:
     """An error body can be made of any text."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_router.embedders.embedding import Embedding
@@ -45,7 +45,6 @@ def test_quality_gap_is_one_less_the_probability_that_small_is_as_good() -> None
     assert qualitygap.score(0.9) == pytest.approx(0.1)
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6))
 def test_sigmoid_is_a_probability_without_overflow(logit: float) -> None:
     """Of any logit; sigmoid(-x) = 1 - sigmoid(x)."""
@@ -145,7 +144,6 @@ def test_more_neighbours_than_clusters_are_all_of_them() -> None:
     assert clusters(5)(dense(1, 0)).quality == clusters(3)(dense(-1, 0)).quality
 
 
-@settings(deadline=None)
 @given(UNIT, st.lists(UNIT, min_size=2, max_size=20))
 def test_a_higher_threshold_never_makes_a_prompt_hard(score: float, thresholds: list[float]) -> None:
     """Strong if and only if score >= threshold; so calls to the strong model fall with the threshold."""
@@ -155,7 +153,6 @@ def test_a_higher_threshold_never_makes_a_prompt_hard(score: float, thresholds: 
     assert all(before >= after for before, after in pairwise(strong))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(UNIT, UNIT), min_size=2, max_size=6), st.lists(UNIT, min_size=2, max_size=6))
 def test_a_higher_alpha_never_chooses_worse_quality(models: list[tuple[float, float]], alphas: list[float]) -> None:
     """The quality of the first choice rises with alpha, its thrift falls."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from cases import Json, a_request, encode, recording
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_api.snapshot import RequestEdits
@@ -324,7 +324,6 @@ def test_rewrite_speaks_the_completions_dialect() -> None:
     assert whole(rewrite(request, model="tiny", injection=Injection(5)))["logprobs"] == 5
 
 
-@settings(deadline=None)
 @given(
     before=EXTRAS,
     after=EXTRAS,

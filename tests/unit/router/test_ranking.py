@@ -324,7 +324,7 @@ def test_a_draw_by_weight_has_its_share_as_propensity() -> None:
     st.sets(st.sampled_from(["a", "b", "big"])),
     st.integers(0, 2**32),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_choices_happen_as_often_as_their_propensity_says(
     orders: tuple[list[str], list[str]], share: float, ratio: float, missing: set[str], seed: int
 ) -> None:

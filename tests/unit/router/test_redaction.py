@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_router.redaction import redact, redact_halves
@@ -50,14 +50,12 @@ def test_redaction_leaves_out_what_a_cut_has_parted(first: str, last: str, redac
     assert redact_halves(first, last) == redacted
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_redacted_text_holds_no_digit(text: str) -> None:
     """Of no script."""
     assert not re.search(r"\d", redact(text))
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_redaction_of_redacted_text_changes_nothing(text: str) -> None:
     """It can be applied to its own result."""

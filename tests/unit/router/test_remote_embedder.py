@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_router.embedders.remote import VectorError, longest_answer, read_vector, request_body
@@ -26,7 +26,6 @@ def test_the_request_is_openais_and_holds_the_ends_of_the_text() -> None:
     assert body == {"model": "embed", "input": "a" * 512 + "b" * 512, "encoding_format": "float"}
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_every_text_can_be_sent(text: str) -> None:
     """Half a surrogate pair, which UTF-8 does not have, is sent as a question mark."""

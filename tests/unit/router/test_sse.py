@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from cases import recording
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_router.sse import EventSplitter, EventTooLarge, error_event, is_done, make_error_event
@@ -25,7 +25,6 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     return events
 
 
-@settings(deadline=None)
 @given(
     lines=st.lists(st.tuples(st.sampled_from([b"data: a", b": c", b"", b"\r", b"x\ry"]), ENDS), max_size=12),
     cuts=st.lists(st.integers(0, 120), max_size=8),

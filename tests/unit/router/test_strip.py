@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from cases import Json, a_request, an_escalation, encode, recording
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_router.cascade import Pending, StreamJudge, StreamMeter, judge_whole
@@ -104,7 +104,6 @@ def a_chunk(key_order: list[str], usage_first: bool) -> bytes:
     return b"data: " + encode({**usage, **choices} if usage_first else {**choices, **usage}) + b"\n\n"
 
 
-@settings(deadline=None)
 @given(
     order=st.permutations(["index", "delta", "logprobs", "finish_reason", "token_ids"]),
     usage_first=st.booleans(),

@@ -114,7 +114,7 @@ SCORES = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 
 
 @given(st.lists(SCORES, min_size=1, max_size=600), st.floats(0.01, 0.99), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_verdicts_agree_with_their_probability_and_threshold(scores: list[float], target: float, draw: Random) -> None:
     """Above the threshold everything is strong, below it nothing; the probability is that of the verdict's draw."""
     ratio = StrongRatio(target, EVEN)
@@ -130,7 +130,7 @@ def test_verdicts_agree_with_their_probability_and_threshold(scores: list[float]
 
 
 @given(st.lists(SCORES, min_size=300, max_size=600), st.floats(0.05, 0.6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_strong_model_is_never_asked_for_more_than_twice_the_share(scores: list[float], target: float) -> None:
     """Whatever is owed, the threshold leaves no more than twice the target of the last 200 scores above it."""
     ratio = StrongRatio(target, EVEN)

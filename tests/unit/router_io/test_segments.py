@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_router.segments import Cursor, Segments, read_page
@@ -52,7 +52,6 @@ def test_folder_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
     assert (page.lines, page.end, page.more, page.gap) == (b"", Cursor(5, 7), False, False)
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(min_value=0, max_value=60), max_size=60),
     restarts=st.sets(st.integers(min_value=0, max_value=59)),

@@ -121,7 +121,7 @@ def _of(moment: float | None) -> float:
     return moment
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rate=st.floats(0.2, 8.0), replicas=st.integers(0, 4), seed=st.integers(0, 99), wait=st.floats(0.0, 20.0))
 def test_every_request_is_counted_once(rate: float, replicas: int, seed: int, wait: float) -> None:
     """Arrived is lost, finished, running or waiting."""

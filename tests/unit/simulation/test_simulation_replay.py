@@ -30,7 +30,7 @@ def _policies(scenario: Scenario, loss_usd: float) -> dict[str, Policy]:
     }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rates=st.lists(st.floats(0.05, 9.0), min_size=2, max_size=4),
     seed=st.integers(0, 50),
