@@ -145,7 +145,7 @@ def _retry_after(text: str | None) -> float | None:
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """The first 200 characters of the message in an error's body."""
+    """The first 200 characters of the message in an error's body, without what could steer a terminal."""
     try:
         body = error.read(4096).decode(errors="replace")
     except (OSError, HTTPException):
@@ -154,4 +154,5 @@ def _said(error: urllib.error.HTTPError) -> str:
         message = json.loads(body)["error"]["message"]
     except (ValueError, LookupError, TypeError):
         message = body
-    return " ".join(str(message).split())[:200] or str(error.reason)
+    shown = "".join(each if each.isprintable() else " " for each in str(message))
+    return " ".join(shown.split())[:200] or str(error.reason)

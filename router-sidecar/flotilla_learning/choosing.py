@@ -42,15 +42,6 @@ def judge_prompts(artifact: Artifact, prompts: Sequence[str], advance: Callable[
     return found
 
 
-def choose(artifact: Artifact, scores: Sequence[Scores], setting: Setting) -> list[str]:
-    """The artifact's id of the model that is asked first, for each prompt, if all may answer.
-
-    Raises:
-        SettingError: the setting is not one of the artifact's strategy.
-    """
-    return [each[0] for each in rank(artifact, scores, setting)]
-
-
 def rank(artifact: Artifact, scores: Sequence[Scores], setting: Setting) -> list[tuple[str, ...]]:
     """The artifact's ids of the models in the order in which they are asked, for each prompt.
 

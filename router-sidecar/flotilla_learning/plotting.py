@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from .assessing import Assessment
 
-SUFFIXES = (".svg", ".png")
 _COLOUR = "#0b6e99"
 
 

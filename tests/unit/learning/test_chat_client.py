@@ -87,6 +87,7 @@ def test_wrong_key_or_address_is_hopeless(status: int) -> None:
     [
         pytest.param(Said(status=400), "says 400: no: 400", id="refused"),
         pytest.param(Said(status=422, body=b"<html>\n no"), "says 422: <html> no", id="refused without JSON"),
+        pytest.param(Said(status=400, body=b"\x1b[2Jgone"), r"says 400: \[2Jgone", id="refused with a terminal's code"),
         pytest.param(Said(body=b"{}"), "something else than a chat completion", id="another shape"),
         pytest.param(Said(body=b"<html>"), "something else than a chat completion", id="no JSON"),
         pytest.param(Said(None), "answered without a text", id="no text"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts import an_artifact, digest
-from flotilla_learning.choosing import Setting, SettingError, choose, judge_prompts, threshold_for
+from flotilla_learning.choosing import Setting, SettingError, judge_prompts, rank, threshold_for
 from flotilla_learning.datasets import Example, Outcome
 from flotilla_learning.diffing import Move, compare, mean_usd
 from flotilla_router.artifact import load_artifact
@@ -102,9 +102,12 @@ def test_choices_follow_the_setting() -> None:
     artifact = load_artifact(files, digest(files))
     scores = judge_prompts(artifact, ["prove the theorem", "hello you", "prove", "hello"], lambda _: None)
 
-    assert choose(artifact, scores, Setting(threshold=0.5)) == ["strong", "weak", "strong", "weak"]
-    assert choose(artifact, scores, Setting(threshold=0.0)) == ["strong"] * 4
-    assert choose(artifact, scores, Setting(strong_ratio=0.0)) == ["weak"] * 4
-    assert choose(artifact, scores, Setting(strong_ratio=0.3)).count("strong") == 1
+    def first(setting: Setting) -> list[str]:
+        return [each[0] for each in rank(artifact, scores, setting)]
+
+    assert first(Setting(threshold=0.5)) == ["strong", "weak", "strong", "weak"]
+    assert first(Setting(threshold=0.0)) == ["strong"] * 4
+    assert first(Setting(strong_ratio=0.0)) == ["weak"] * 4
+    assert first(Setting(strong_ratio=0.3)).count("strong") == 1
     with pytest.raises(SettingError, match="a WinRate artifact takes a threshold"):
-        choose(artifact, scores, Setting(alpha=0.5))
+        rank(artifact, scores, Setting(alpha=0.5))
