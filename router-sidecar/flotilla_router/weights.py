@@ -17,6 +17,8 @@ from flotilla_api.artifact import MAX_ARTIFACT_BYTES, WEIGHTS_FILE, ArtifactFaul
 from .errors import ArtifactError, quote
 
 MAX_ARRAYS = 64
+MAX_MAGNITUDE = 1e9
+"""No product or square of what is smaller, and no sum of them, overflows."""
 FloatArray = NDArray[np.float32]
 _FLOATS = ("float32", "float16")
 
@@ -85,8 +87,11 @@ def array_of(
         wanted = ", ".join("any" if each is None else str(each) for each in shape)
         raise invalid(f"{name} has the shape {array.shape}, not ({wanted})")
     floats = array.astype(np.float32)
-    if finite and not np.isfinite(floats).all():
+    known = np.isfinite(floats)
+    if finite and not known.all():
         raise invalid(f"{name} holds what is not a finite number")
+    if (np.abs(floats[known]) > MAX_MAGNITUDE).any():
+        raise invalid(f"{name} holds a number beyond {MAX_MAGNITUDE:.0e}")
     return floats
 
 

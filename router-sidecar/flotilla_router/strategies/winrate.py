@@ -67,7 +67,7 @@ class SimilarityWeighted:
         largest = float(cosines.max())
         weights = self._counts
         if largest > 0:
-            weights = weights * np.exp(np.maximum(cosines * (self._log_gamma / largest), -self._log_gamma))
+            weights = weights * np.exp(np.maximum(cosines, -largest) / largest * self._log_gamma)
         return float(weights @ self._outcomes) / float(weights.sum())
 
 

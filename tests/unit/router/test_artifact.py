@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -316,6 +316,9 @@ def zipped(name: str, data: bytes) -> bytes:
             lambda: with_arrays(bias=np.array([np.nan], np.float32)), "InvalidWeights", "finite", id="NaN in weights"
         ),
         pytest.param(
+            lambda: with_arrays(bias=np.array([2e9], np.float32)), "InvalidWeights", "beyond 1e+09", id="a huge number"
+        ),
+        pytest.param(
             lambda: with_file(CALIBRATORS_FILE, b'{"score": {"x": [0, 1], "y": [1, 0]}}'),
             "InvalidManifest",
             "never falls",
@@ -459,6 +462,62 @@ def test_no_damage_to_a_tar_raises_anything_else(data: st.DataObject) -> None:
     except ArtifactError:
         return
     assert artifact.digest == digest(files)
+
+
+TABLE = {
+    "vocabulary": np.frombuffer(b"prove\nhello", np.uint8),
+    "vectors": np.array([[2, 0], [0, 2]], np.float16),
+}
+PROTOTYPES = {
+    "prototypes": np.eye(DIMS, 3, dtype=np.float32),
+    "outcomes": np.array([1, 0, 1], np.float16),
+    "counts": np.array([3, 1, 1], np.float32),
+}
+GOLDEN = {"prompt": "", "scores": {"strong": 0.5}}
+KINDS: dict[str, tuple[dict[str, Any], Mapping[str, np.ndarray], dict[str, Any]]] = {
+    "linear": ({}, WEIGHTS, GOLDEN),
+    "static": ({}, {**TABLE, "weights": np.array([3, -3], np.float16), "bias": np.zeros(1, np.float32)}, GOLDEN),
+    "similarity": ({"scorer": {"name": "SimilarityWeighted"}}, PROTOTYPES, {**GOLDEN, "scores": {"strong": 0.8}}),
+    "clusters": (CLUSTERS, cluster_arrays(), GOLDEN_CLUSTERS[0]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_artifact_loads_undamaged(kind: str) -> None:
+    """What the next test damages."""
+    manifest, arrays, golden = KINDS[kind]
+    embedder = make_embedder("Static", EmbedderOptions(), TABLE) if kind == "static" else an_embedder()
+    spec = embedder.spec.model_dump(exclude_defaults=True)
+
+    files = an_artifact(manifest={**manifest, "embedder": spec}, arrays=arrays, golden=[golden])
+
+    assert loaded(files).judge("prove").finite
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_no_damage_to_arrays_raises_anything_else(kind: str, data: st.DataObject) -> None:
+    """Also where the manifest was made to fit the damaged file, as an attacker would."""
+    manifest, arrays, golden = KINDS[kind]
+    name = data.draw(st.sampled_from(sorted(arrays)))
+    raw = bytearray(arrays[name].tobytes())
+    for position in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=4)):
+        raw[position] = data.draw(st.integers(0, 255))
+    damaged = np.frombuffer(bytes(raw), arrays[name].dtype).reshape(arrays[name].shape)
+    whole = {**arrays, name: damaged}
+
+    try:
+        spec = make_embedder("Static", EmbedderOptions(), whole).spec if kind == "static" else an_embedder().spec
+    except ValueError:
+        return  # no digest can be made of it either
+    fitting = {**manifest, "embedder": spec.model_dump(exclude_defaults=True)}
+    files = an_artifact(manifest=fitting, arrays=whole, golden=[golden])
+
+    try:
+        artifact = loaded(files)
+    except ArtifactError:
+        return
+    assert artifact.judge("prove").finite
 
 
 @given(st.data())
