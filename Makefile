@@ -20,7 +20,7 @@ ROUTER_BUILD := $(if $(CAN_COMPILE),FLOTILLA_ROUTER_BUILD=$(COMPILED))
 export PYTHONPATH := tests:bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiled unit up down check format crds bench bench-scaling images kind lock clean
+.PHONY: help venv demo test compiled unit up down check format crds bench bench-scaling bench-learning images kind lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench: $(READY) $(if $(CAN_COMPILE),compiled) ## the figures of docs/benchmarks.
 
 bench-scaling: $(READY) ## what autoscaling costs, against others: tables and plots of docs/, build/bench/scaling.json
 	$(BIN)/python -m scaling_bench
+
+bench-learning: $(READY) ## how well learned strategies route, on published outcomes: tables of docs/, build/bench/learning.json
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m learning_bench
 
 images: ## the operator's and the router's images, where docker or podman is present
 	@builder=$$(command -v docker || command -v podman) || { echo "make images needs docker or podman" >&2; exit 1; }; \

@@ -1,0 +1,1 @@
+"""How well learned strategies route, on published outcomes: the tables of docs/benchmarks.md."""
