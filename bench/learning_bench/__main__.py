@@ -14,7 +14,6 @@ from decision_bench.decisions import decision_us
 from flotilla_api.artifact import EmbedderOptions
 from flotilla_learning.datasets import Example
 from flotilla_learning.metrics import pair_of
-from flotilla_learning.training import DEFAULT_EMBEDDER
 from flotilla_router.artifact import Artifact
 from flotilla_router.embedders import make_embedder
 from flotilla_router.strong_ratio import StrongRatio
@@ -85,8 +84,9 @@ def _contenders() -> dict[str, Fit]:
     hashed = {
         "words alone": EmbedderOptions(pairs=False),
         "words and pairs": EmbedderOptions(),
-        "words, pairs, surface": EmbedderOptions(surface=True, surfaceScale=3.0),
-        "no surface": DEFAULT_EMBEDDER.model_copy(update={"surface": False, "surfaceScale": 1.0}),
+        "words, runs of 3 to 5 characters, surface": EmbedderOptions(
+            pairs=False, grams=(3, 4, 5), surface=True, surfaceScale=3.0
+        ),
     }
     few = make_embedder("Hashed", EmbedderOptions(bits=10, surface=True))
     return {
@@ -215,7 +215,7 @@ def _figures(
         "llmrouter_small6_gap_recovered": routed[fleet.SMALL].recovered.value,
         "llmrouter_all9_quality": nine.quality.value * 100,
         "llmrouter_all9_cost_ratio": nine.cost_ratio.value,
-        "decision_us_p50": decision_us()["hashed_grams_surface"],
+        "decision_us_p50": decision_us()["hashed"],
     }
 
 
