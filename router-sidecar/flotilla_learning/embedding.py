@@ -10,20 +10,21 @@ from flotilla_router.embedders import Embedder, make_embedder
 
 from .distill import TableError, read_table
 from .errors import TrainingError
-from .training import DEFAULT_EMBEDDER, default_embedder
+from .training import DEFAULT_EMBEDDER
 
 Kind = Literal["hashed", "static", "both"]
 
 
-def embedder_of(kind: Kind, table: Path | None) -> Embedder:
-    """Hashed n-grams, whole-word vectors of a table's file (`flotilla distill` makes it), or both.
+def embedder_of(kind: Kind, table: Path | None, *, bits: int = DEFAULT_EMBEDDER.bits) -> Embedder:
+    """Hashed n-grams in 2^bits buckets, whole-word vectors of a table's file (`flotilla distill` makes it), or both.
 
     Raises:
         TrainingError: a table is needed and there is none, or the file is no table.
         OSError: it cannot be read.
     """
+    hashed = DEFAULT_EMBEDDER.model_copy(update={"bits": bits})
     if kind == "hashed":
-        return default_embedder()
+        return make_embedder("Hashed", hashed)
     if table is None:
         raise TrainingError(f"the embedder {kind} needs a table of word vectors: flotilla distill makes one")
     try:
@@ -32,4 +33,4 @@ def embedder_of(kind: Kind, table: Path | None) -> Embedder:
         raise TrainingError(f"{table}: {error}") from error
     if kind == "static":
         return make_embedder("Static", EmbedderOptions(surface=True), arrays)
-    return make_embedder("HashedStatic", DEFAULT_EMBEDDER, arrays)
+    return make_embedder("HashedStatic", hashed, arrays)

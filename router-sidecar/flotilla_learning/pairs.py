@@ -120,7 +120,7 @@ def fit_similarity(examples: Sequence[Example], targets: Floats, embedder: Embed
     """
     count = min(MAX_PROTOTYPES, max(len(examples) // 4, 1))
     if embedder.dims * count * 2 > MAX_ARTIFACT_BYTES * 3 // 4:
-        raise TrainingError(f"{count} prototypes of {embedder.dims} numbers are too large: take fewer buckets (bits)")
+        raise TrainingError(f"{count} prototypes of {embedder.dims} numbers are too large: take fewer buckets (--bits)")
     rows = unit_rows(embed_all(embedder, [example.prompt for example in examples]))
     arrays = [
         _prototypes(rows[rest], targets[rest], count, seed) for rest, _ in folds(examples, count=FOLDS, seed=seed)

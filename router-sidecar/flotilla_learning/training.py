@@ -7,7 +7,7 @@ leaves it out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +29,10 @@ PlaneFit = Literal["Ridge", "Factorised"]
 DEFAULT_EMBEDDER = EmbedderOptions(surface=True, surfaceScale=3.0)
 """Words, pairs of words and what the text looks like: nothing ranked better by more than 0.005 of APGR, and runs of
 characters take twice the time of a decision."""
+
+
+DEFAULT_BITS: Mapping[ScorerName, int] = {"Linear": DEFAULT_EMBEDDER.bits, "SimilarityWeighted": 10, "Clusters": 12}
+"""By scorer: each of 500 prototypes or 64 centroids has a number of every bucket, and a ConfigMap should hold them."""
 
 
 def default_embedder() -> Embedder:

@@ -47,6 +47,15 @@ def command(
     vectors: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The table of word vectors of the embedders static and both.")
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=6,
+            max=20,
+            help="Hashed n-grams have 2^N buckets. Default: 16; 12 for Cluster, 10 for SimilarityWeighted.",
+        ),
+    ] = None,
     scorer: Annotated[
         Literal["Linear", "Factorised", "SimilarityWeighted"],
         typer.Option(help="How WinRate and QualityGap score; Factorised, of WinRate: Linear by matrix factorisation."),
@@ -78,7 +87,7 @@ def command(
     names = tuple(each.strip() for each in models.split(",") if each.strip())
     rows = read_data(data, prices=prices, without=without)
     rest, test = _parted(rows, holdout, seed)
-    options = _options(names, (strategy, scorer, label), embedder, vectors, seed)
+    options = _options(names, (strategy, scorer, label), (embedder, vectors, bits), seed)
     with bar("training", None):
         trained = _train(rest, options, str(data))
     _write(target, _packed(trained, ()), test)
@@ -100,11 +109,14 @@ def _parted(rows: Sequence[Example], holdout: float, seed: int) -> tuple[list[Ex
 
 
 def _options(
-    models: tuple[str, ...], kinds: tuple[Any, Any, Any], embedder: Any, vectors: Path | None, seed: int
+    models: tuple[str, ...],
+    kinds: tuple[Any, Any, Any],
+    reading: tuple[Any, Path | None, int | None],
+    seed: int,
 ) -> TrainingOptions:
     from flotilla_learning.embedding import embedder_of  # noqa: PLC0415
     from flotilla_learning.errors import TrainingError  # noqa: PLC0415
-    from flotilla_learning.training import TrainingOptions  # noqa: PLC0415
+    from flotilla_learning.training import DEFAULT_BITS, TrainingOptions  # noqa: PLC0415
 
     strategy, method, label = kinds
     plane = "Factorised" if method == "Factorised" else "Ridge"
@@ -112,8 +124,10 @@ def _options(
     if len(set(models)) != len(models) or len(models) < 2 or (strategy != "Cluster" and len(models) != 2):
         wanted = "two or more models" if strategy == "Cluster" else "two models, the weak one first"
         raise typer.BadParameter(f"{strategy} takes {wanted}", param_hint="--models")
+    embedder, vectors, bits = reading
+    buckets = bits or DEFAULT_BITS["Clusters" if strategy == "Cluster" else scorer]
     try:
-        found = embedder_of(embedder, vectors)
+        found = embedder_of(embedder, vectors, bits=buckets)
     except TrainingError as error:
         raise InputError(str(error)) from error
     except OSError as error:

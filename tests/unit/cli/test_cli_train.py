@@ -106,6 +106,25 @@ def test_same_seed_trains_the_same_artifact(run: Run) -> None:
     assert Path("mine/test.jsonl").read_bytes() == Path("again/test.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "bits"),
+    [
+        pytest.param((), 16, id="a linear scorer has a number for each bucket"),
+        pytest.param(("--strategy", "Cluster"), 12, id="centroids have one for each bucket"),
+        pytest.param(("--scorer", "SimilarityWeighted"), 10, id="so do prototypes"),
+        pytest.param(("--scorer", "SimilarityWeighted", "--bits", "8"), 8, id="as it was asked for"),
+    ],
+)
+def test_buckets_are_as_few_as_the_scorer_can_hold(run: Run, arguments: tuple[str, ...], bits: int) -> None:
+    """So that its artifact fits a ConfigMap, and prototypes of thousands of rows an artifact."""
+    trained(run, *arguments)
+
+    files = [*Path("mine").glob("*.json*"), Path("mine/weights.npz")]
+    manifest = json.loads(Path("mine/manifest.json").read_text())
+    assert manifest["embedder"]["options"].get("bits", 16) == bits
+    assert sum(each.stat().st_size for each in files if each.name != "test.jsonl") < 1 << 20
+
+
 def test_evaluation_says_what_is_recovered_at_which_cost(run: Run) -> None:
     """A screen of figures and of the curve, from all strong to none."""
     trained(run)
