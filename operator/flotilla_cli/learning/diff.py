@@ -23,7 +23,12 @@ def command(
     *,
     before: Annotated[Path, typer.Argument(metavar="A", help="The artifact that is in use: its folder or tar.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="The artifact that would take its place.")],
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="An exported log, labelled or not, or a data set.")],
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG", help="An exported log, labelled or not, or a data set; B/test.jsonl for quality."
+        ),
+    ],
     threshold: Annotated[
         list[float] | None,
         typer.Option(metavar="T", min=0, max=1, help="The threshold of both; given twice: of A, then of B."),
@@ -51,7 +56,7 @@ def command(
     Says which prompts would be asked of another model with B than with A, what that costs by the dollars in the log,
     and, where rows are labelled with both outcomes, what it does to quality:
 
-      flotilla diff router-10 router-11 labelled.jsonl --strong-ratio 0.3
+      flotilla diff router-10 router-11 router-11/test.jsonl --strong-ratio 0.3
     """
     from flotilla_learning.diffing import compare  # noqa: PLC0415 - the extra [train] may not be installed
 

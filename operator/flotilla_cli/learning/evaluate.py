@@ -26,7 +26,11 @@ def command(
     ] = None,
     offpolicy: Annotated[
         Path | None,
-        typer.Option(metavar="LOG", help="Judge it by a labelled log of choices that were partly random as well."),
+        typer.Option(
+            metavar="LOG",
+            help="Judge it as well by a labelled log of choices that were partly random, such as DIR/test.jsonl; rows "
+            "that it was trained on say nothing.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(metavar="T", min=0, max=1, help="With --offpolicy: its threshold.")
@@ -64,7 +68,7 @@ def command(
     the prompt's length alone and single models. From a log with explored choices: what it would have come to.
 
       flotilla eval router-11 router-11/test.jsonl --plot curve.svg
-      flotilla eval router-11 --offpolicy labelled.jsonl --threshold 0.42
+      flotilla eval router-11 --offpolicy router-11/test.jsonl --threshold 0.42
     """
     check_plot(plot)
     if data is None and offpolicy is None:

@@ -83,7 +83,7 @@ def test_commands_lead_from_a_log_to_a_promoted_artifact(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JUDGE_KEY", "a")
     monkeypatch.setenv("GATEWAY_KEY", "b")
-    Path("log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in a_log(300)))
+    Path("log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in a_log(600)))
     Path("30-canary.yaml").write_text((ROOT / "examples" / "learned-routing" / "30-canary.yaml").read_text())
     outputs: dict[str, str] = {}
     with chat_api(say) as api:
@@ -110,6 +110,16 @@ def test_commands_lead_from_a_log_to_a_promoted_artifact(
     assert Path("curve.svg").read_text().startswith("<?xml")
     assert "artifact, DR" in outputs["eval router-v2"]
     assert "prompts" in outputs["diff router-v1"]
-    assert "Shadow sha256:ab: scored 300 of 300 requests" in outputs["shadow policy/assistant"]
+    assert "Shadow sha256:ab: scored 600 of 600 requests" in outputs["shadow policy/assistant"]
     policy = yaml.safe_load(Path("30-canary.yaml").read_text())
     assert policy["spec"]["strategy"]["artifact"] == policy["spec"]["canary"]["artifact"]
+
+
+@pytest.mark.parametrize("command", ["eval", "diff"])
+def test_artifacts_are_judged_by_rows_that_training_left_out(command: str) -> None:
+    """Of both documents: what a scorer was fitted to flatters it."""
+    lines = [*COMMANDS, *(ROOT / "docs" / "cli.md").read_text().splitlines()]
+    judging = [line for line in lines if line.startswith(f"flotilla {command} ")]
+
+    assert len(judging) >= 2
+    assert not [line for line in judging if "labelled.jsonl" in line]
