@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,14 +26,19 @@ from flotilla_api.artifact import (
     digest_of,
 )
 from flotilla_router.artifact import assemble, load_artifact
+from flotilla_router.redaction import redact
 
 from .calibration import calibrate, quantiles
-from .datasets import data_digest
+from .datasets import Example, data_digest
 from .training import Trained
 
 GOLDEN_ROWS = 50
 _EDGE_PROMPTS = ("", "zażółć gęślą jaźń 日本語 ไทย", "0 " * 2_000)
 """An empty one, other scripts, one that is clipped."""
+_GOLDEN_WORDS = 12
+_VOCABULARY = 500
+_SHARED_BY_PROMPTS = 5
+"""A word of fewer prompts may be a name, and stays out of the artifact."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 Files = dict[str, bytes]
 
@@ -69,7 +75,7 @@ def pack(
     parts = {
         WEIGHTS_FILE: _npz(arrays),
         CALIBRATORS_FILE: calibrators.model_dump_json(exclude_defaults=True).encode(),
-        GOLDEN_FILE: _golden(manifest, arrays, calibrators, [each.prompt for each in trained.examples[:GOLDEN_ROWS]]),
+        GOLDEN_FILE: _golden(manifest, arrays, calibrators, golden_prompts(trained.examples, seed=options.seed)),
     }
     files = seal(manifest, parts)
     load_artifact(files, digest_of(files[MANIFEST_FILE]))
@@ -80,6 +86,16 @@ def seal(manifest: Manifest, parts: Mapping[str, bytes]) -> Files:
     """The parts with a manifest that pins them, whatever it pinned before."""
     pinned = manifest.model_copy(update={"files": {name: digest_of(data) for name, data in parts.items()}})
     return {**parts, MANIFEST_FILE: pinned.to_json()}
+
+
+def golden_prompts(examples: Sequence[Example], *, seed: int) -> list[str]:
+    """Prompts made up of the most frequent words that several prompts share, redacted; none where there are none."""
+    prompts = {example.prompt for example in examples}
+    counts = Counter(word for prompt in prompts for word in set(prompt.split()))
+    shared = sorted((-count, word) for word, count in counts.items() if count >= _SHARED_BY_PROMPTS)
+    words = [redact(word) for _, word in shared[:_VOCABULARY]]
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice(words, _GOLDEN_WORDS)) for _ in range(GOLDEN_ROWS)] if words else []
 
 
 def _golden(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import pytest
 
-from flotilla_api.artifact import MANIFEST_FILE, EmbedderOptions, ModelPrice, digest_of
+from flotilla_api.artifact import GOLDEN_FILE, MANIFEST_FILE, EmbedderOptions, ModelPrice, digest_of
 from flotilla_learning.clusters import ClusterOptions
 from flotilla_learning.datasets import Example, Outcome
 from flotilla_learning.metrics import apgr_of, pair_of
@@ -123,6 +125,19 @@ def test_the_same_rows_and_seed_give_the_same_artifact(options: TrainingOptions)
 
     assert first == again
     assert first[MANIFEST_FILE] != other[MANIFEST_FILE]
+
+
+def test_golden_prompts_are_made_up_of_words_that_prompts_share() -> None:
+    """No user's prompt, name or number is in an artifact, and scores still differ."""
+    rows = [replace(row, prompt=f"{row.prompt} for Ada{name} at 555{name}") for name, row in enumerate(traffic(200, 1))]
+
+    golden = pack(train(rows, WIN_RATE))[GOLDEN_FILE].decode()
+
+    found = [json.loads(line) for line in golden.splitlines()]
+    assert not {row.prompt for row in rows} & {each["prompt"] for each in found}
+    assert "Ada" not in golden
+    assert not re.search(r"[1-9]", " ".join(each["prompt"] for each in found))
+    assert len({round(each["scores"]["strong"], 3) for each in found}) > 10
 
 
 def test_the_manifest_says_what_it_was_made_of() -> None:
