@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .datasets import Example
 
 DRAWS = 1_000
+Floats = NDArray[np.float64]
+Groups = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,9 @@ class Diff:
     usd_per_request: Interval | None
     """Dollars that a request costs more; None: what a model costs is not known."""
     quality: Interval | None
-    """Quality that a request gains; None: no row has outcomes of both of its models."""
+    """Quality that a request gains: what movers gain that are known, times the share of movers; None: none is known."""
     quality_rows: int
-    """Rows that say so: those that stay gain nothing, of those that move both outcomes are known."""
+    """Movers whose outcomes are known with both models."""
     shares: Mapping[str, tuple[float, float]]
     """Of each model among the choices, before and after."""
 
@@ -72,15 +75,15 @@ def compare(
     """
     known_usd = {**(prices or {}), **mean_usd(examples)}
     usd = [_usd(row, new, known_usd, old) for row, old, new in zip(examples, before, after, strict=True)]
-    quality = [_quality(row, old, new) for row, old, new in zip(examples, before, after, strict=True)]
+    moving = [index for index in range(len(examples)) if before[index] != after[index]]
+    gains = {index: _quality(examples[index], before[index], after[index]) for index in moving}
+    known = {index: gain for index, gain in gains.items() if gain is not None}
     groups = group_numbers(examples)
-    known = [index for index, each in enumerate(quality) if each is not None]
-    moving = [index for index in known if before[index] != after[index]]
     return Diff(
         prompts=len(examples),
         moves=_moves(examples, before, after, usd, shown),
         usd_per_request=None if not examples or None in usd else _interval([each or 0.0 for each in usd], groups, seed),
-        quality=_interval([quality[index] or 0.0 for index in known], groups[known], seed) if moving else None,
+        quality=_gain_interval(known, moving, groups, seed) if known else None,
         quality_rows=len(known),
         shares=_shares(before, after),
     )
@@ -96,7 +99,7 @@ def mean_usd(examples: Sequence[Example]) -> dict[str, float]:
     return {model: sum(each) / len(each) for model, each in known.items()}
 
 
-def group_numbers(examples: Sequence[Example]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def group_numbers(examples: Sequence[Example]) -> Groups:
     """A number for each row, the same for rows of one group; a row without a group is one by itself."""
     numbers: dict[str, int] = {}
     names = [f"g{row.group}" if row.group else f"r{index}" for index, row in enumerate(examples)]
@@ -134,8 +137,6 @@ def _cost(row: Example, model: str, prices: Mapping[str, float]) -> float | None
 
 
 def _quality(row: Example, old: str, new: str) -> float | None:
-    if new == old:
-        return 0.0
     found = row.outcomes.get(new), row.outcomes.get(old)
     return None if found[0] is None or found[1] is None else found[0].quality - found[1].quality
 
@@ -151,13 +152,36 @@ def _shares(before: Sequence[str], after: Sequence[str]) -> dict[str, tuple[floa
     return {model: (counts[0][model] / rows, counts[1][model] / rows) for model in sorted(counts[0] | counts[1])}
 
 
-def _interval(values: Sequence[float], groups: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> Interval:
+def _interval(values: Sequence[float], groups: Groups, seed: int) -> Interval:
     """Of the mean, groups being drawn with replacement."""
+    drawn = _drawn_sums(np.stack([np.ones(len(values)), np.asarray(values)], axis=1), groups, seed)
+    low, high = np.quantile(drawn[:, 1] / drawn[:, 0], [0.025, 0.975])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def _gain_interval(known: Mapping[int, float], moving: Sequence[int], groups: Groups, seed: int) -> Interval:
+    """Of the known movers' mean gain times the share of movers; draws whose movers are all unknown say nothing."""
+    columns = np.zeros((len(groups), 4))
+    columns[:, 0] = 1
+    columns[moving, 1] = 1
+    columns[list(known), 2] = 1
+    columns[list(known), 3] = list(known.values())
+    drawn = _drawn_sums(columns, groups, seed)
+    low, high = np.quantile(_gains(drawn[(drawn[:, 2] > 0) | (drawn[:, 1] == 0)]), [0.025, 0.975])
+    return Interval(float(_gains(columns.sum(axis=0))), float(low), float(high))
+
+
+def _gains(sums: Floats) -> Floats:
+    """(...) from (..., 4) sums of rows, movers, known movers and what those gain; without movers nothing is gained."""
+    rows, movers, known, gain = np.moveaxis(sums, -1, 0)
+    return gain / np.maximum(known, 1) * movers / rows
+
+
+def _drawn_sums(columns: Floats, groups: Groups, seed: int) -> Floats:
+    """(draws, columns): sums over groups that are drawn with replacement."""
     _, own = np.unique(groups, return_inverse=True)
-    sums = np.stack([np.bincount(own), np.bincount(own, weights=np.asarray(values))], axis=1)
+    sums = np.zeros((int(own.max()) + 1, columns.shape[1]))
+    np.add.at(sums, own, columns)
     random = np.random.default_rng(seed)
     count = len(sums)
-    drawn = [np.bincount(random.integers(count, size=count), minlength=count) @ sums for _ in range(DRAWS)]
-    means = np.asarray([total / rows for rows, total in drawn])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(np.mean(values)), float(low), float(high))
+    return np.stack([np.bincount(random.integers(count, size=count), minlength=count) @ sums for _ in range(DRAWS)])

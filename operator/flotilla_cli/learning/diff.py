@@ -99,9 +99,10 @@ def screen(diff: Diff, prompts: Mapping[str, str], sides: tuple[str, str]) -> li
 
     lines = [f"{diff.moved:,} of {diff.prompts:,} prompts ({diff.moved / diff.prompts:.1%}) get another model"]
     lines.append(f"Dollars a request: {_shown(diff.usd_per_request, 'a model has no known cost in the log')}")
-    unknown = "no row has outcomes of both of its models"
+    unknown = "no row that moves has outcomes of both of its models"
+    known = f"known of {diff.quality_rows:,} of {diff.moved:,} that move"
     quality = _shown(diff.quality, unknown if diff.moved else "the choices are the same")
-    lines.append(f"Quality a request: {quality}" + (f" ({diff.quality_rows:,} rows)" if diff.quality else ""))
+    lines.append(f"Quality a request: {quality}" + (f" ({known})" if diff.quality else ""))
     shares = [[model, f"{old:.1%}", f"{new:.1%}"] for model, (old, new) in diff.shares.items()]
     lines += ["", *table([["MODEL", *sides], *shares])]
     for move in diff.moves:

@@ -62,7 +62,7 @@ def test_screen_says_who_moves_and_what_it_costs(run: Run) -> None:
     assert ended.out == (
         "1 of 6 prompts (16.7%) get another model\n"
         "Dollars a request: +0.003333 [+0, +0.01]\n"
-        "Quality a request: +0.08333 [+0, +0.25] (6 rows)\n"
+        "Quality a request: +0.08333 [+0, +0.25] (known of 1 of 1 that move)\n"
         "\n"
         "MODEL         A       B\n"
         "big       33.3%   50.0%\n"

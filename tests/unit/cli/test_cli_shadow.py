@@ -88,7 +88,7 @@ def test_screen_says_how_the_last_shadow_would_have_chosen(run: Run) -> None:
         "3 of 4 prompts (75.0%) get another model",
     ]
     assert lines[3].startswith("Dollars a request: +0.00475 [")
-    assert lines[4] == "Quality a request: not known: no row has outcomes of both of its models"
+    assert lines[4] == "Quality a request: not known: no row that moves has outcomes of both of its models"
     assert ended.out.split("\n\n", 1)[1] == (
         "MODEL      LIVE   SHADOW\n"
         "big       25.0%    50.0%\n"
@@ -118,7 +118,7 @@ def test_labelled_rows_say_what_moves_do_to_quality(run: Run) -> None:
     outcomes = {"invoice": {"quality": 0.5}, "big": {"quality": 1.0}}
     written(a_row(1, "invoice", "big", outcomes=outcomes), a_row(2, "invoice", "invoice"))
 
-    assert "Quality a request: +0.25 [+0, +0.5] (2 rows)" in run().out
+    assert "Quality a request: +0.25 [+0, +0.5] (known of 1 of 1 that move)" in run().out
 
 
 def test_rows_without_text_are_compared_as_well(run: Run) -> None:

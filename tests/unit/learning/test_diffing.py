@@ -41,14 +41,35 @@ def test_moves_are_counted_and_priced() -> None:
     assert diff.shares == {"big": (0.0, 0.75), "small": (1.0, 0.25)}
 
 
-def test_quality_is_of_rows_that_know_both_outcomes() -> None:
-    """The first gains 1; the second stays; of the others nothing is known."""
+def test_quality_is_of_movers_that_know_both_outcomes() -> None:
+    """The first gains 1; of the others that move nothing is known; the second stays: 1 of each mover, 3 of 4 move."""
     diff = compare(ROWS, ["small"] * 4, ["big", "small", "big", "big"], seed=0)
 
-    assert diff.quality_rows == 2
+    assert diff.quality_rows == 1
     assert diff.quality is not None
-    assert diff.quality.value == pytest.approx(0.5)
-    assert (diff.quality.low, diff.quality.high) == (0.0, 1.0)
+    assert diff.quality.value == pytest.approx(0.75)
+    assert (diff.quality.low, diff.quality.high) == (0.25, 1.0)
+
+
+def test_quality_is_not_diluted_by_rows_that_are_not_labelled() -> None:
+    """A tenth of the labels says the same of the same moves, only less surely."""
+    rows = [a_row(number, small=(0.0, None), big=(1.0, None)) for number in range(400)]
+    partly = [row if number % 10 == 0 else replace(row, outcomes={}) for number, row in enumerate(rows)]
+    after = ["big", "big", "small", "small", "small"] * 80
+
+    whole, part = (compare(each, ["small"] * 400, after, seed=0) for each in (rows, partly))
+
+    assert (whole.quality_rows, part.quality_rows) == (160, 40)
+    assert whole.quality is not None
+    assert part.quality is not None
+    assert whole.quality.value == part.quality.value == pytest.approx(0.4)
+
+
+def test_quality_is_unknown_while_no_mover_is_known() -> None:
+    """Those that stay are no evidence of what moves do."""
+    diff = compare(ROWS, ["small"] * 4, ["small", "small", "big", "big"], seed=0)
+
+    assert (diff.quality, diff.quality_rows) == (None, 0)
 
 
 def test_unknown_cost_is_no_dollars_rather_than_zero() -> None:
