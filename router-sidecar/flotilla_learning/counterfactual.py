@@ -30,10 +30,13 @@ class Verdict:
 
 
 def outcome_of(row: Example) -> Outcome | None:
-    """What came of a logged choice: what the client got, else what the chosen model's answer was worth."""
-    if row.logged is None:
-        return None
-    return row.logged.outcome or row.outcomes.get(row.logged.model)
+    """What came of a logged choice: what the client got, else, of rows without a status, the chosen model's outcome.
+
+    An answer that was asked for later says nothing of a request that failed.
+    """
+    if row.logged is None or row.logged.outcome is not None or row.logged.status is not None:
+        return None if row.logged is None else row.logged.outcome
+    return row.outcomes.get(row.logged.model)
 
 
 def first_candidate(row: Example, ranking: Sequence[str]) -> str | None:

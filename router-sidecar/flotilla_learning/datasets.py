@@ -1,8 +1,8 @@
 """What a router learns from: prompts with what each model's answer was worth and cost.
 
 A file of ours holds one JSON object a line: `{"id", "prompt", "outcomes": {model: {"quality", "usd"}}}` and, where the
-row comes from live traffic, `"logged": {"model", "propensity", "scores", "quality", "usd", "candidates"}`. `usd` may be
-absent: not known is not zero.
+row comes from live traffic, `"logged": {"model", "propensity", "scores", "quality", "usd", "candidates", "status"}`.
+`usd` may be absent: not known is not zero.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Logged:
     """What the client got, and what all attempts cost: an escalated answer is not the model's own. None: not judged."""
     candidates: tuple[str, ...] = ()
     """Who might have answered; (): not known."""
+    status: int | None = None
+    """What the client was told; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ def format_example(example: Example) -> str:
         row["logged"] = {"model": logged.model, "propensity": logged.propensity, "scores": dict(logged.scores)}
         row["logged"] |= {} if logged.outcome is None else _format_outcome(logged.outcome)
         row["logged"] |= {"candidates": list(logged.candidates)} if logged.candidates else {}
+        row["logged"] |= {} if logged.status is None else {"status": logged.status}
     return json.dumps(row, ensure_ascii=False)
 
 
@@ -190,6 +193,7 @@ def _logged(fields: Mapping[str, object]) -> Logged:
         {name: _number(each, f"logged.scores.{name}") for name, each in scores.items()},
         outcome,
         _names(fields.get("candidates", []), "logged.candidates"),
+        None if fields.get("status") is None else int(_number(fields["status"], "logged.status")),
     )
 
 

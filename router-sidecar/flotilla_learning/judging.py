@@ -18,6 +18,7 @@ from .datasets import Outcome, RowError
 _RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
 _FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
 _BEST = 10.0
+_FAILED_STATUS = 500
 _OWN_FIELDS = frozenset({"id", "prompt", "answer", "answers", "outcomes", "logged", "judgedBy"})
 """Of a line: what is written anew."""
 
@@ -71,6 +72,8 @@ class Row:
     """The choice of a router, with its propensity."""
     answered: str | None = None
     """Who answered the logged request: another one than was chosen, where it was escalated."""
+    status: int | None = None
+    """What the client of the logged request was told; None: not known."""
     logged_usd: float | None = None
     """What the logged request cost, all attempts together."""
     rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -95,15 +98,16 @@ def parse_row(line: bytes, *, default_id: str, reference: str) -> Row:
     if not isinstance(prompt, str):
         raise RowError("it has no prompt: a log with requestLog.prompts Text or Redacted has")
     logged = fields.get("logged")
-    answered = fields.get("model")
+    answered, status = fields.get("model"), fields.get("status")
     return Row(
         id=str(fields.get("id", default_id)),
         prompt=prompt,
         answers=_answers(fields),
         outcomes={name: _outcome(each) for name, each in _object(fields.get("outcomes", {}), "outcomes").items()},
         reference=fields.get(reference),
-        logged=None if logged is None else _with_candidates(_object(logged, "logged"), fields),
+        logged=None if logged is None else _with_request(_object(logged, "logged"), fields),
         answered=answered if isinstance(answered, str) else None,
+        status=status if isinstance(status, int) else None,
         logged_usd=_dollars(fields.get("usd")),
         rest={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
     )
@@ -197,16 +201,26 @@ def json_judge(keys: Sequence[str]) -> Judge:
 
 
 def _logged(row: Row, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any] | None:
-    """What came of a choice is what its client got, whoever answered in the end, and what all attempts cost."""
+    """What came of a choice is what its client got, whoever answered in the end, and what all attempts cost.
+
+    | the request                                       | quality         |
+    |---------------------------------------------------|-----------------|
+    | has a status, of 500 or above or without a model  | 0               |
+    | was answered by a model whose outcome is known    | of that outcome |
+    | else                                              | not known       |
+    """
+    if row.logged is None:
+        return None
+    if row.status is not None and (row.status >= _FAILED_STATUS or row.answered is None):
+        return {**row.logged, **_priced("quality", 0.0, row.logged_usd)}
     answered = None if row.answered is None else outcomes.get(row.answered)
-    if row.logged is None or answered is None:
-        return row.logged
-    return {**row.logged, **_priced("quality", answered.quality, row.logged_usd)}
+    return row.logged if answered is None else {**row.logged, **_priced("quality", answered.quality, row.logged_usd)}
 
 
-def _with_candidates(logged: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A choice is to be judged with who else might have been chosen, which a request log says of the request."""
-    return {"candidates": fields["candidates"], **logged} if isinstance(fields.get("candidates"), list) else logged
+def _with_request(logged: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A choice is to be judged with who else might have been chosen and how it ended, which the request's log says."""
+    wanted = {"candidates": list, "status": int}
+    return {**{name: fields[name] for name, kind in wanted.items() if isinstance(fields.get(name), kind)}, **logged}
 
 
 def _answers(fields: Mapping[str, Any]) -> dict[str, Answer]:

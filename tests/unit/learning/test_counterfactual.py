@@ -22,6 +22,7 @@ def a_row(logged: Logged | None, **outcomes: float) -> Example:
         pytest.param(a_row(None, small=1.0), None, id="nobody had a choice"),
         pytest.param(a_row(Logged("small", 0.5), big=1.0), None, id="its answer was not judged"),
         pytest.param(a_row(Logged("small", 0.5), small=0.25), Outcome(0.25), id="its own answer"),
+        pytest.param(a_row(Logged("small", 0.5, status=200), small=0.25), None, id="what its client got is not known"),
         pytest.param(
             a_row(Logged("small", 0.5, {}, Outcome(1.0, 0.03)), small=0.25, big=1.0),
             Outcome(1.0, 0.03),

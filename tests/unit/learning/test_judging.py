@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flotilla_learning.datasets import Example, Logged, Outcome, RowError, parse_example
+from flotilla_learning.counterfactual import outcome_of
+from flotilla_learning.datasets import Example, Logged, Outcome, RowError, format_example, parse_example
 from flotilla_learning.judging import (
     Answer,
     Judge,
@@ -165,6 +166,26 @@ def test_logged_row_becomes_an_example() -> None:
     assert json.loads(line)["attempts"] == LOGGED["attempts"]
     assert "answer" not in json.loads(line)
     assert json.loads(line)["answers"] == {"big": {"text": "Because.", "usd": 0.01}}
+
+
+@pytest.mark.parametrize(
+    ("status", "model", "outcome"),
+    [
+        pytest.param(503, "big", Outcome(0.0, 0.012), id="a model failed"),
+        pytest.param(404, None, Outcome(0.0, 0.012), id="nobody answered"),
+        pytest.param(200, "huge", None, id="its answer is not known"),
+        pytest.param(200, "small", Outcome(1.0, 0.012), id="it was answered"),
+    ],
+)
+def test_failed_request_is_worth_nothing(status: int, model: str | None, outcome: Outcome | None) -> None:
+    """It is not left out, nor as good as an answer that was asked for later; it cost what it cost."""
+    line = json.dumps(LOGGED | {"status": status, "model": model, "answer": None, "answers": {"small": "42"}})
+    row = judged_row(parse_row(line.encode(), default_id="1", reference="reference"), lambda _row, _answer: 1.0)
+
+    example = parse_example(format_row(row, "model m").encode(), default_id="x")
+
+    assert parse_example(format_example(example).encode(), default_id="x") == example
+    assert outcome_of(example) == outcome
 
 
 def test_judged_row_is_read_and_judged_no_more() -> None:
