@@ -11,7 +11,7 @@ import typer
 from flotilla_cli.errors import InputError
 
 from .assessment import curve_lines
-from .reading import judged, names_of, read_artifact, read_data, with_ids
+from .reading import check_ids, judged, names_of, read_artifact, read_data, with_ids
 
 
 def command(
@@ -48,8 +48,10 @@ def command(
     if target is None and not source.is_dir():
         raise typer.BadParameter("a tar is not written anew: give the folder of the new artifact", param_hint="-o")
     stored = read_artifact(source)
+    names = names_of(model)
+    check_ids(names, stored)
     models = stored.artifact.manifest.models
-    rows = complete(with_ids(read_data(data, prices=prices), names_of(model)), models)
+    rows = complete(with_ids(read_data(data, prices=prices), names), models)
     if not rows:
         raise InputError(f"{data} has no row with outcomes of {', '.join(models)}")
     try:

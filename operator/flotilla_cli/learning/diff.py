@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .reading import judged, names_of, rankings, read_artifact, read_rows
+from .reading import check_ids, judged, names_of, rankings, read_artifact, read_rows
 
 if TYPE_CHECKING:
+    from flotilla_learning.artifacts import Stored
     from flotilla_learning.choosing import Setting
     from flotilla_learning.datasets import Example
     from flotilla_learning.diffing import Diff, Interval
@@ -63,7 +64,10 @@ def command(
     settings = _settings(threshold or (), strong_ratio, alpha or ())
     rows = read_rows(log)
     names = names_of(model)
-    chosen = [_choices(path, rows, each) for path, each in zip((before, after), settings, strict=True)]
+    artifacts = [read_artifact(path) for path in (before, after)]
+    check_ids(names, *artifacts)
+    sides = zip((before, after), artifacts, settings, strict=True)
+    chosen = [_choices(stored, rows, each, str(path)) for path, stored, each in sides]
     ours = [[names.get(each, each) for each in choices] for choices in chosen]
     diff = compare(rows, *ours, seed=seed, shown=examples)
     prompts = {row.id: row.prompt for row in rows}
@@ -88,9 +92,8 @@ def _settings(thresholds: Sequence[float], ratio: float | None, alphas: Sequence
     return [Setting(alpha=alphas[0]), Setting(alpha=alphas[-1])]
 
 
-def _choices(path: Path, rows: Sequence[Example], setting: Setting) -> list[str]:
-    stored = read_artifact(path)
-    return [each[0] for each in rankings(stored, judged(stored, rows, str(path)), setting, str(path))]
+def _choices(stored: Stored, rows: Sequence[Example], setting: Setting, name: str) -> list[str]:
+    return [each[0] for each in rankings(stored, judged(stored, rows, name), setting, name)]
 
 
 def screen(diff: Diff, prompts: Mapping[str, str], sides: tuple[str, str]) -> list[str]:

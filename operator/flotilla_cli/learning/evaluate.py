@@ -10,7 +10,7 @@ import typer
 
 from .assessment import assess_rows, check_plot, draw_plot, screen, summarize
 from .offpolicy import Question, is_refused, judge_log, lines_of, object_of
-from .reading import names_of, read_artifact, read_data, setting_of, with_ids
+from .reading import check_ids, names_of, read_artifact, read_data, setting_of, with_ids
 
 
 def command(
@@ -75,12 +75,15 @@ def command(
         raise typer.BadParameter("give DATA, --offpolicy, or both", param_hint="DATA")
     if data is None and plot is not None:
         raise typer.BadParameter("the curve is that of DATA", param_hint="--plot")
+    if data is None and (prices is not None or without is not None):
+        raise typer.BadParameter("it belongs to DATA", param_hint="--without" if prices is None else "--prices")
     settings = (threshold, strong_ratio, alpha)
     if offpolicy is None and any(each is not None for each in settings):
         raise typer.BadParameter("it belongs to --offpolicy", param_hint="--threshold")
     names = names_of(model)
     question = None if offpolicy is None else Question(offpolicy, setting_of(*settings), names, seed)
     stored = read_artifact(source)
+    check_ids(names, stored)
     written: dict[str, object] = {"artifact": stored.artifact.digest}
     lines: list[str] = []
     if data is not None:

@@ -95,7 +95,7 @@ def command(
 
       flotilla label log.jsonl -o labelled.jsonl --judge-url https://api.example.com/v1 --judge-model big --key-env KEY
     """
-    _check_usage((judge_url, judge_model), (exact, pattern), (as_json, key), (ask, ask_url))
+    _check_usage((judge_url, judge_model, key_env), (exact, pattern), (as_json, key), (ask, ask_url, ask_key_env))
     judges = [] if judge_url is None else [_endpoint(judge_url, judge_model or "", key_env, timeout, "--judge-url")]
     models = [_endpoint(ask_url or "", model, ask_key_env, timeout, "--ask-url") for model in ask or ()]
     judge, judged_by = _judge(judges, exact, pattern, key)
@@ -112,21 +112,25 @@ def command(
 
 
 def _check_usage(
-    by_model: tuple[str | None, str | None],
+    by_model: tuple[str | None, str | None, str | None],
     by_text: tuple[bool, str | None],
     by_json: tuple[bool, list[str] | None],
-    asking: tuple[list[str] | None, str | None],
+    asking: tuple[list[str] | None, str | None, str | None],
 ) -> None:
     if sum([by_model[0] is not None, by_text[0], by_json[0]]) != 1:
         raise typer.BadParameter("give one of --judge-url, --exact and --json", param_hint="--judge-url")
     if (by_model[0] is None) != (by_model[1] is None):
         raise typer.BadParameter("--judge-url and --judge-model need each other", param_hint="--judge-model")
+    if by_model[2] is not None and by_model[0] is None:
+        raise typer.BadParameter("it belongs to --judge-url", param_hint="--key-env")
     if by_text[1] is not None and not by_text[0]:
         raise typer.BadParameter("it belongs to --exact", param_hint="--pattern")
     if by_json[1] and not by_json[0]:
         raise typer.BadParameter("it belongs to --json", param_hint="--key")
     if bool(asking[0]) != (asking[1] is not None):
         raise typer.BadParameter("--ask and --ask-url need each other", param_hint="--ask-url")
+    if asking[2] is not None and not asking[0]:
+        raise typer.BadParameter("it belongs to --ask", param_hint="--ask-key-env")
 
 
 def _endpoint(url: str, model: str, key_env: str | None, timeout: float, option: str) -> Endpoint:

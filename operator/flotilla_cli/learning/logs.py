@@ -102,6 +102,8 @@ def export(
     match = _TARGET.fullmatch(target)
     if match is None:
         raise typer.BadParameter(f"{target!r} is not policy/NAME", param_hint="target")
+    if key_env is not None and key_name is not None:
+        raise typer.BadParameter("give one of --key-env and --key-name", param_hint="--key-name")
     with connect(Cluster(kubeconfig, context), namespace) as session:
         policy = read_own(session, "routingpolicies", match[2])
         if "requestLog" not in policy["spec"]:

@@ -55,6 +55,8 @@ def command(
         raise typer.BadParameter("give either --digest, with or without --artifact, or --from", param_hint="--digest")
     if taken_from == stage:
         raise typer.BadParameter(f"{stage} is where it is promoted to", param_hint="--from")
+    if filename == STANDARD_INPUT and output == "json":
+        raise typer.BadParameter("from standard input the policy is what is written", param_hint="--output")
     (source,) = read_sources([filename])
     promoted = promote(source.text, Wanted(artifact, digest, stage, taken_from, policy, namespace))
     _write(filename, promoted, output)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,32 +68,52 @@ def read_data(path: Path, *, prices: Path | None = None, without: Path | None = 
     """The rows of a data set of ours, of RouteLLM (.csv) or of LLMRouter (.json), near duplicates in one group.
 
     Args:
-        prices: LLMRouter's table of models, which says what their answers cost.
-        without: RouteLLM's list of prompts that are left out.
+        prices: LLMRouter's table of models, which says what their answers cost; of .json only.
+        without: RouteLLM's list of prompts that are left out, of any kind of data.
 
     Raises:
         InputError: there are none, or the file is of another kind.
     """
-    from flotilla_learning import llmrouter, routellm  # noqa: PLC0415
     from flotilla_learning.grouping import group_near_duplicates  # noqa: PLC0415
+    from flotilla_learning.routellm import read_contaminated  # noqa: PLC0415
 
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if prices is not None and kind != "json":
+        raise typer.BadParameter("it belongs to LLMRouter's data (.json)", param_hint="--prices")
+    left_out: Collection[str] = ()
+    if without is not None:
+        with _as_published(without):
+            left_out = read_contaminated(without)
+    rows = read_rows(path) if kind not in ("csv", "json") else _published_rows(path, kind, prices)
+    kept = [row for row in rows if row.prompt not in left_out]
+    if not kept:
+        raise InputError(f"{path} has no row that is not among those of {without}")
+    return list(group_near_duplicates(kept))
+
+
+def _published_rows(path: Path, kind: str, prices: Path | None) -> Sequence[Example]:
+    from flotilla_learning import llmrouter, routellm  # noqa: PLC0415
+
+    table: Mapping[str, llmrouter.Price] = {}
+    if prices is not None:
+        with _as_published(prices):
+            table = llmrouter.read_prices(prices)
+    with _as_published(path):
+        reading = routellm.read_routellm(path) if kind == "csv" else llmrouter.read_llmrouter(path, table)
+    warn_of(Counter(each.reason for each in reading.broken), "skipped")
+    if not reading.examples:
+        raise InputError(f"{path} has no row that can be read")
+    return reading.examples
+
+
+@contextmanager
+def _as_published(path: Path) -> Generator[None]:
     try:
-        if kind == "csv":
-            contaminated = routellm.read_contaminated(without) if without else ()
-            reading = routellm.read_routellm(path, contaminated=contaminated)
-        elif kind == "json":
-            reading = llmrouter.read_llmrouter(path, llmrouter.read_prices(prices) if prices else {})
-        else:
-            return list(group_near_duplicates(read_rows(path)))
+        yield
     except OSError as error:
         raise InputError(f"{error.filename or path}: {error.strerror or error}") from error
     except (ValueError, LookupError, TypeError, EOFError) as error:
         raise InputError(f"{path} is not as RouteLLM or LLMRouter publish theirs: {error}") from error
-    warn_of(Counter(each.reason for each in reading.broken), "skipped")
-    if not reading.examples:
-        raise InputError(f"{path} has no row that can be read")
-    return list(group_near_duplicates(reading.examples))
 
 
 def with_ids(rows: Sequence[Example], names: Mapping[str, str]) -> list[Example]:
@@ -141,6 +162,15 @@ def names_of(given: Sequence[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not ID=NAME, or the second for its ID", param_hint="--model")
         found[identity] = name
     return found
+
+
+def check_ids(names: Mapping[str, str], *artifacts: Stored) -> None:
+    """Every ID of the `--model` options is a model of one of these artifacts."""
+    known = [model for stored in artifacts for model in stored.artifact.manifest.models]
+    for identity in names:
+        if identity not in known:
+            found = ", ".join(dict.fromkeys(known))
+            raise typer.BadParameter(f"{identity!r} is no model of the artifact, but {found} are", param_hint="--model")
 
 
 def setting_of(threshold: float | None, strong_ratio: float | None, alpha: float | None) -> Setting:

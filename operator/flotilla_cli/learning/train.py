@@ -57,12 +57,16 @@ def command(
         ),
     ] = None,
     scorer: Annotated[
-        Literal["Linear", "Factorised", "SimilarityWeighted"],
-        typer.Option(help="How WinRate and QualityGap score; Factorised, of WinRate: Linear by matrix factorisation."),
-    ] = "Linear",
+        Literal["Linear", "Factorised", "SimilarityWeighted"] | None,
+        typer.Option(
+            help="How WinRate and QualityGap score; Factorised, of WinRate: Linear by matrix factorisation. "
+            "Default: Linear."
+        ),
+    ] = None,
     label: Annotated[
-        Literal["Det", "Prob", "Trans"], typer.Option(help="What QualityGap calls good enough, after its paper.")
-    ] = "Prob",
+        Literal["Det", "Prob", "Trans"] | None,
+        typer.Option(help="What QualityGap calls good enough, after its paper. Default: Prob."),
+    ] = None,
     holdout: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Rows that are not trained on, but judged by.")
     ] = 0.2,
@@ -85,9 +89,10 @@ def command(
       flotilla train labelled.jsonl --models invoice,big -o router-11
     """
     names = tuple(each.strip() for each in models.split(",") if each.strip())
+    _check_usage((strategy, scorer, label), (embedder, vectors, bits))
     rows = read_data(data, prices=prices, without=without)
     rest, test = _parted(rows, holdout, seed)
-    options = _options(names, (strategy, scorer, label), (embedder, vectors, bits), seed)
+    options = _options(names, (strategy, scorer or "Linear", label or "Prob"), (embedder, vectors, bits), seed)
     with bar("training", None):
         trained = _train(rest, options, str(data))
     _write(target, _packed(trained, ()), test)
@@ -99,6 +104,18 @@ def command(
         _write(target, _packed(trained, assessment.metrics), test)
         stored = read_artifact(target)
     _report(target, stored, trained, assessment, summary)
+
+
+def _check_usage(kinds: tuple[str, str | None, str | None], reading: tuple[str, Path | None, int | None]) -> None:
+    (strategy, scorer, label), (embedder, vectors, bits) = kinds, reading
+    if scorer is not None and strategy == "Cluster":
+        raise typer.BadParameter("it belongs to WinRate and QualityGap", param_hint="--scorer")
+    if label is not None and strategy != "QualityGap":
+        raise typer.BadParameter("it belongs to QualityGap", param_hint="--label")
+    if vectors is not None and embedder == "hashed":
+        raise typer.BadParameter("it belongs to the embedders static and both", param_hint="--vectors")
+    if bits is not None and embedder == "static":
+        raise typer.BadParameter("it belongs to the embedders hashed and both", param_hint="--bits")
 
 
 def _parted(rows: Sequence[Example], holdout: float, seed: int) -> tuple[list[Example], list[Example]]:

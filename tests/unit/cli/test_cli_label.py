@@ -236,6 +236,8 @@ def test_rows_are_judged_at_once(run: Run) -> None:
         pytest.param(("--judge-url", "http://127.0.0.1:9"), id="no model"),
         pytest.param(("--judge-url", "file:///etc/passwd", "--judge-model", "m"), id="no URL"),
         pytest.param(("--json", "--pattern", "x"), id="a pattern of JSON"),
+        pytest.param(("--json", "--key-env", "PATH"), id="a key without a judge"),
+        pytest.param(("--json", "--ask-key-env", "PATH"), id="a key of nobody who is asked"),
         pytest.param(("--exact", "--key", "x"), id="a key of text"),
         pytest.param(("--exact", "--pattern", "("), id="no pattern"),
         pytest.param(("--exact", "--ask", "big"), id="nobody to ask"),

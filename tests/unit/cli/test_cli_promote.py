@@ -189,6 +189,11 @@ def test_wrong_usage_is_told(run: Run, arguments: tuple[str, ...]) -> None:
     assert run("policy.yaml", *arguments).code == 2
 
 
+def test_json_of_a_policy_from_standard_input_is_refused(run: Run) -> None:
+    """Both would be written to standard output."""
+    assert run("-", "--from", "canary", "-o", "json").code == 2
+
+
 def test_promotion_of_one_policy_of_several_leaves_the_others(run: Run) -> None:
     """Unless it is named, none is touched."""
     both = POLICY + "---\n" + POLICY.replace("name: support ", "name: sales ")

@@ -344,6 +344,45 @@ def test_broken_rows_are_counted_reported_and_skipped(run: Run) -> None:
     assert "warning: 1 rows not trained on: they lack an outcome of small, big" in ended.error
 
 
+def test_prompts_are_left_out_of_data_of_any_kind(run: Run) -> None:
+    """Contaminated prompts would be trained on without a word otherwise."""
+    lines = [json.dumps({"eval_prompt": row.prompt}) for row in some_rows(160, seed=1)[:40]]
+    Path("without.jsonl").write_text("\n".join(lines))
+
+    found = trained(run, "--without", "without.jsonl", "--holdout", "0")
+
+    assert found["trainedRows"] == 120
+
+
+@pytest.mark.parametrize("command", [("eval", "mine", "data.jsonl"), ("calibrate", "mine", "data.jsonl", "-o", "b")])
+def test_model_that_the_artifact_lacks_cannot_be_renamed(run: Run, command: tuple[str, ...]) -> None:
+    """A slip in an ID would leave its rows out."""
+    trained(run, "--holdout", "0")
+
+    ended = run(*command, "--model", "smal=small")
+
+    assert ended.code == 2
+    assert "no model of the artifact" in ended.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        pytest.param(("--prices", "p.json"), "--prices", id="prices of rows with dollars"),
+        pytest.param(("--strategy", "Cluster", "--scorer", "Linear"), "--scorer", id="a scorer of clusters"),
+        pytest.param(("--label", "Det"), "--label", id="a label of WinRate"),
+        pytest.param(("--vectors", "table"), "--vectors", id="vectors of hashed words"),
+        pytest.param(("--embedder", "static", "--bits", "8"), "--bits", id="buckets of vectors"),
+    ],
+)
+def test_option_that_would_be_ignored_is_refused(run: Run, arguments: tuple[str, ...], option: str) -> None:
+    """Before anything is read or written."""
+    ended = run("train", "data.jsonl", *MODELS, "-o", "a", *arguments)
+
+    assert (ended.code, Path("a").exists()) == (2, False)
+    assert option in ended.error
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -363,6 +402,9 @@ def test_broken_rows_are_counted_reported_and_skipped(run: Run) -> None:
             id="no table",
         ),
         pytest.param(("eval", "mine"), 2, "", id="nothing to judge by"),
+        pytest.param(
+            ("eval", "mine", "--offpolicy", "x", "--alpha", "1", "--without", "x"), 2, "", id="prompts of no data"
+        ),
         pytest.param(("eval", "mine", "data.jsonl", "--threshold", "0.5"), 2, "", id="a setting of no log"),
         pytest.param(("eval", "mine", "--offpolicy", "data.jsonl"), 2, "", id="a log without a setting"),
         pytest.param(("eval", "mine", "data.jsonl", "--plot", "a.pdf"), 2, "", id="no picture"),
