@@ -129,14 +129,17 @@ def judged_row(row: Row, judge: Judge) -> Row:
 
 
 def format_row(row: Row, judged_by: str) -> str:
-    """The row as a line without its end, which `datasets.parse_example` reads: its answers stay, for another judge."""
+    """The row as a line without its end, which `datasets.parse_example` reads: its answers stay, for another judge.
+
+    By what it was judged comes first, so that the beginning of a row shows that it is one.
+    """
     fields: dict[str, Any] = {
+        "judgedBy": judged_by,
         **row.rest,
         "id": row.id,
         "prompt": row.prompt,
         "outcomes": {name: _priced("quality", each.quality, each.usd) for name, each in row.outcomes.items()},
         "answers": {name: _priced("text", each.text, each.usd) for name, each in row.answers.items()},
-        "judgedBy": judged_by,
     }
     fields |= {} if row.logged is None else {"logged": dict(row.logged)}
     return json.dumps(fields, ensure_ascii=False)

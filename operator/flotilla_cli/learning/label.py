@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flotilla_learning.judging import Judge, Row
 
 _SHOWN_REASONS = 5
+_ROW_BEGINS = b'{"judgedBy": '
 
 
 @dataclass(slots=True)
@@ -184,6 +185,8 @@ def _done(out: BinaryIO, path: Path, judged_by: str, models: Sequence[Endpoint])
     whole = 0
     for line in out:
         if not line.endswith(b"\n"):
+            if not whole and not _is_begun(line):
+                raise InputError(f"{path} holds something else than labelled rows; name another file")
             break
         whole += len(line)
         try:
@@ -198,6 +201,11 @@ def _done(out: BinaryIO, path: Path, judged_by: str, models: Sequence[Endpoint])
         done.add(identity)
     out.truncate(whole)
     return done
+
+
+def _is_begun(tail: bytes) -> bool:
+    """Whether it may be the beginning of a row that a run was writing."""
+    return tail.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(tail)
 
 
 def _rows(source: Path, reference: str, done: set[str], tally: Tally) -> Iterator[Row]:

@@ -135,6 +135,30 @@ def test_run_goes_on_where_another_was_cut_off(run: Run) -> None:
     assert sorted(Path("out.jsonl").read_bytes().splitlines(keepends=True)) == sorted(whole)
 
 
+@pytest.mark.parametrize("text", ["all that I know", '{"id": "r1", "prompt": "mine"}'])
+def test_file_of_one_unfinished_line_is_not_emptied(run: Run, text: str) -> None:
+    """It is another program's, unless the line begins as ours do."""
+    a_log([a_row(1)])
+    Path("out.jsonl").write_text(text)
+
+    ended = run("--exact")
+
+    assert (ended.code, Path("out.jsonl").read_text()) == (1, text)
+    assert "something else than labelled rows" in ended.error
+
+
+@pytest.mark.parametrize("length", [1, 30])
+def test_run_goes_on_after_it_was_cut_off_in_its_first_row(run: Run, length: int) -> None:
+    """Such a beginning is ours, and is written anew."""
+    a_log([a_row(1)])
+    run("--exact")
+    whole = Path("out.jsonl").read_bytes()
+    Path("out.jsonl").write_bytes(whole[:length])
+
+    assert run("--exact").code == 0
+    assert Path("out.jsonl").read_bytes() == whole
+
+
 def test_rows_of_two_judges_are_not_mixed(run: Run) -> None:
     """Nor is a file overwritten that is something else."""
     a_log([a_row(1)])
