@@ -13,6 +13,7 @@ from flotilla_router.strategies.scores import Scores
 
 from .calibration import calibrate, quantiles
 from .datasets import Example
+from .files import replace_files
 from .packing import Files, seal
 
 
@@ -49,8 +50,8 @@ def write_artifact(path: Path, files: Mapping[str, bytes]) -> None:
         OSError: it cannot be written.
     """
     path.mkdir(parents=True, exist_ok=True)
-    for name in sorted(files, key=lambda name: (name == MANIFEST_FILE, name)):
-        (path / name).write_bytes(files[name])
+    names = sorted(files, key=lambda name: (name == MANIFEST_FILE, name))
+    replace_files({path / name: files[name] for name in names})
 
 
 def recalibrated(stored: Stored, scores: Sequence[Scores], examples: Sequence[Example]) -> Files:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from flotilla_cli.errors import InputError
+from flotilla_learning.files import replace_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,7 @@ class Export:
 
     def _save(self) -> None:
         state = _State(self._source, self._path.stat().st_size, self._cursors)
-        fresh = self._state_path.with_name(f"{self._state_path.name}.new")
-        fresh.write_text(json.dumps(asdict(state), indent=2) + "\n")
-        fresh.replace(self._state_path)
+        replace_files({self._state_path: (json.dumps(asdict(state), indent=2) + "\n").encode()})
 
     def _resume(self) -> _State:
         """What is there already."""

@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from flotilla_cli.errors import InputError
 from flotilla_cli.inject import say
 from flotilla_cli.promotion import Promoted, Wanted, promote
 from flotilla_cli.sources import STANDARD_INPUT, read_sources
+from flotilla_learning.files import replace_files
 
 StageOption = Literal["strategy", "canary", "shadow"]
 
@@ -68,7 +70,10 @@ def _write(filename: str, promoted: Promoted, output: str) -> None:
         sys.stdout.buffer.flush()
         return
     if promoted.changes:
-        Path(filename).write_bytes(promoted.text.encode())
+        try:
+            replace_files({Path(filename): promoted.text.encode()})
+        except OSError as error:
+            raise InputError(f"{filename}: {error.strerror or error}") from error
     else:
         say("warning", f"{promoted.policy}: spec.{promoted.stage} has this artifact already; {filename} stays as it is")
     if output == "json":

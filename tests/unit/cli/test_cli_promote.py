@@ -189,6 +189,17 @@ def test_wrong_usage_is_told(run: Run, arguments: tuple[str, ...]) -> None:
     assert run("policy.yaml", *arguments).code == 2
 
 
+def test_policy_stays_as_it_was_where_the_new_one_cannot_be_written(run: Run) -> None:
+    """A sentence, and not half a file."""
+    Path("policy.yaml.new").mkdir()
+
+    ended = run("policy.yaml", "--from", "canary")
+
+    assert ended.code == 1
+    assert "error: policy.yaml: Is a directory" in ended.error
+    assert changed_lines() == []
+
+
 def test_json_of_a_policy_from_standard_input_is_refused(run: Run) -> None:
     """Both would be written to standard output."""
     assert run("-", "--from", "canary", "-o", "json").code == 2
