@@ -56,7 +56,9 @@ class Export:
             InputError: they cannot be written.
         """
         try:
-            self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            self._file.write(
+                b"".join(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for row in rows)
+            )
             self._file.flush()
             os.fsync(self._file.fileno())
             self._cursors[pod] = cursor

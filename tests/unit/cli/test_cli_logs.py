@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from flotilla_api import names
 from flotilla_cli.__main__ import main
+from flotilla_cli.learning.exporting import Export
 from flotilla_cli.learning.requestrows import convert
 from flotilla_learning.datasets import parse_example
 from flotilla_learning.judging import parse_row
@@ -435,6 +437,14 @@ def test_folder_that_is_not_there_is_told(run: Run, tmp_path: Path) -> None:
 
 
 # Rows
+
+
+def test_half_a_character_does_not_end_an_export(tmp_path: Path) -> None:
+    """JSON may hold a lone surrogate, which UTF-8 cannot."""
+    with closing(Export(tmp_path / "log.jsonl", "agents/support")) as file:
+        file.add("gw-a", [{"prompt": "\ud800"}], "1")
+
+    assert (tmp_path / "log.jsonl").read_bytes() == b'{"prompt": "?"}\n'
 
 
 def test_id_of_a_row_is_of_no_other() -> None:
