@@ -159,8 +159,8 @@ COLUMNS = {
         "stored big-1 True 1 Ready invoice-expert.agents.svc:8000 0.80",
     ),
     "RoutingPolicy": (
-        "NAME READY EXPERTS FALLBACKS REASON AGE ENDPOINT ROUTERS SIDECARS",
-        "stored True 1/2 1/1 Ready http://support-gateway.agents.svc/v1 2/2 5/7",
+        "NAME READY EXPERTS FALLBACKS REASON AGE ENDPOINT ROUTERS SIDECARS STRATEGY",
+        "stored True 1/2 1/1 Ready http://support-gateway.agents.svc/v1 2/2 5/7 WinRate",
     ),
     "AcceleratorProfile": ("NAME RESOURCE MEMORY-GIB $/H AGE", "stored nvidia.com/gpu 24 0.80"),
 }
