@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import random
 import time
 import urllib.error
@@ -109,7 +110,7 @@ def _ask_once(endpoint: Endpoint, body: bytes) -> Reply:
 def _content(endpoint: Endpoint, data: bytes) -> str:
     try:
         content = cast("Mapping[str, Any]", json.loads(data))["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ChatError(f"{endpoint.url} answers with something else than a chat completion") from error
     if not isinstance(content, str):
         raise ChatError(f"{endpoint.model} answered without a text")
@@ -117,10 +118,12 @@ def _content(endpoint: Endpoint, data: bytes) -> str:
 
 
 def _dollars(text: str | None) -> float | None:
+    """What a header says; None: nothing, or what no answer can cost."""
     try:
-        return None if text is None else float(text)
+        usd = math.nan if text is None else float(text)
     except ValueError:
         return None
+    return usd if 0 <= usd < math.inf else None
 
 
 def _wait_seconds(attempt: int, headers: Message | None) -> float:
@@ -152,7 +155,7 @@ def _said(error: urllib.error.HTTPError) -> str:
         return str(error.reason)
     try:
         message = json.loads(body)["error"]["message"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         message = body
     shown = "".join(each if each.isprintable() else " " for each in str(message))
     return " ".join(shown.split())[:200] or str(error.reason)

@@ -99,8 +99,8 @@ def evaluate(log: Log, target: Floats, predicted: Floats, *, seed: int, draws: i
     |--------------------------------------------------------------------|-------------------|
     | is empty                                                           | NoRows            |
     | lacks more than 1 % of the target's choices                        | NoSupport         |
-    | has weights whose mean is 4 standard errors above or below 1       | WrongPropensities |
     | has fewer than 50 effective rows                                   | SmallSample       |
+    | has weights whose mean is 4 standard errors and 0.01 away from 1   | WrongPropensities |
     | else                                                               | estimates         |
 
     Args:

@@ -89,6 +89,8 @@ def test_wrong_key_or_address_is_hopeless(status: int) -> None:
         pytest.param(Said(status=422, body=b"<html>\n no"), "says 422: <html> no", id="refused without JSON"),
         pytest.param(Said(status=400, body=b"\x1b[2Jgone"), r"says 400: \[2Jgone", id="refused with a terminal's code"),
         pytest.param(Said(body=b"{}"), "something else than a chat completion", id="another shape"),
+        pytest.param(Said(body=b"[" * 100_000), "something else than a chat completion", id="nested without end"),
+        pytest.param(Said(status=400, body=b"[" * 4096), r"says 400: \[\[", id="refused with nesting without end"),
         pytest.param(Said(body=b"<html>"), "something else than a chat completion", id="no JSON"),
         pytest.param(Said(None), "answered without a text", id="no text"),
         pytest.param(Said("x" * 5_000_000), "more than 4194304 bytes", id="too long"),
@@ -134,3 +136,11 @@ def test_prompts_of_any_script_arrive() -> None:
         reply = ask(Endpoint(api.url, "big"), "日本語 \ud800 🙂", max_tokens=9)
 
     assert reply.text == "日本語 \ud800 🙂"
+
+
+@pytest.mark.parametrize("said", ["nan", "inf", "-0.01", "much"])
+def test_cost_that_cannot_be_is_not_known(said: str) -> None:
+    """It is no reason to lose the answer, and would make a row that nobody can read."""
+    reply, _, _ = asked(Said("yes", headers={"x-flotilla-cost-usd": said}))
+
+    assert reply.usd is None
