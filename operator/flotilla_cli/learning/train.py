@@ -18,6 +18,7 @@ from .progress import bar
 from .reading import read_artifact, read_data
 
 if TYPE_CHECKING:
+    from flotilla_api.artifact import ModelPrice
     from flotilla_learning.artifacts import Stored
     from flotilla_learning.assessing import Assessment
     from flotilla_learning.datasets import Example
@@ -95,13 +96,14 @@ def command(
     options = _options(names, (strategy, scorer or "Linear", label or "Prob"), (embedder, vectors, bits), seed)
     with bar("training", None):
         trained = _train(rest, options, str(data))
-    _write(target, _packed(trained, ()), test)
+    paid = _paid(prices, names)
+    _write(target, _packed(trained, (), paid), test)
     if trained.skipped:
         say("warning", f"{trained.skipped} rows not trained on: they lack an outcome of {', '.join(names)}")
     stored = read_artifact(target)
     assessment = _assessed(stored, test, seed)
     if assessment is not None:
-        _write(target, _packed(trained, assessment.metrics), test)
+        _write(target, _packed(trained, assessment.metrics, paid), test)
         stored = read_artifact(target)
     _report(target, stored, trained, assessment, summary)
 
@@ -162,10 +164,19 @@ def _train(rows: Sequence[Example], options: TrainingOptions, name: str) -> Trai
         raise InputError(f"{name}: {error}") from error
 
 
-def _packed(trained: Trained, metrics: Sequence[Any]) -> Mapping[str, bytes]:
+def _paid(table: Path | None, models: Sequence[str]) -> dict[str, ModelPrice]:
+    """The prices of these models, for the manifest; the table was read with the data before."""
+    from flotilla_api.artifact import ModelPrice  # noqa: PLC0415
+    from flotilla_learning.llmrouter import read_prices  # noqa: PLC0415
+
+    found = {} if table is None else {name: each for name, each in read_prices(table).items() if name in models}
+    return {name: ModelPrice(inputPerMillionUSD=given, outputPerMillionUSD=got) for name, (given, got) in found.items()}
+
+
+def _packed(trained: Trained, metrics: Sequence[Any], prices: Mapping[str, ModelPrice]) -> Mapping[str, bytes]:
     from flotilla_learning.packing import pack  # noqa: PLC0415
 
-    return pack(trained, metrics=metrics)
+    return pack(trained, metrics=metrics, prices=prices)
 
 
 def _write(target: Path, files: Mapping[str, bytes], test: Sequence[Example]) -> None:

@@ -211,7 +211,9 @@ def test_published_tables_are_read(run: Run) -> None:
     assert json.loads(routellm.out)["trainedRows"] == 79
     assert json.loads(llmrouter.out)["trainedRows"] == 80
     assert "no row is held out" in routellm.error
-    points = json.loads(Path("b/manifest.json").read_text())["calibration"]
+    manifest = json.loads(Path("b/manifest.json").read_text())
+    assert set(manifest["prices"]) == {"small", "big"}
+    points = manifest["calibration"]
     assert points[0]["usdPerRequest"] == pytest.approx(20 * points[-1]["usdPerRequest"])
 
 
