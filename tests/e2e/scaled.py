@@ -55,6 +55,11 @@ def bound_by(space: Space, expert: str, rule: str) -> bool:
     return _sum(space.stack, metrics.SCALER_BOUND_RULE, labels) > 0
 
 
+def shadow_price(space: Space, expert: str) -> float:
+    """Dollars an hour that one accelerator more would save; 0: there are enough, or it is not known."""
+    return _sum(space.stack, metrics.SCALER_SHADOW_PRICE, {"namespace": space.name, "expert": expert})
+
+
 def wait_ticks(space: Space, count: int) -> None:
     """The scaler has looked at everything that often from now on; one operator leads all the while."""
     before = _ticks(space.stack)
