@@ -345,8 +345,13 @@ class Learned:
     def shadow(self, prompt: Prompt, draw: float) -> tuple[str, Opinion] | None:
         """Digest and opinion of the shadow's artifact; None: it has no score."""
         arm = self._arms.get("shadow")
-        opinion = None if arm is None else self._ask(arm, prompt, draw, counts=True)
+        opinion = None if arm is None else self._ask(arm, prompt, draw, counts=self._is_alone(arm))
         return None if arm is None or opinion is None else (arm.artifact.digest, opinion)
+
+    def _is_alone(self, shadow: Arm) -> bool:
+        """Whether nobody else counts the scores of the shadow's artifact."""
+        digests = [arm.artifact.digest for arm in self._arms.values() if arm is not shadow]
+        return shadow.artifact.digest not in digests
 
     def _ask(self, arm: Arm, prompt: Prompt, draw: float, *, counts: bool) -> Opinion | None:
         """What an artifact says; a mistake in it costs no request."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-_URL = re.compile(r"(?<![a-z0-9+.-])(?:[a-z][a-z0-9+.-]*+://|www\.)[^\s<>\"']+", re.IGNORECASE | re.ASCII)
+_URL = re.compile(r"(?:(?<![a-z0-9+.-])[a-z0-9+.-]++://|(?<![a-z0-9])www\.)[^\s<>\"']+", re.IGNORECASE | re.ASCII)
 _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]+(?:\.[\w-]+)*+")
 _TOKEN = re.compile(r"(?<![\w+/=-])[\w+/=-]{20,}", re.ASCII)
 _DIGIT = re.compile(r"\d")

@@ -21,6 +21,8 @@ MAX_MAGNITUDE = 1e9
 """No product or square of what is smaller, and no sum of them, overflows."""
 FloatArray = NDArray[np.float32]
 _FLOATS = ("float32", "float16")
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The others are unpacked whole, whatever size a member has by its own account."""
 
 
 def read_arrays(data: bytes) -> dict[str, NDArray[np.generic]]:
@@ -34,6 +36,8 @@ def read_arrays(data: bytes) -> dict[str, NDArray[np.generic]]:
             members = archive.infolist()
             if len(members) > MAX_ARRAYS or sum(member.file_size for member in members) > MAX_ARTIFACT_BYTES:
                 raise ArtifactError(ArtifactFault.TOO_LARGE, f"{WEIGHTS_FILE} has more than 64 arrays or 64 MiB.")
+            if any(member.compress_type not in _PACKED for member in members):
+                raise ArtifactError(ArtifactFault.UNREADABLE, f"{WEIGHTS_FILE} is packed by other means than deflate.")
             return {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise ArtifactError(ArtifactFault.UNREADABLE, f"{WEIGHTS_FILE} cannot be read: {error}.") from error

@@ -135,6 +135,21 @@ def test_another_share_begins_at_the_calibration() -> None:
     assert learned.figures()[0].threshold == pytest.approx(0.1, abs=0.05)
 
 
+def test_a_shadow_of_the_live_artifact_counts_no_score_twice() -> None:
+    """The share that is held is that of requests, of which each has one score."""
+    live = loaded()
+    shadow = TrialConfig(artifact=a_source(live), models=NAMES, percent=100)
+    policy = a_policy(live, targetStrongRatio=0.3)
+    alone, beside = using(policy, live), using(policy.model_copy(update={"shadow": shadow}), live)
+    for learned in (alone, beside):
+        draw = Random(1).random
+        for number in range(100):
+            learned.judge(a_prompt(f"prove {number}" if number % 3 else f"say {number}"), draw)
+            learned.shadow(a_prompt("prove theorem"), 0.5)
+
+    assert beside.figures()[0] == alone.figures()[0]
+
+
 def test_a_shadow_follows_the_strategys_operating_point() -> None:
     """Also when that is changed while it runs: its preferences are those that it would have if it were promoted."""
     live, tried = loaded(), loaded(2.0)
