@@ -33,7 +33,8 @@ from learning_bench.pairs import (
     win_rate,
 )
 from learning_bench.sets import Split, sample
-from learning_bench.tables import fleet_table, pairs_table, travel_table, write_tables
+from learning_bench.tables import fleet_table, pairs_table, travel_table
+from slice_bench.markdown import write_tables
 from slice_bench.progress import Stage, shown_progress
 
 OUTPUT = Path("build/bench/learning.json")
@@ -75,7 +76,7 @@ def main() -> int:
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     figures = _figures(by_labels, on_gsm8k, routed) | {"gsm8k_travelled_strong_ratio": travel[HELD]}
     OUTPUT.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-    write_tables(DOCUMENT, tables)
+    write_tables(DOCUMENT, tables, "bench-learning")
     return 0
 
 

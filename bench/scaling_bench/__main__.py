@@ -16,7 +16,8 @@ from scaling_bench.contenders import GRID, KEDA, STATIC, Contender, Ours
 from scaling_bench.measure import CODE, Results, bounds_of, measure, series_of
 from scaling_bench.scenarios import PRICES, Trace, mixed, report_set, tune_set
 from scaling_bench.special import quality_step_ratio, tick_cpu_seconds
-from scaling_bench.tables import ablation_table, headline_table, policies_table, traces_table, tuned_table, write_tables
+from scaling_bench.tables import ablation_table, headline_table, policies_table, traces_table, tuned_table
+from slice_bench.markdown import write_tables
 from slice_bench.progress import Stage, shown_progress
 
 OUTPUT = Path("build/bench/scaling.json")
@@ -48,7 +49,7 @@ def main() -> int:
     }
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(json.dumps(figures, indent=2) + "\n")
-    write_tables(DOCUMENT, tables)
+    write_tables(DOCUMENT, tables, "bench-scaling")
     _plots(chosen)
     print("\n\n".join(tables.values()))
     return 0

@@ -1,15 +1,15 @@
-"""Markdown tables of the figures, and where docs/benchmarks.md shows them."""
+"""Markdown tables of the figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from flotilla_simulation.baselines import KINDS
 from scaling_bench.comparison import Chosen, geometric_mean
 from scaling_bench.contenders import GRID, Contender, Ours
 from scaling_bench.measure import Results
 from scaling_bench.scenarios import PRICES, Trace
+from slice_bench.markdown import make_table
 
 AIMS: Mapping[str, tuple[str, float | None]] = {
     "usd_ratio_hpa": ("to the best-tuned HorizontalPodAutoscaler", 0.95),
@@ -34,7 +34,7 @@ def headline_table(figures: Mapping[str, float]) -> str:
         missed = ": missed" if aim is not None and figures[name] > aim else ""
         shown_aim = "" if aim is None else f"{aim:g}{missed}"
         rows.append([f"{text} (`{name}`)", f"{figures[name]:.3f}{spread}", shown_aim])
-    return _table(["figure", "value", "aim"], rows)
+    return make_table(["figure", "value", "aim"], rows)
 
 
 def policies_table(results: Results, traces: Sequence[Trace], chosen: Chosen) -> str:
@@ -60,14 +60,14 @@ def policies_table(results: Results, traces: Sequence[Trace], chosen: Chosen) ->
                 ]
             )
     heads = ["price", "policy", "$ a day", "GPU-hours", "in time", "escalated", "late", "cold starts", "reversals"]
-    return _table([*heads, "p95 TTFT"], rows)
+    return make_table([*heads, "p95 TTFT"], rows)
 
 
 def tuned_table(chosen: Chosen, tuned_mixed: Chosen) -> str:
     """The numbers that were chosen on the tuning set."""
     rows = [[kind, *(chosen[kind, price].label for price in PRICES)] for kind in KINDS]
     rows.append(["keda, mixed lengths", *(tuned_mixed["keda", price].label for price in PRICES)])
-    return _table(["policy", *(f"price {price}" for price in PRICES)], rows)
+    return make_table(["policy", *(f"price {price}" for price in PRICES)], rows)
 
 
 def traces_table(
@@ -90,29 +90,9 @@ def traces_table(
                     f"{ours / results[trace, best].dollars(price):.2f}",
                 ]
             )
-    return _table(["trace", "price", "flotilla $", "keda $", "best in hindsight $", "oracle $", "ratio"], rows)
+    return make_table(["trace", "price", "flotilla $", "keda $", "best in hindsight $", "oracle $", "ratio"], rows)
 
 
 def ablation_table(ratios: Mapping[str, float]) -> str:
     """Dollars of each variant over those of all rules."""
-    return _table(["rules", "dollars"], [[name, f"{ratio:.3f}"] for name, ratio in ratios.items()])
-
-
-def write_tables(document: Path, tables: Mapping[str, str]) -> None:
-    """Each table stands between its markers.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    text = document.read_text()
-    for name, table in tables.items():
-        begin, end = f"<!-- {name}: written by make bench-scaling -->\n", f"<!-- /{name} -->"
-        head, rest = text.split(begin)
-        _, tail = rest.split(end)
-        text = f"{head}{begin}\n{table}\n\n{end}{tail}"
-    document.write_text(text)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return make_table(["rules", "dollars"], [[name, f"{ratio:.3f}"] for name, ratio in ratios.items()])

@@ -23,7 +23,7 @@ from scaling_bench.scenarios import (
     scenario,
     tune_set,
 )
-from scaling_bench.tables import write_tables
+from slice_bench.markdown import write_tables
 
 ONE, OTHER = Trace("one", 1), Trace("other", 1)
 LOW, HIGH = Baseline("keda", 1.0), Baseline("keda", 2.0)
@@ -115,8 +115,8 @@ def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
     """What stood there goes, what is around stays; a document without the marker is an error."""
     document = tmp_path / "doc.md"
     document.write_text("a\n<!-- x: written by make bench-scaling -->\nold\n<!-- /x -->\nb\n")
-    write_tables(document, {"x": "| new |"})
+    write_tables(document, {"x": "| new |"}, "bench-scaling")
 
     assert document.read_text() == "a\n<!-- x: written by make bench-scaling -->\n\n| new |\n\n<!-- /x -->\nb\n"
     with pytest.raises(ValueError, match="not enough values"):
-        write_tables(document, {"y": "| new |"})
+        write_tables(document, {"y": "| new |"}, "bench-scaling")
