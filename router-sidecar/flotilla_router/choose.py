@@ -31,12 +31,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from flotilla_api.causes import Boundary, Cause
 from flotilla_api.snapshot import Target
 
 from .decisions import Decision, Features, Ranking, Refusal
 from .errors import quote
-from .exploration import explore
+from .exploration import Way, explored, propensity
 from .filters import Filter, Filters
 from .routing_table import Plan, RoutingTable, match, visible_models
 from .strategies import Candidate, static
@@ -118,9 +120,7 @@ def choose(
         return _no_model(f"The model `{quote(features.model)}` does not exist. Models here: {known}.")
     fallbacks = tuple([target for target in plan.fallbacks if filters.removes(target) is None])
     if ranking is not None:
-        ranked = _choose_ranked(_Case(plan, filters, fallbacks, True), ranking)
-        if ranked is not None:
-            return ranked
+        return _choose_ranked(plan, filters, fallbacks, ranking, draw)
     return _choose_routed(_Case(plan, filters, fallbacks, False), draw)
 
 
@@ -198,28 +198,77 @@ _EXCUSED: dict[Filter, Cause] = {
 """Why an expert is passed over that could do what is asked."""
 
 
-def _choose_ranked(case: _Case, ranking: Ranking) -> Decision | Refusal | None:
-    """By a learned strategy's order; None: no model in it may answer."""
+def _choose_ranked(
+    plan: Plan, filters: Filters, fallbacks: tuple[Target, ...], ranking: Ranking, draw: float
+) -> Decision | Refusal:
+    """By a learned strategy's order or by exploration, or by weight where no model in the order may answer."""
+    case = _Case(plan, filters, fallbacks, True)
+    outcome = _led(case, ranking)
+    if outcome is None:
+        outcome = _choose_routed(_Case(plan, filters, fallbacks, False), draw)
+    if type(outcome) is not Decision or (ranking.explore_ratio == 0.0 and len(ranking.possible) == 1):
+        return outcome
+    return replace(outcome, propensity=_propensity(case, ranking, outcome.first))
+
+
+def _led(case: _Case, ranking: Ranking) -> Decision | Refusal | None:
+    """What a request's own order and its draw lead to; None: nobody in the order may answer."""
+    able = _able(case, ranking.order)
+    index = explored(len(able), ratio=ranking.explore_ratio, draw=ranking.draw)
+    if index is None:
+        return _by_order(case, ranking.order, ranking.strategy)
+    first = case.plan.named[able[index]]
+    return _with_experts(case, first, able).start(first, "Explored", 1.0)
+
+
+def _propensity(case: _Case, ranking: Ranking, first: Target) -> float:
+    """The probability of `first` being chosen, whichever order, exploration or draw by weight might have led to it."""
+    ways = [_way(case, order, ranking.strategy, probability, first) for probability, order in ranking.possible]
+    return propensity(ways, ranking.explore_ratio)
+
+
+def _way(case: _Case, order: Sequence[str], strategy: str, probability: float, first: Target) -> Way:
+    able = _able(case, order)
+    outcome = _by_order(case, order, strategy)
+    if outcome is None:
+        otherwise = _share_by_weight(case, first)
+    else:
+        otherwise = 1.0 if type(outcome) is Decision and outcome.first is first else 0.0
+    included = first.name in able and case.plan.named[first.name] is first
+    return Way(probability, len(able), included, otherwise)
+
+
+def _able(case: _Case, order: Sequence[str]) -> list[str]:
+    """Those of an order that may answer."""
     named, lacks = case.plan.named, case.filters.removes
-    removed: dict[str, Filter | None] = {name: lacks(named[name]) for name in ranking.order if name in named}
+    return [name for name in order if name in named and lacks(named[name]) is None]
+
+
+def _by_order(case: _Case, order: Sequence[str], strategy: str) -> Decision | Refusal | None:
+    """What an order leads to where nothing is explored; None: nobody in it may answer."""
+    named, lacks = case.plan.named, case.filters.removes
+    removed: dict[str, Filter | None] = {name: lacks(named[name]) for name in order if name in named}
     able = [name for name, lack in removed.items() if lack is None]
     missed = _missed(case.plan, removed)
     if not able:
         if missed is None or missed[1] is not Cause.COLD_START:
             return None
-        return _start_cold(case, case.start(missed[0], ranking.strategy, 1.0))
-    preferred = [(probability, _first_of(order, able)) for probability, order in ranking.possible]
-    choice = explore(preferred, 0, count=len(able), ratio=ranking.explore_ratio, draw=ranking.draw)
-    first = named[able[choice.chosen]]
-    if first.kind == "Fallback" and case.plan.route.escalation.onFallbackFailure == "UseExpert":
-        experts = [named[name] for name in able if named[name].kind == "Expert"]
-        case = _Case(case.plan, case.filters, (*case.fallbacks, *experts), case.ranked)
-    if choice.explored:
-        return case.start(first, "Explored", choice.propensity)
+        return _start_cold(case, case.start(missed[0], strategy, 1.0))
+    first = named[able[0]]
+    case = _with_experts(case, first, able)
     if missed is not None and first.kind == "Fallback":
-        return _pass_over(case, missed, first, ranking.strategy, choice.propensity)
+        return _pass_over(case, missed, first, strategy)
     meant = None if missed is None or missed[1] is Cause.CONTEXT_OVERFLOW else missed[0]
-    return case.start(first, ranking.strategy, choice.propensity, meant=meant)
+    return case.start(first, strategy, 1.0, meant=meant)
+
+
+def _with_experts(case: _Case, first: Target, able: Sequence[str]) -> _Case:
+    """A preferred fallback that fails is followed by the experts of the order, unless onFallbackFailure is Error."""
+    if first.kind != "Fallback" or case.plan.route.escalation.onFallbackFailure != "UseExpert":
+        return case
+    named = case.plan.named
+    experts = [named[name] for name in able if named[name].kind == "Expert"]
+    return _Case(case.plan, case.filters, (*case.fallbacks, *experts), case.ranked)
 
 
 def _missed(plan: Plan, removed: Mapping[str, Filter | None]) -> tuple[Target, Cause] | None:
@@ -232,20 +281,13 @@ def _missed(plan: Plan, removed: Mapping[str, Filter | None]) -> tuple[Target, C
     return None
 
 
-def _first_of(order: Sequence[str], able: Sequence[str]) -> int:
-    """Index in `able` of the first of them in an order; -1: it holds none."""
-    return next((able.index(name) for name in order if name in able), -1)
-
-
-def _pass_over(
-    case: _Case, missed: tuple[Target, Cause], fallback: Target, strategy: str, propensity: float
-) -> Decision | Refusal | None:
+def _pass_over(case: _Case, missed: tuple[Target, Cause], fallback: Target, strategy: str) -> Decision | Refusal | None:
     """A fallback would answer in place of the expert that was preferred, if that may be left for its cause."""
     expert, cause = missed
     if cause is Cause.COLD_START:
-        return _start_cold(case, case.start(expert, strategy, propensity, led_by=fallback))
+        return _start_cold(case, case.start(expert, strategy, 1.0, led_by=fallback))
     if cause in case.plan.route.escalation.on:
-        return case.start(fallback, cause.value, propensity, meant=expert, cause=cause)
+        return case.start(fallback, cause.value, 1.0, meant=expert, cause=cause)
     return None
 
 
@@ -307,6 +349,20 @@ def _share(expert: Target, among: Sequence[Candidate]) -> float:
     return sum([candidate.weight for candidate in among if candidate.target is expert]) / total
 
 
+def _share_by_weight(case: _Case, first: Target) -> float:
+    """The probability with which `_choose_routed` leads to `first`."""
+    removed: list[Filter | None] = [case.filters.removes(candidate.target) for candidate in case.plan.experts]
+    among = _removed_by(None, case.plan, removed)
+    if not among:
+        outcome = _choose_routed(case, 0.0)
+        if type(outcome) is not Decision:
+            return 0.0
+        among = _removed_by("asleep", case.plan, removed) if outcome.first.asleep else []
+        if not among:
+            return 1.0 if outcome.first is first else 0.0
+    return _share(first, among) if first in [candidate.target for candidate in among] else 0.0
+
+
 def _cause_of_removals(removed: Iterable[Filter | None]) -> tuple[Cause | None, Filter | None]:
     """Why no expert is eligible, and by which filter; None: what they are, not how they are, keeps them out."""
     met = set(removed)
@@ -337,7 +393,7 @@ def _start_cold(case: _Case, waiting: Decision) -> Decision | Refusal:
     filters, expert, cause = case.filters, waiting.first, Cause.COLD_START
     if waiting.fallbacks and (filters.cold_start == "Bridge" or (filters.waited and filters.cold_start == "Hold")):
         first = waiting.fallbacks[0]
-        return case.start(first, cause.value, waiting.propensity, meant=expert, cause=cause)
+        return case.start(first, cause.value, 1.0, meant=expert, cause=cause)
     return _refuse_cold(expert, filters) or waiting
 
 

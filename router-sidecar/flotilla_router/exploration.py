@@ -6,24 +6,38 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Choice(NamedTuple):
-    """Which of the eligible models answers."""
+class Way(NamedTuple):
+    """One of the orders by which a model may have been chosen."""
 
-    chosen: int
-    propensity: float
-    """Probability of this choice, given the request and what the router knew."""
-    explored: bool
+    probability: float
+    """Of this order; those of all ways add up to 1."""
+    eligible: int
+    """Models of the order that may answer; 0: there is nothing to explore."""
+    included: bool
+    """Whether the model is one of them."""
+    otherwise: float
+    """Probability that it is chosen by this order where nothing is explored."""
 
 
-def explore(preferred: Sequence[tuple[float, int]], chosen: int, *, count: int, ratio: float, draw: float) -> Choice:
-    """Choose `chosen`, or with probability `ratio` any of the `count` eligible models alike.
+def explored(count: int, *, ratio: float, draw: float) -> int | None:
+    """With probability `ratio` the index of one of `count` models, each alike; None: nothing is explored.
 
-    preferred: what would be chosen without exploring, by index: several where a canary or a draw on the threshold
-    might have decided otherwise, with their probabilities, which add up to 1. draw: uniform in [0, 1).
-
-    P(a) = ratio / count + (1 - ratio) x sum of the probabilities with which a is preferred.
+    draw: uniform in [0, 1).
     """
-    explored = draw < ratio
-    index = min(int(draw / ratio * count), count - 1) if explored else chosen
-    wanted = sum([probability for probability, each in preferred if each == index])
-    return Choice(index, ratio / count + (1.0 - ratio) * wanted, explored)
+    if draw >= ratio or count == 0:
+        return None
+    return min(int(draw / ratio * count), count - 1)
+
+
+def propensity(ways: Sequence[Way], ratio: float) -> float:
+    """The probability with which a model is chosen.
+
+    P = sum over the ways of probability x (e / eligible, if included, + (1 - e) x otherwise), where e is `ratio`, and 0
+    where nothing is eligible.
+    """
+    total = 0.0
+    for way in ways:
+        explores = ratio if way.eligible else 0.0
+        drawn = explores / way.eligible if way.included else 0.0
+        total += way.probability * (drawn + (1.0 - explores) * way.otherwise)
+    return total

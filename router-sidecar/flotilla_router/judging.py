@@ -123,7 +123,7 @@ def _has_choice(live: Live, request: ParsedRequest) -> bool:
 def _result(judgement: Judgement, decision: Decision) -> str:
     if judgement.artifact is None:
         return "not_loaded"
-    if judgement.ranking is None:
+    if judgement.opinion is None or not judgement.opinion.order:
         return "no_score"
     if not decision.ranked:
         return "none_eligible"

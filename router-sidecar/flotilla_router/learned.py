@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Role = Literal["strategy", "canary", "shadow"]
 Orders = tuple[tuple[float, tuple[str, ...]], ...]
 """Orders of target names, each with its probability; they add up to 1."""
+_BY_WEIGHT: Orders = ((1.0, ()),)
+"""Of an artifact that has nothing to say: its requests are drawn."""
 CALM_INDEX = 0.2
 """A drift is over below this: an index that hovers at the bound is not told again and again."""
 
@@ -234,7 +236,7 @@ Report = Callable[[Role, Exception], None]
 
 
 class Learned:
-    """The artifacts in use. A strategy whose artifact cannot be used keeps the previous one, with its own settings."""
+    """The artifacts in use. A strategy whose artifact cannot be used keeps the previous one, with its own threshold."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -250,6 +252,7 @@ class Learned:
         self.shadows = False
         """Whether some requests are scored by a shadow's artifact."""
         self._canary_percent = self._shadow_percent = 0.0
+        self._explore_ratio = 0.0
         self.bounds: tuple[float, float] | None = None
         """Lowest and highest threshold that a request may ask for; None: it may not ask."""
         self.session_headers: tuple[bytes, ...] = ()
@@ -279,6 +282,7 @@ class Learned:
         arms = [arm for role, arm in self._arms.items() if role != "shadow"]
         self.endpoints = [endpoint for arm in arms if (endpoint := arm.endpoint) is not None]
         self.bounds = None if strategy is None else strategy.header
+        self._explore_ratio = 0.0 if strategy is None else strategy.exploreRatio
         self._canary_percent = 0.0 if canary is None else canary.percent
         self._shadow_percent = 0.0 if shadow is None else shadow.percent
         self.session_headers = () if canary is None else tuple([name.encode() for name in canary.sessionHeaders])
@@ -327,16 +331,14 @@ class Learned:
             arm, other, share = (canary, live, share) if tries else (live, canary, 1.0 - share)
         role, digest = arm.wanted.role, arm.artifact.digest
         opinion = self._ask(arm, prompt, draw(), counts=counts)
-        if opinion is None or not opinion.order:
-            return Judgement(role, digest, opinion, None)
-        possible = opinion.possible
+        order, possible = ((), _BY_WEIGHT) if opinion is None else (opinion.order, opinion.possible or _BY_WEIGHT)
         if other is not None:
             another = self._ask(other, prompt, 0.5, counts=False)
-            possible = _mixed(share, possible, another.possible if another is not None else possible)
-        config = arm.wanted.config
-        ratio = 0.0 if config is None else config.exploreRatio
+            possible = _mixed(share, possible, _BY_WEIGHT if another is None else another.possible or _BY_WEIGHT)
+        elif not order:
+            return Judgement(role, digest, opinion, None)
         reason = arm.artifact.manifest.strategy
-        return Judgement(role, digest, opinion, Ranking(reason, opinion.order, possible, ratio, draw()))
+        return Judgement(role, digest, opinion, Ranking(reason, order, possible, self._explore_ratio, draw()))
 
     def takes_shadow(self, draw: float) -> bool:
         """Whether a request is among those that the shadow's artifact scores. draw: uniform in [0, 1)."""

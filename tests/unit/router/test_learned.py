@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from flotilla_router.choose import choose
 from flotilla_router.decisions import Decision
 from flotilla_router.learned import Learned, Prompt, unfit, wanted_by
 from flotilla_router.routing_table import compile_table
+from flotilla_router.strategies.scores import PairScore
 
 NAMES = {"weak": "small", "strong": "big"}
 CALIBRATION = [
@@ -194,3 +196,37 @@ def test_a_calibration_without_thresholds_cannot_hold_a_share() -> None:
 
     assert message is not None
     assert "calibration" in message
+
+
+def test_exploration_ends_with_the_policys_word_whatever_artifact_is_in_use() -> None:
+    """An edit that takes `explore` out and names an artifact that cannot be had stops exploring at once."""
+    live = loaded()
+    learned = using(a_policy(live, exploreRatio=1.0), live)
+
+    learned.use(a_policy(loaded(2.0)), by_digest())
+
+    ranking = learned.judge(a_prompt(), Random(1).random).ranking
+    assert ranking is not None
+    assert ranking.explore_ratio == 0.0
+
+
+def no_number(_: object) -> PairScore:
+    """What a mistake in an artifact's numbers comes to."""
+    return PairScore("weak", "strong", float("nan"))
+
+
+def test_a_canary_without_a_score_leaves_its_sessions_to_the_draw() -> None:
+    """And the strategy's choices know it: half of the sessions would have been drawn by weight."""
+    live, tried = loaded(), loaded(2.0)
+    broken = dataclasses.replace(tried, score=no_number)
+    snapshot = a_policy(live, canary=(broken, 50))
+    learned, table, draw = using(snapshot, live, broken), compile_table(snapshot), Random(3)
+    told: set[tuple[str, str, float | None]] = set()
+
+    for number in range(40):
+        judgement = learned.judge(a_prompt("prove theorem", str(number).encode()), draw.random)
+        decision = choose(table, some_features(), lambda _: True, draw.random(), ranking=judgement.ranking)
+        assert isinstance(decision, Decision)
+        told.add((judgement.role, decision.first.name, decision.propensity))
+
+    assert told == {("strategy", "big", 0.5), ("canary", "small", 0.5)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
+from itertools import product
 from typing import Any
 
 import pytest
@@ -317,36 +317,57 @@ def test_a_draw_by_weight_has_its_share_as_propensity() -> None:
     assert [outcome.propensity for outcome in outcomes if isinstance(outcome, Decision)] == [0.25, 0.75]
 
 
-@given(
-    st.tuples(st.permutations(["a", "b", "big", "x"]), st.permutations(["a", "b", "big", "x"])),
-    st.floats(0.01, 0.99),
-    st.floats(0, 0.5),
-    st.sets(st.sampled_from(["a", "b", "big"])),
-    st.integers(0, 2**32),
-)
-@settings(max_examples=60)
-def test_choices_happen_as_often_as_their_propensity_says(
-    orders: tuple[list[str], list[str]], share: float, ratio: float, missing: set[str], seed: int
-) -> None:
-    """By inverse propensity, every model that is ever chosen stands for all of 400 requests, within 6 deviations."""
-    one, other = orders
-    snapshot = a_policy(an_expert("a"), an_expert("b"))
-    table, draw = compile_table(snapshot), Random(seed)
-    weights: dict[str, float] = {}
-    least: dict[str, float] = {}
-    for _ in range(400):
-        order = tuple(one if draw.random() < share else other)
-        ranking = a_ranking(
-            *order, ratio=ratio, draw=draw.random(), possible=((share, tuple(one)), (1 - share, tuple(other)))
-        )
-        outcome = choose(table, some_features(), without(*missing), 0.5, ranking=ranking)
-        if isinstance(outcome, Refusal):
-            return
-        assert outcome.propensity is not None
-        name = outcome.first.name
-        weights[name] = weights.get(name, 0.0) + 1 / outcome.propensity
-        least[name] = min(least.get(name, 1.0), outcome.propensity)
+DRAWS = [(cell + 0.5) / 48 for cell in range(48)]
+"""Of exploration: shares of a quarter, a half or all of the requests, in up to four parts, end between them."""
+WEIGHTS = [(cell + 0.5) / 16 for cell in range(16)]
+"""Of weights 1 and 3, and of what is left of such a draw."""
+ORDERS = st.lists(st.sampled_from(["a", "b", "big", "huge", "x"]), unique=True, max_size=4).map(tuple)
 
-    for name, weight in weights.items():
-        deviation = ((1 - least[name]) / least[name] * 400) ** 0.5
-        assert abs(weight - 400) <= 6 * deviation + 1 / least[name]
+
+@given(
+    orders=st.tuples(ORDERS, ORDERS),
+    share=st.sampled_from([0.25, 0.5, 1.0]),
+    ratio=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    missing=st.sets(st.sampled_from(["a", "b", "big", "huge"])),
+    sleeping=st.sets(st.sampled_from(["a", "b"])),
+    small=st.sets(st.sampled_from(["a", "b"])),
+    on=st.sampled_from([tuple(Cause), (Cause.NO_READY_REPLICA,), ()]),
+    mode=st.sampled_from(["Bridge", "Hold", "Reject"]),
+    waited=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_choices_happen_exactly_as_often_as_their_propensity_says(
+    *,
+    orders: tuple[tuple[str, ...], tuple[str, ...]],
+    share: float,
+    ratio: float,
+    missing: set[str],
+    sleeping: set[str],
+    small: set[str],
+    on: tuple[Cause, ...],
+    mode: ColdStartMode,
+    waited: bool,
+) -> None:
+    """Of all draws together, whoever is missing, asleep or too small, and whatever models a canary's artifact knows."""
+    experts = [
+        an_expert(name, wakes=name in sleeping, maxContextTokens=100 if name in small else None) for name in ("a", "b")
+    ]
+    snapshot = a_snapshot(
+        a_route({"a": 1, "b": 3}, ("big", "huge"), on=on), *experts, an_external("big"), an_external("huge")
+    ).model_copy(update={"coldStart": ColdStartConfig(mode=mode)})
+    table, ready = compile_table(snapshot), without(*missing, *sleeping)
+    possible = ((share, orders[0]), (1 - share, orders[1]))
+    happens: dict[str, float] = {}
+    told: dict[str, set[float | None]] = {}
+    for probability, order in possible:
+        for draw, weight in product(DRAWS if ratio else DRAWS[-1:], WEIGHTS):
+            ranking = a_ranking(*order, ratio=ratio, draw=draw, possible=possible)
+            features = some_features(prompt_tokens=1_000)
+            outcome = choose(table, features, ready, weight, waited=waited, ranking=ranking)
+            if isinstance(outcome, Decision) and probability:
+                name, cells = outcome.first.name, 16 * (48 if ratio else 1)
+                happens[name] = happens.get(name, 0.0) + probability / cells
+                told.setdefault(name, set()).add(outcome.propensity)
+
+    for name, logged in told.items():
+        assert list(logged) == [pytest.approx(happens[name])] * len(logged), name
