@@ -223,8 +223,8 @@ class Canary(Model):
     sessionHeaders: list[HeaderName] | None = Field(
         None,
         description="Request headers that name a session, such as x-session-id: the first of them that a request has decides. "
-        "Requests of one session are always treated alike. Default, and for requests without any: the API key and the "
-        "beginning of the prompt stand for the session.",
+        "Requests of one session are always treated alike. Default, and for requests without any: the API key, the "
+        "beginning of the first message and the user's first message stand for the session.",
         min_length=1,
         max_length=8,
         json_schema_extra=AS_SET,

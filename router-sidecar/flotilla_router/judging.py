@@ -12,8 +12,8 @@ from .logs import RequestRecord, ShadowRecord
 from .openai import ParsedRequest
 from .registry import Live
 from .telemetry import Telemetry
-from .text import prompt_text
-from .trials import opening_of, session_of
+from .text import opening_of, prompt_text
+from .trials import named_session, session_of
 from .vectors import Asked, Vectors, vectors_in
 
 THRESHOLD_HEADER = b"x-flotilla-threshold"
@@ -53,8 +53,9 @@ class Judge:
             return asked
         session = b""
         if learned.tries:
-            opening = opening_of(request.body)
-            session = session_of(incoming.headers, learned.session_headers, incoming.client, opening)
+            session = named_session(incoming.headers, learned.session_headers) or session_of(
+                incoming.client, opening_of(request)
+            )
         prompt = Prompt(prompt_text(request), asked, vectors_in(incoming.vectors), session)
         return learned.judge(prompt, self._draw, counts=counts)
 

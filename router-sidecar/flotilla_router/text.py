@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import cast
+
 import msgspec
 from msgspec import Raw
 
@@ -11,10 +15,18 @@ CLIP_CHARACTERS = 512
 _COUNTED_FROM_BYTES = 262_144
 _MOST_ITEMS = 100_000
 """Commas in what is decoded item by item; a million would hold up everybody else."""
+_SYSTEM_CHARACTERS = 256
+"""Of a first message that is not the user's."""
+_MOST_OPENING = 64
+"""Messages among which the user's first one is looked for."""
 
 
 class _Chat(msgspec.Struct, gc=False):
     messages: list[Raw] = []
+
+
+class _WholeChat(msgspec.Struct, gc=False):
+    messages: Raw = Raw(b"[]")
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -32,11 +44,14 @@ class _Completion(msgspec.Struct, gc=False):
 
 
 _decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_whole = msgspec.json.Decoder(_WholeChat).decode
 _decode_message = msgspec.json.Decoder(_Message).decode
 _decode_content = msgspec.json.Decoder(str | list[_ContentPart] | None).decode
 _decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
+_scan = json.JSONDecoder().raw_decode
+_blanks = re.compile(r"[ \t\r\n,]+").match
 
 
 def clip(text: str) -> str:
@@ -75,3 +90,54 @@ def _completion_text(body: bytes) -> str:
         items = _decode_items(prompt)
         prompt = items[0] if items else Raw(b'""')
     return _decode_text(prompt)
+
+
+def opening_of(request: ParsedRequest) -> tuple[str, ...]:
+    """How a conversation begins, which its later requests have in common with its first, whatever is beside the text.
+
+    Of a chat the first message, 256 characters of it, and the user's first, clipped; of a completion the beginning of
+    the prompt. No more than the first 256 KiB are read.
+    """
+    try:
+        if request.api == "completions":
+            return (_beginning(_decode_completion(request.body).prompt, _SYSTEM_CHARACTERS),)
+        return _chat_opening(_beginning(_decode_whole(request.body).messages, _COUNTED_FROM_BYTES))
+    except DECODE_ERRORS:
+        return ()
+
+
+def _beginning(part: Raw, size: int) -> str:
+    return bytes(memoryview(part)[:size]).decode(errors="ignore")
+
+
+def _chat_opening(messages: str) -> tuple[str, ...]:
+    """messages: a list in JSON, which may be cut off."""
+    found: list[str] = []
+    place = _next(messages, 1)
+    while len(found) < _MOST_OPENING and messages[place : place + 1] not in ("]", ""):
+        try:
+            message, end = cast("tuple[object, int]", _scan(messages, place))
+        except ValueError:  # the list is cut off here
+            return (*found[:1], messages[place : place + CLIP_CHARACTERS])
+        fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+        said = _said(fields.get("content")) or messages[place:end]
+        if fields.get("role") == "user":
+            return (*found[:1], clip(said))
+        found.append(said[:_SYSTEM_CHARACTERS])
+        place = _next(messages, end)
+    return tuple(found[:1])
+
+
+def _next(messages: str, place: int) -> int:
+    """Where the next message begins, or the list ends."""
+    blank = _blanks(messages, place)
+    return place if blank is None else blank.end()
+
+
+def _said(content: object) -> str:
+    """The text of a message; "": it has none, such as one that is an image."""
+    if isinstance(content, str):
+        return content
+    parts = cast("list[object]", content) if isinstance(content, list) else []
+    texts = [cast("dict[str, object]", part).get("text") for part in parts if isinstance(part, dict)]
+    return "\n".join([text for text in texts if isinstance(text, str)])

@@ -5,26 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-_OPENING_BYTES = 256
-"""Of a prompt, where no header names the session: a conversation's later requests begin alike."""
 _SPACE = float(1 << 64)
 
 
-def session_of(headers: Mapping[bytes, bytes], names: Sequence[bytes], client: str | None, opening: bytes) -> bytes:
-    """What requests of one session have in common. names: headers that name one, in lower case; the first one counts.
+def named_session(headers: Mapping[bytes, bytes], names: Sequence[bytes]) -> bytes | None:
+    """What requests of one session have in common, by the first header of `names`, in lower case, that is there.
 
-    client: the API key's name, or None. opening: how the conversation begins.
+    None: no header names it.
     """
     for name in names:
         if value := headers.get(name):
             return b"%b:%b" % (name, value)
-    return b"%b\n%b" % ((client or "").encode(), opening[:_OPENING_BYTES])
+    return None
 
 
-def opening_of(body: bytes) -> bytes:
-    """How the messages or the prompt of a request's body begin; the body's own beginning where it has neither."""
-    start = max(body.find(b'"messages"'), 0) or max(body.find(b'"prompt"'), 0)
-    return body[start : start + _OPENING_BYTES]
+def session_of(client: str | None, opening: Sequence[str]) -> bytes:
+    """The same for a conversation that no header names. client: the API key's name. opening: how it begins."""
+    return "\n".join((client or "", *opening)).encode("utf-8", "surrogatepass")
 
 
 def takes_part(artifact: str, session: bytes, percent: float) -> bool:

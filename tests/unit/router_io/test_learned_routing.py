@@ -249,6 +249,23 @@ async def test_a_canary_decides_for_whole_sessions(tmp_path: Path) -> None:
         assert {record["propensity"] for record in records} == {0.5}
 
 
+async def test_a_canary_without_a_header_tells_conversations_behind_one_system_prompt_apart(tmp_path: Path) -> None:
+    """About half of 40 conversations try it, with every turn of theirs."""
+    system = {"role": "system", "content": "You are a clerk of a bank, and patient. " * 40}
+    turns = [{"role": "assistant", "content": "Sure."}, {"role": "user", "content": EASY}]
+    canary = a_trial(stored(tmp_path, all_hard(), "tried"), 50)
+    async with fleet(tmp_path) as them:
+        await them.use(strategy=a_strategy(stored(tmp_path, an_artifact())), canary=canary)
+        await until(lambda: them.digest("canary"))
+
+        conversations = [[system, {"role": "user", "content": f"{EASY}, {number}"}] for number in range(40)]
+        first = [await them.model(messages=each) for each in conversations]
+        later = [await them.model(messages=[*each, *turns]) for each in conversations]
+
+        assert first == later
+        assert 8 <= first.count("big") <= 32
+
+
 async def test_promotion_and_roll_back_are_another_snapshot(tmp_path: Path) -> None:
     """The artifact of a canary is there already; going back, the old one is loaded again."""
     live, tried = stored(tmp_path, an_artifact()), stored(tmp_path, all_hard(), "tried")
