@@ -32,11 +32,12 @@ class Judge:
         self._vectors = vectors
 
     def ask_vectors(self, live: Live, request: ParsedRequest, incoming: Incoming) -> Asked | None:
-        """What has to be there before the request can be judged; None: nothing."""
+        """What has to be there before the request can be judged; None: nothing, as for a prompt without text."""
         endpoints = self.learned.endpoints
         if not endpoints or incoming.review is not None or not _has_choice(live, request):
             return None
-        return self._vectors.ask(live, endpoints, prompt_text(request))
+        text = prompt_text(request)
+        return self._vectors.ask(live, endpoints, text) if text.strip() else None
 
     def judge(
         self, live: Live, request: ParsedRequest, incoming: Incoming, *, counts: bool = True
@@ -83,7 +84,7 @@ class Judge:
         asked = None if learned.bounds is None else threshold_in(headers, learned.bounds)
         prompt = Prompt(prompt_text(request), None if isinstance(asked, Problem) else asked, {})
         endpoint = learned.shadow_endpoint
-        if endpoint is None:
+        if endpoint is None or not prompt.text.strip():
             self._shadow(prompt, record, model)
             return
         vectors = self._vectors.ask(live, (endpoint,), prompt.text)

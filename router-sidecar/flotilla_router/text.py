@@ -64,7 +64,8 @@ def clip(text: str) -> str:
 def prompt_text(request: ParsedRequest) -> str:
     """The text that strategies score, clipped: of a chat the last user message's, of a completion the first prompt.
 
-    It is "" where there is none: no user message, only images, token ids, half a surrogate pair.
+    It is "" where there is none: no user message, only images, token ids, half a surrogate pair. Of a body above 256 KiB
+    with more than 100,000 commas it is the end of the body as it is: finding a message in it would hold up everybody.
     """
     body = request.body
     if len(body) > _COUNTED_FROM_BYTES and body.count(b",") > _MOST_ITEMS:

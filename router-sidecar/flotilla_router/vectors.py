@@ -25,6 +25,13 @@ EMBEDDING_SECONDS = 0.25
 MOST_ASKED = 256
 """Questions under way; further prompts do without a vector."""
 
+_OF_THE_PROMPT = (400, 413, 422)
+"""Statuses that speak of the request, not of the server."""
+
+
+class _Refused(Exception):  # noqa: N818 - it is an answer
+    """The embedder makes no vector of a text."""
+
 
 class Vectors:
     """One for all requests. Replicas that do not answer are left out for a while, as they are for completions."""
@@ -62,6 +69,10 @@ class Vectors:
             vector = await self._fetch(target, replica, endpoint.remote, text)
             replica.succeeded()
             dispatcher.telemetry.embedded("ok")
+        except _Refused:  # the prompt is at fault: what others ask is answered
+            replica.succeeded()
+            dispatcher.telemetry.embedded("refused")
+            return None
         except (OSError, ValueError) as error:
             replica.failed(dispatcher.loop.time())
             dispatcher.telemetry.embedded("timeout" if isinstance(error, TimeoutError) else "failed")
@@ -87,6 +98,7 @@ class Vectors:
 
         Raises:
             OSError: there is no answer; TimeoutError: not in time.
+            _Refused: it makes no vector of this text.
             ValueError: the answer is no vector.
         """
         from .embedders.remote import PATH, longest_answer, read_vector, request_body  # noqa: PLC0415 - needs numpy
@@ -100,6 +112,8 @@ class Vectors:
         response, answer = await fetch(
             self._dispatcher.upstreams, reached.origin, request, seconds=EMBEDDING_SECONDS, limit=limit
         )
+        if response.status in _OF_THE_PROMPT:
+            raise _Refused
         if response.status != 200:
             raise ValueError(f"it answers with status {response.status}")
         return read_vector(answer, remote.dimensions)

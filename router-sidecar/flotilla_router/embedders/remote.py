@@ -37,9 +37,14 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def request_body(model: str, text: str) -> bytes:
-    """The request for the vector of a text, which is clipped; `model` is what the endpoint calls it."""
+    """The request for the vector of a text, which is clipped; `model` is what the endpoint calls it.
+
+    Encoders often take 512 tokens, and 1,024 characters may be more: vLLM then cuts the text rather than refuse it.
+    """
     text = clip(text).encode("utf-8", "replace").decode()
-    return msgspec.json.encode({"model": model, "input": text, "encoding_format": "float"})
+    return msgspec.json.encode(
+        {"model": model, "input": text, "encoding_format": "float", "truncate_prompt_tokens": -1}
+    )
 
 
 def longest_answer(dimensions: int) -> int:

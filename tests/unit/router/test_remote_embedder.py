@@ -20,9 +20,10 @@ ANSWER = {
 
 
 def test_the_request_is_openais_and_holds_the_ends_of_the_text() -> None:
-    """Plain numbers are asked for, of the first and the last 512 characters."""
+    """Plain numbers are asked for, of the first and the last 512 characters, or of as many as the encoder takes."""
     body = json.loads(request_body("embed", "a" * 1_000 + "b" * 1_000))
 
+    assert body.pop("truncate_prompt_tokens") == -1
     assert body == {"model": "embed", "input": "a" * 512 + "b" * 512, "encoding_format": "float"}
 
 

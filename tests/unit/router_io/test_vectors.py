@@ -79,7 +79,7 @@ async def embedding(folder: Path, script: Script, **changes: Any) -> AsyncGenera
 
 def results(them: Fleet) -> Mapping[str, float]:
     """How many prompts got a vector, and why others did not."""
-    labels = ("ok", "timeout", "failed", "unavailable")
+    labels = ("ok", "timeout", "failed", "refused", "unavailable")
     counts = {
         label: them.rig.metric(f'flotilla_router_embeddings_total{{policy="helpdesk",result="{label}"')
         for label in labels
@@ -95,7 +95,7 @@ async def test_the_vector_decides(vector: list[int], model: str, tmp_path: Path)
 
         (asked,) = encoder.received
         assert asked.path == "/v1/embeddings"
-        assert asked.json == {"model": "embed-model", "input": EASY, "encoding_format": "float"}
+        assert (asked.json["model"], asked.json["input"]) == ("embed-model", EASY)
         assert results(them) == {"ok": 1}
 
 
@@ -112,6 +112,7 @@ async def test_a_policy_may_call_the_embedder_by_another_name(tmp_path: Path) ->
     ("script", "result"),
     [
         pytest.param(embeds(HARD_VECTOR, 500), "failed", id="an error"),
+        pytest.param(embeds(HARD_VECTOR, 400), "refused", id="it refuses the text"),
         pytest.param(embeds([1, 2, 3]), "failed", id="another length"),
         pytest.param(embeds([0, 0]), "failed", id="zero"),
         pytest.param(replies(b"<html>"), "failed", id="no JSON"),
@@ -135,6 +136,30 @@ async def test_an_embedder_that_fails_again_and_again_is_left_alone(tmp_path: Pa
 
         assert len(encoder.received) == 3
         assert results(them) == {"failed": 3, "unavailable": 3}
+
+
+async def test_prompts_that_an_embedder_refuses_cost_others_no_vector(tmp_path: Path) -> None:
+    """However many they are: the replica is healthy, and is asked on."""
+
+    async def picky(received: Received, peer: Peer) -> None:
+        long = len(json.loads(received.body)["input"]) > 100
+        await embeds(HARD_VECTOR, 400 if long else 200)(received, peer)
+
+    async with embedding(tmp_path, picky) as (them, _):
+        for _ in range(4):
+            assert await them.model("a " * 100) == "small"
+
+        assert await them.model(EASY) == "big"
+        assert results(them) == {"refused": 4, "ok": 1}
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", [{"type": "image_url", "image_url": {"url": "data:;base64,AA"}}]])
+async def test_a_prompt_without_text_has_no_vector(prompt: Any, tmp_path: Path) -> None:
+    """Nobody is asked for one: engines refuse it."""
+    async with embedding(tmp_path, embeds(HARD_VECTOR)) as (them, encoder):
+        await them.ask(prompt)
+
+        assert encoder.received == []
 
 
 async def test_an_embedder_that_does_not_exist_is_done_without(tmp_path: Path) -> None:
