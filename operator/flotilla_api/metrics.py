@@ -61,7 +61,7 @@ ROUTER_ARTIFACTS_REFUSED = "flotilla_router_artifacts_refused_total"
 ROUTER_SCORE_DRIFT = "flotilla_router_score_drift"
 """Population stability index of the last 500 scores against the artifact's own: below 0.1 none, from 0.25 on significant; no series below 200 scores. Labels: policy, role (strategy, canary, shadow)."""
 ROUTER_EMBEDDINGS = "flotilla_router_embeddings_total"
-"""Prompts that an artifact wants an embedding Expert's vector of; what is not ok was scored by words instead. Labels: policy, result (ok, timeout, failed, unavailable: no healthy replica, or too many prompts at once)."""
+"""Prompts that an artifact wants an embedding Expert's vector of; what is not ok was scored by words instead. Labels: policy, result (ok, timeout, failed, refused: of this prompt, unavailable: no healthy replica, or too many prompts at once)."""
 ROUTER_SHADOW_DECISIONS = "flotilla_router_shadow_decisions_total"
 """Requests that a shadow's artifact scored. Labels: policy, model (chosen first), shadow (what it would have preferred, or none where it has no operating point)."""
 

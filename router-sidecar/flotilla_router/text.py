@@ -64,7 +64,7 @@ def clip(text: str) -> str:
 def prompt_text(request: ParsedRequest) -> str:
     """The text that strategies score, clipped: of a chat the last user message's, of a completion the first prompt.
 
-    It is "" where there is none: no user message, only images, token ids, half a surrogate pair. Of a body above 256 KiB
+    It is "" where there is none: no user message, only images, token ids, half a surrogate pair. Of a body over 256 KiB
     with more than 100,000 commas it is the end of the body as it is: finding a message in it would hold up everybody.
     """
     body = request.body
