@@ -14,12 +14,16 @@ def replace_files(files: Mapping[Path, bytes]) -> None:
         OSError: they cannot be written.
     """
     fresh: dict[Path, Path] = {}
-    for path, data in files.items():
-        real = path.resolve()
-        new = real.with_name(f"{real.name}.new")
-        fresh[new] = real
-        new.write_bytes(data)
-        if real.exists():
-            shutil.copymode(real, new)
-    for new, real in fresh.items():
-        new.replace(real)
+    try:
+        for path, data in files.items():
+            real = path.resolve()
+            new = real.with_name(f"{real.name}.new")
+            fresh[new] = real
+            new.write_bytes(data)
+            if real.exists():
+                shutil.copymode(real, new)
+        for new, real in fresh.items():
+            new.replace(real)
+    finally:
+        for new in filter(Path.is_file, fresh):  # what was not finished may become a key of a ConfigMap
+            new.unlink()

@@ -109,6 +109,14 @@ def test_wrong_setting_is_told(run: Run, arguments: tuple[str, ...], code: int, 
     assert said in ended.error
 
 
+def test_model_that_neither_artifact_has_cannot_be_renamed(run: Run) -> None:
+    """A slip in an ID would compare nothing, and say that nobody moves."""
+    ended = run("--threshold", "0.5", "--model", "wek=invoice")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "'wek' is no model of the artifact, but weak, strong are" in ended.error
+
+
 def test_log_without_rows_is_told(run: Run) -> None:
     """It is no comparison of nothing."""
     Path("log.jsonl").write_text("{\n")

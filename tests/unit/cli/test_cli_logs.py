@@ -366,6 +366,21 @@ def test_what_may_not_be_read_is_named(world: World, run: Run, path: str, error:
     assert (ended.code, ended.out, ended.error) == (1, "", f"error: {error}\n")
 
 
+def test_a_key_comes_from_one_place(world: World, run: Run) -> None:
+    """The environment or an entry of the Secret: one of them would be ignored, so nobody is asked."""
+    ended = run("--key-env", "READER", "--key-name", "ml")
+
+    assert (ended.code, ended.out, world.asked) == (2, "", [])
+    assert "give one of --key-env and --key-name" in ended.error
+
+
+def test_one_of_several_readers_keys_is_chosen_by_name(world: World, run: Run) -> None:
+    """Where the policy names several, the command cannot know which one is meant."""
+    world.spec["requestLog"]["readers"] = ["other", "ml"]
+
+    assert run("--key-name", "ml").code == 0
+
+
 def test_policy_without_gateways_is_told(world: World, run: Run) -> None:
     """There is nothing to read."""
     world.logs = {}

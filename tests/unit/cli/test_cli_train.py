@@ -236,6 +236,32 @@ def test_calibration_counts_shares_anew_and_keeps_the_scorer(run: Run) -> None:
     assert after["metrics"] == before["metrics"]
 
 
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        pytest.param("manifest.json.new", id="the manifest cannot be written"),
+        pytest.param("weights.npz.new", id="the weights cannot be written"),
+    ],
+)
+def test_artifact_that_cannot_be_written_anew_stays_whole(run: Run, obstacle: str) -> None:
+    """As on a full disk: the folder holds what it held, which a router takes, and nothing half done beside it."""
+    trained(run)
+    written("harder.jsonl", some_rows(200, seed=9, hard=0.8))
+    Path("mine", obstacle).mkdir()
+    before = contents("mine")
+
+    ended = run("calibrate", "mine", "harder.jsonl")
+
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.error.startswith("error: mine: ")
+    assert contents("mine") == before
+
+
+def contents(folder: str) -> dict[str, bytes | None]:
+    """What is in a folder; of folders in it only their names."""
+    return {path.name: path.read_bytes() if path.is_file() else None for path in Path(folder).iterdir()}
+
+
 def test_data_may_name_the_models_otherwise(run: Run) -> None:
     """An artifact of published tables is judged, and calibrated, by a log of one's own."""
     trained(run)
