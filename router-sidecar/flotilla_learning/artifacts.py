@@ -15,6 +15,7 @@ from .calibration import calibrate, quantiles
 from .datasets import Example
 from .files import replace_files
 from .packing import Files, seal
+from .vectors import PromptVectors
 
 
 class UnusableError(Exception):
@@ -27,6 +28,16 @@ class Stored:
 
     files: Mapping[str, bytes]
     artifact: Artifact
+    vectors: PromptVectors | None = None
+    """Of its encoder, where that can be asked."""
+
+    def judge(self, text: str) -> Scores:
+        """What a router says of a prompt: by its vector, where that can be had, else by its words.
+
+        Raises:
+            TrainingError: the encoder has no vector of it.
+        """
+        return self.artifact.judge(text) if self.vectors is None else self.vectors.judge(self.artifact, text)
 
 
 def read_artifact(path: Path) -> Stored:

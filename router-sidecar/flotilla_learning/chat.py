@@ -1,4 +1,4 @@
-"""Questions to a model behind an OpenAI-compatible API, for as long as that takes."""
+"""Questions to a model behind an OpenAI-compatible API, and texts to an encoder, for as long as that takes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Endpoint:
     """A model and how it is asked."""
 
     url: str
-    """Base URL, the part before /chat/completions."""
+    """Base URL, the part before /chat/completions or /embeddings."""
     model: str
     key: str | None = None
     timeout_seconds: float = 120.0
@@ -73,10 +73,23 @@ def ask(endpoint: Endpoint, text: str, *, max_tokens: int, sleep: Callable[[floa
     """
     messages = [{"role": "user", "content": text}]
     body = {"model": endpoint.model, "temperature": 0, "max_tokens": max_tokens, "messages": messages}
+    data, found = send(endpoint, "/chat/completions", json.dumps(body).encode(), sleep=sleep)
+    text = _content(endpoint, data)
+    return Reply(text, found.get("x-flotilla-model") or endpoint.model, _dollars(found.get("x-flotilla-cost-usd")))
+
+
+def send(
+    endpoint: Endpoint, path: str, body: bytes, *, sleep: Callable[[float], None] = time.sleep
+) -> tuple[bytes, Message]:
+    """The body and the headers of what is answered to one request.
+
+    Raises:
+        ChatError: it is refused, larger than MAX_ANSWER_BYTES, or all attempts failed.
+    """
     failure = ""
     for attempt in range(endpoint.attempts):
         try:
-            return _ask_once(endpoint, json.dumps(body).encode())
+            return _send_once(endpoint, path, body)
         except urllib.error.HTTPError as error:
             with error:
                 said = f"{endpoint.url} says {error.code}: {_said(error)}"
@@ -92,19 +105,18 @@ def ask(endpoint: Endpoint, text: str, *, max_tokens: int, sleep: Callable[[floa
     raise ChatError(f"{failure}, {endpoint.attempts} times")
 
 
-def _ask_once(endpoint: Endpoint, body: bytes) -> Reply:
+def _send_once(endpoint: Endpoint, path: str, body: bytes) -> tuple[bytes, Message]:
     headers = {"content-type": "application/json", "accept": "application/json"}
     if endpoint.key is not None:
         headers["authorization"] = f"Bearer {endpoint.key}"
-    url = f"{endpoint.url.rstrip('/')}/chat/completions"
+    url = endpoint.url.rstrip("/") + path
     request = urllib.request.Request(url, body, headers)  # noqa: S310 - the command lets only http and https in
     with _OPENER.open(request, timeout=endpoint.timeout_seconds) as response:
         data = response.read(MAX_ANSWER_BYTES + 1)
         found: Message = response.headers
     if len(data) > MAX_ANSWER_BYTES:
         raise ChatError(f"{endpoint.url} answers with more than {MAX_ANSWER_BYTES} bytes")
-    text = _content(endpoint, data)
-    return Reply(text, found.get("x-flotilla-model") or endpoint.model, _dollars(found.get("x-flotilla-cost-usd")))
+    return data, found
 
 
 def _content(endpoint: Endpoint, data: bytes) -> str:

@@ -25,15 +25,17 @@ class Setting:
     """Of Cluster."""
 
 
-def judge_prompts(artifact: Artifact, prompts: Sequence[str], advance: Callable[[int], object]) -> list[Scores]:
-    """The scores of each prompt; `advance` is told how many are done.
+def judge_prompts(
+    judge: Callable[[str], Scores], prompts: Sequence[str], advance: Callable[[int], object]
+) -> list[Scores]:
+    """The scores of each prompt, by an artifact; `advance` is told how many are done.
 
     Raises:
         SettingError: a score is no number.
     """
     found: list[Scores] = []
     for number, prompt in enumerate(prompts, 1):
-        scores = artifact.judge(prompt)
+        scores = judge(prompt)
         if not scores.finite:
             raise SettingError("a score is no number; train it again")
         found.append(scores)

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flotilla_api.artifact import ScorerOptions, ScorerSpec
-from flotilla_router.embedders import Embedder
 from flotilla_router.strategies.cluster import Clusters
 from flotilla_router.strategies.scores import ClusterScores, Scores
 
 from .datasets import Example
 from .errors import TrainingError
-from .fitting import Matrix, embed_all, fit_clusters
+from .fitting import Matrix, PromptEmbedder, embed_all, fit_clusters
 from .splits import folds
 
 Floats = NDArray[np.float64]
@@ -45,7 +44,12 @@ class Voters:
 
 
 def fit_voters(
-    examples: Sequence[Example], models: tuple[str, ...], embedder: Embedder, options: ClusterOptions, *, seed: int
+    examples: Sequence[Example],
+    models: tuple[str, ...],
+    embedder: PromptEmbedder,
+    options: ClusterOptions,
+    *,
+    seed: int,
 ) -> Voters:
     """Clusters whose number, and whose number of votes, did best on rows left out.
 
@@ -103,7 +107,7 @@ def _means(values: Floats, members: NDArray[np.intp], prior_rows: float) -> Floa
 def _left_out(
     examples: Sequence[Example],
     models: tuple[str, ...],
-    embedder: Embedder,
+    embedder: PromptEmbedder,
     fitted: Sequence[tuple[Mapping[str, NDArray[np.generic]], NDArray[np.intp]]],
     nearest: int,
 ) -> tuple[ClusterScores, ...]:

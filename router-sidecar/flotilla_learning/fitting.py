@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,29 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from flotilla_router.embedders import Embedder
+from flotilla_router.embedders import Embedding
 
 Floats = NDArray[np.float64]
 Matrix = Any
 """scipy's csr_matrix, shape (rows, dims)."""
+
+
+class PromptEmbedder(Protocol):
+    """What makes numbers of prompts: in the router itself, or by an encoder elsewhere."""
+
+    @property
+    def dims(self) -> int:
+        """Length of an embedding."""
+        ...
+
+    @property
+    def buckets(self) -> int:
+        """Length of its sparse part."""
+        ...
+
+    def embed(self, text: str) -> Embedding:
+        """The same numbers for the same first and last 512 characters."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +56,8 @@ class Plane:
         return cast("Floats", rows @ self.weights + self.bias)
 
 
-def embed_all(embedder: Embedder, prompts: Sequence[str]) -> Matrix:
-    """The embeddings of the prompts, which the router's own embedder made."""
+def embed_all(embedder: PromptEmbedder, prompts: Sequence[str]) -> Matrix:
+    """The embeddings of the prompts, as the router makes or gets them."""
     embedded = [embedder.embed(prompt) for prompt in prompts]
     ends = np.cumsum([0, *(len(each.indices) for each in embedded)])
     indices = np.concatenate([each.indices for each in embedded])

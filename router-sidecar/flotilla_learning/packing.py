@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flotilla_api.artifact import (
     CALIBRATORS_FILE,
+    FALLBACK_PREFIX,
     FILES,
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -20,22 +21,28 @@ from flotilla_api.artifact import (
     CalibrationPoint,
     Calibrators,
     DataSource,
+    EmbedderSpec,
     Manifest,
     Metric,
     ModelPrice,
     digest_of,
 )
-from flotilla_router.artifact import assemble, load_artifact
+from flotilla_router.artifact import Artifact, assemble, load_artifact
+from flotilla_router.embedders import Embedder
+from flotilla_router.embedders.remote import scaled
 from flotilla_router.redaction import redact
 
 from .calibration import calibrate, quantiles
 from .datasets import Example, data_digest
 from .training import Trained
+from .vectors import PromptVectors, golden_vectors
 
 GOLDEN_ROWS = 50
 _EDGE_PROMPTS = ("", "zażółć gęślą jaźń 日本語 ไทย", "0 " * 2_000)
 """An empty one, other scripts, one that is clipped."""
 _GOLDEN_WORDS = 12
+_GOLDEN_VECTORS = 8
+"""Made-up prompts whose vectors are written down, too."""
 _VOCABULARY = 500
 _SHARED_BY_PROMPTS = 5
 """A word of fewer prompts may be a name, and stays out of the artifact."""
@@ -46,23 +53,27 @@ Files = dict[str, bytes]
 def pack(
     trained: Trained,
     *,
+    fallback: Trained | None = None,
     prices: Mapping[str, ModelPrice] | None = None,
     metrics: Sequence[Metric] = (),
     calibration: Sequence[CalibrationPoint] | None = None,
 ) -> Files:
     """The files; the same training always gives the same bytes. Calibrated by the rows left out, unless it is given.
 
+    fallback: of a strategy that was trained on an encoder's vectors, the same trained on words.
+
     Raises:
         ArtifactError: a router would refuse it.
+        TrainingError: the encoder does not answer.
     """
     options = trained.options
-    arrays = {**trained.options.embedder.arrays, **trained.arrays}
+    spec, arrays = _embedding(trained, fallback)
     table = calibrate(trained.held_out, trained.examples) if calibration is None else calibration
     manifest = Manifest(
         schemaVersion=1,
         strategy=options.strategy,
         scorer=trained.scorer,
-        embedder=options.embedder.spec,
+        embedder=spec,
         models=options.models,
         prices=dict(prices or {}),
         data=DataSource(digest=data_digest(trained.examples), rows=len(trained.examples), splitSeed=options.seed),
@@ -75,11 +86,23 @@ def pack(
     parts = {
         WEIGHTS_FILE: _npz(arrays),
         CALIBRATORS_FILE: calibrators.model_dump_json(exclude_defaults=True).encode(),
-        GOLDEN_FILE: _golden(manifest, arrays, calibrators, golden_prompts(trained.examples, seed=options.seed)),
+        GOLDEN_FILE: _golden(assemble("", manifest, arrays, calibrators), trained),
     }
     files = seal(manifest, parts)
     load_artifact(files, digest_of(files[MANIFEST_FILE]))
     return files
+
+
+def _embedding(trained: Trained, fallback: Trained | None) -> tuple[EmbedderSpec, Mapping[str, NDArray[np.generic]]]:
+    """What the manifest says of the embedder, and all arrays."""
+    embedder = trained.options.embedder
+    if isinstance(embedder, Embedder):
+        return embedder.spec, {**embedder.arrays, **trained.arrays}
+    assert isinstance(embedder, PromptVectors)
+    assert fallback is not None
+    words, arrays = _embedding(fallback, None)
+    prefixed = {f"{FALLBACK_PREFIX}{name}": array for name, array in arrays.items()}
+    return embedder.spec(words), {**trained.arrays, **prefixed}
 
 
 def seal(manifest: Manifest, parts: Mapping[str, bytes]) -> Files:
@@ -98,11 +121,16 @@ def golden_prompts(examples: Sequence[Example], *, seed: int) -> list[str]:
     return [" ".join(draw.choice(words, _GOLDEN_WORDS)) for _ in range(GOLDEN_ROWS)] if words else []
 
 
-def _golden(
-    manifest: Manifest, arrays: Mapping[str, NDArray[np.generic]], calibrators: Calibrators, prompts: Sequence[str]
-) -> bytes:
-    artifact = assemble("", manifest, arrays, calibrators)
-    rows = [{"prompt": prompt, "scores": artifact.judge(prompt).golden} for prompt in (*_EDGE_PROMPTS, *prompts)]
+def _golden(artifact: Artifact, trained: Trained) -> bytes:
+    made = golden_prompts(trained.examples, seed=trained.options.seed)
+    rows: list[dict[str, object]] = [
+        {"prompt": prompt, "scores": artifact.judge(prompt).golden} for prompt in (*_EDGE_PROMPTS, *made)
+    ]
+    embedder, remote = trained.options.embedder, artifact.remote
+    if remote is not None and isinstance(embedder, PromptVectors):
+        for prompt, vector in golden_vectors(embedder, (*_EDGE_PROMPTS, *made[:_GOLDEN_VECTORS])).items():
+            scores = remote.score(scaled(vector, remote.dimensions)).golden
+            rows.append({"prompt": prompt, "vector": vector, "scores": scores})
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flotilla_api.artifact import MAX_ARTIFACT_BYTES, ScorerOptions, ScorerSpec
-from flotilla_router.embedders import Embedder
 from flotilla_router.strategies.winrate import MAX_PROTOTYPES, SimilarityWeighted
 
 from .datasets import Example
 from .errors import TrainingError
 from .factorisation import fit_factorisation
-from .fitting import Matrix, Plane, embed_all, fit_clusters, fit_logistic, fit_ridge, unit_rows
+from .fitting import Matrix, Plane, PromptEmbedder, embed_all, fit_clusters, fit_logistic, fit_ridge, unit_rows
 from .splits import folds
 
 Floats = NDArray[np.float64]
@@ -52,7 +51,7 @@ class _Planes:
     """What makes an estimate of the target of a plane's height."""
 
 
-def fit_linear(examples: Sequence[Example], targets: Floats, embedder: Embedder, *, seed: int) -> PairFit:
+def fit_linear(examples: Sequence[Example], targets: Floats, embedder: PromptEmbedder, *, seed: int) -> PairFit:
     """sigmoid(w . x + b), where w is that of ridge regression: it ranks by the target's mean."""
     rows = embed_all(embedder, [example.prompt for example in examples])
 
@@ -63,7 +62,7 @@ def fit_linear(examples: Sequence[Example], targets: Floats, embedder: Embedder,
 
 
 def fit_factorised(
-    examples: Sequence[Example], targets: Floats, embedder: Embedder, models: tuple[str, str], *, seed: int
+    examples: Sequence[Example], targets: Floats, embedder: PromptEmbedder, models: tuple[str, str], *, seed: int
 ) -> PairFit:
     """The plane that matrix factorisation collapses to for the pair; all models of the rows teach it.
 
@@ -112,7 +111,7 @@ def _left_out(examples: Sequence[Example], planes: _Planes, penalty: float, seed
     return predicted
 
 
-def fit_similarity(examples: Sequence[Example], targets: Floats, embedder: Embedder, *, seed: int) -> PairFit:
+def fit_similarity(examples: Sequence[Example], targets: Floats, embedder: PromptEmbedder, *, seed: int) -> PairFit:
     """Prototypes, the centroids of groups of similar rows, each with its rows' mean target and their number.
 
     Raises:
@@ -149,7 +148,7 @@ def _prototypes(rows: Matrix, targets: Floats, count: int, seed: int) -> dict[st
     }
 
 
-def _scorer(arrays: Mapping[str, NDArray[np.generic]], gamma: float, embedder: Embedder) -> SimilarityWeighted:
+def _scorer(arrays: Mapping[str, NDArray[np.generic]], gamma: float, embedder: PromptEmbedder) -> SimilarityWeighted:
     prototypes, outcomes, counts = (arrays[name].astype(np.float32) for name in ("prototypes", "outcomes", "counts"))
     return SimilarityWeighted(prototypes, outcomes, counts, gamma=gamma, buckets=embedder.buckets)
 

@@ -20,6 +20,7 @@ from flotilla_router.strategies.scores import PairScore, Scores
 from .clusters import ClusterOptions, fit_voters
 from .datasets import Example
 from .errors import TrainingError
+from .fitting import PromptEmbedder
 from .labels import Answers, GapLabel, gap_labels, win_rate
 from .pairs import Arrays, Floats, PairFit, fit_factorised, fit_linear, fit_similarity
 
@@ -46,7 +47,7 @@ class TrainingOptions:
     strategy: LearnedStrategy
     models: tuple[str, ...]
     """WinRate and QualityGap: the weak model and the strong one."""
-    embedder: Embedder
+    embedder: PromptEmbedder
     scorer: ScorerName = "Linear"
     """WinRate and QualityGap only; Cluster has but one."""
     label: GapLabel = "Prob"

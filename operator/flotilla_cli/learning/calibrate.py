@@ -11,6 +11,7 @@ import typer
 from flotilla_cli.errors import InputError
 
 from .assessment import curve_lines
+from .encoder import EmbedKeyEnv, EmbedUrl, connected
 from .reading import check_ids, judged, names_of, read_artifact, read_data, with_ids
 
 
@@ -30,6 +31,8 @@ def command(
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
     ] = None,
+    embed_url: EmbedUrl = None,
+    embed_key_env: EmbedKeyEnv = None,
     summary: Annotated[
         Literal["table", "json"], typer.Option(help="How the table is written: table or json.")
     ] = "table",
@@ -47,7 +50,7 @@ def command(
 
     if target is None and not source.is_dir():
         raise typer.BadParameter("a tar is not written anew: give the folder of the new artifact", param_hint="-o")
-    stored = read_artifact(source)
+    (stored,) = connected([read_artifact(source)], embed_url, embed_key_env)
     names = names_of(model)
     check_ids(names, stored)
     models = stored.artifact.manifest.models

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .encoder import EmbedKeyEnv, EmbedUrl, connected
 from .reading import check_ids, judged, names_of, rankings, read_artifact, read_rows
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def command(
         list[str] | None,
         typer.Option(metavar="ID=NAME", help="Name in the log of a model's id, as strategy.models. Default: the same."),
     ] = None,
+    embed_url: EmbedUrl = None,
+    embed_key_env: EmbedKeyEnv = None,
     examples: Annotated[int, typer.Option(metavar="N", min=0, help="Prompts that are shown of each move.")] = 3,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap.")] = 0,
     output: Annotated[
@@ -64,7 +67,7 @@ def command(
     settings = _settings(threshold or (), strong_ratio, alpha or ())
     rows = read_rows(log)
     names = names_of(model)
-    artifacts = [read_artifact(path) for path in (before, after)]
+    artifacts = connected([read_artifact(path) for path in (before, after)], embed_url, embed_key_env)
     check_ids(names, *artifacts)
     sides = zip((before, after), artifacts, settings, strict=True)
     chosen = [_choices(stored, rows, each, str(path)) for path, stored, each in sides]

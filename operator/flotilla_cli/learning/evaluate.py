@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from .assessment import assess_rows, check_plot, draw_plot, screen, summarize
+from .encoder import EmbedKeyEnv, EmbedUrl, connected
 from .offpolicy import Question, is_refused, judge_log, lines_of, object_of
 from .reading import check_ids, names_of, read_artifact, read_data, setting_of, with_ids
 
@@ -57,6 +58,8 @@ def command(
     without: Annotated[
         Path | None, typer.Option(metavar="FILE", help="RouteLLM's list of contaminated prompts, which are left out.")
     ] = None,
+    embed_url: EmbedUrl = None,
+    embed_key_env: EmbedKeyEnv = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap.")] = 0,
     output: Annotated[
         Literal["table", "json"], typer.Option("-o", "--output", help="How it is written: table or json.")
@@ -82,7 +85,7 @@ def command(
         raise typer.BadParameter("it belongs to --offpolicy", param_hint="--threshold")
     names = names_of(model)
     question = None if offpolicy is None else Question(offpolicy, setting_of(*settings), names, seed)
-    stored = read_artifact(source)
+    (stored,) = connected([read_artifact(source)], embed_url, embed_key_env)
     check_ids(names, stored)
     written: dict[str, object] = {"artifact": stored.artifact.digest}
     lines: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import typer
 from flotilla_cli.errors import InputError
 from flotilla_cli.inject import say
 
+from .encoder import endpoint_of
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def command(
       flotilla label log.jsonl -o labelled.jsonl --judge-url https://api.example.com/v1 --judge-model big --key-env KEY
     """
     _check_usage((judge_url, judge_model, key_env), (exact, pattern), (as_json, key), (ask, ask_url, ask_key_env))
-    judges = [] if judge_url is None else [_endpoint(judge_url, judge_model or "", key_env, timeout, "--judge-url")]
-    models = [_endpoint(ask_url or "", model, ask_key_env, timeout, "--ask-url") for model in ask or ()]
+    judges = [] if judge_url is None else [endpoint_of(judge_url, judge_model or "", key_env, timeout, "--judge-url")]
+    models = [endpoint_of(ask_url or "", model, ask_key_env, timeout, "--ask-url") for model in ask or ()]
     judge, judged_by = _judge(judges, exact, pattern, key)
     tally = Tally()
     try:
@@ -132,16 +132,6 @@ def _check_usage(
         raise typer.BadParameter("--ask and --ask-url need each other", param_hint="--ask-url")
     if asking[2] is not None and not asking[0]:
         raise typer.BadParameter("it belongs to --ask", param_hint="--ask-key-env")
-
-
-def _endpoint(url: str, model: str, key_env: str | None, timeout: float, option: str) -> Endpoint:
-    from flotilla_learning.chat import Endpoint  # noqa: PLC0415 - the extra [train] may not be installed
-
-    if not re.match(r"https?://[^/]", url):
-        raise typer.BadParameter(f"{url!r} is no http(s) URL", param_hint=option)
-    if key_env is not None and not os.environ.get(key_env):
-        raise InputError(f"the environment variable {key_env} is not set, or empty")
-    return Endpoint(url, model, None if key_env is None else os.environ[key_env], timeout)
 
 
 def _judge(judges: Sequence[Endpoint], exact: bool, pattern: str | None, keys: list[str] | None) -> tuple[Judge, str]:

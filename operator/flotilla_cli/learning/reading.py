@@ -128,14 +128,18 @@ def judged(stored: Stored, rows: Sequence[Example], name: str) -> list[Scores]:
     """The artifact's scores of the rows, with a bar.
 
     Raises:
-        InputError: one is no number.
+        InputError: one is no number, or there is no vector to score by.
     """
     from flotilla_learning.choosing import SettingError, judge_prompts  # noqa: PLC0415
+    from flotilla_learning.errors import TrainingError  # noqa: PLC0415
 
+    prompts = [row.prompt for row in rows]
     with bar(name, len(rows)) as advance:
         try:
-            return judge_prompts(stored.artifact, [row.prompt for row in rows], advance)
-        except SettingError as error:
+            if stored.vectors is not None:
+                stored.vectors.fetch(prompts, advance)
+            return judge_prompts(stored.judge, prompts, advance)
+        except (SettingError, TrainingError) as error:
             raise InputError(f"{name}: {error}") from error
 
 

@@ -14,6 +14,7 @@ from flotilla_cli.errors import InputError
 from flotilla_cli.inject import say
 
 from .assessment import assess_rows, screen, summarize
+from .encoder import EmbedKeyEnv, connect, fetch_vectors
 from .progress import bar
 from .reading import read_artifact, read_data
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flotilla_learning.assessing import Assessment
     from flotilla_learning.datasets import Example
     from flotilla_learning.training import Trained, TrainingOptions
+    from flotilla_learning.vectors import PromptVectors
 
 TEST_FILE = "test.jsonl"
 
@@ -57,6 +59,18 @@ def command(
             help="Hashed n-grams have 2^N buckets. Default: 16; 12 for Cluster, 10 for SimilarityWeighted.",
         ),
     ] = None,
+    embed_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Score by the vectors of an embedding Expert, asked at this base URL such as "
+            "http://127.0.0.1:8000/v1; what --embedder says scores where no vector comes in time.",
+        ),
+    ] = None,
+    embed_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="That model's name, there and in the policy.")
+    ] = None,
+    embed_key_env: EmbedKeyEnv = None,
     scorer: Annotated[
         Literal["Linear", "Factorised", "SimilarityWeighted"] | None,
         typer.Option(
@@ -91,19 +105,24 @@ def command(
     """
     names = tuple(each.strip() for each in models.split(",") if each.strip())
     _check_usage((strategy, scorer, label), (embedder, vectors, bits))
+    encoder = _encoder(embed_url, embed_model, embed_key_env)
     rows = read_data(data, prices=prices, without=without)
     rest, test = _parted(rows, holdout, seed)
     options = _options(names, (strategy, scorer or "Linear", label or "Prob"), (embedder, vectors, bits), seed)
     with bar("training", None):
         trained = _train(rest, options, str(data))
+    fallback = None
+    if encoder is not None:
+        fetch_vectors(encoder, [row.prompt for row in rest])
+        fallback, trained = trained, _train(rest, replace(options, embedder=encoder), str(data))
     paid = _paid(prices, names)
-    _write(target, _packed(trained, (), paid), test)
+    _write(target, _packed(trained, fallback, (), paid), test)
     if trained.skipped:
         say("warning", f"{trained.skipped} rows not trained on: they lack an outcome of {', '.join(names)}")
-    stored = read_artifact(target)
+    stored = replace(read_artifact(target), vectors=encoder)
     assessment = _assessed(stored, test, seed)
     if assessment is not None:
-        _write(target, _packed(trained, assessment.metrics, paid), test)
+        _write(target, _packed(trained, fallback, assessment.metrics, paid), test)
         stored = read_artifact(target)
     _report(target, stored, trained, assessment, summary)
 
@@ -118,6 +137,15 @@ def _check_usage(kinds: tuple[str, str | None, str | None], reading: tuple[str, 
         raise typer.BadParameter("it belongs to the embedders static and both", param_hint="--vectors")
     if bits is not None and embedder == "static":
         raise typer.BadParameter("it belongs to the embedders hashed and both", param_hint="--bits")
+
+
+def _encoder(url: str | None, model: str | None, key_env: str | None) -> PromptVectors | None:
+    """None: words alone are trained on."""
+    if (url is None) != (model is None):
+        raise typer.BadParameter("--embed-url and --embed-model need each other", param_hint="--embed-model")
+    if url is None and key_env is not None:
+        raise typer.BadParameter("it belongs to --embed-url", param_hint="--embed-key-env")
+    return None if url is None else connect(url, model or "", key_env)
 
 
 def _parted(rows: Sequence[Example], holdout: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -173,10 +201,16 @@ def _paid(table: Path | None, models: Sequence[str]) -> dict[str, ModelPrice]:
     return {name: ModelPrice(inputPerMillionUSD=given, outputPerMillionUSD=got) for name, (given, got) in found.items()}
 
 
-def _packed(trained: Trained, metrics: Sequence[Any], prices: Mapping[str, ModelPrice]) -> Mapping[str, bytes]:
+def _packed(
+    trained: Trained, fallback: Trained | None, metrics: Sequence[Any], prices: Mapping[str, ModelPrice]
+) -> Mapping[str, bytes]:
+    from flotilla_learning.errors import TrainingError  # noqa: PLC0415
     from flotilla_learning.packing import pack  # noqa: PLC0415
 
-    return pack(trained, metrics=metrics, prices=prices)
+    try:
+        return pack(trained, fallback=fallback, metrics=metrics, prices=prices)
+    except TrainingError as error:
+        raise InputError(str(error)) from error
 
 
 def _write(target: Path, files: Mapping[str, bytes], test: Sequence[Example]) -> None:

@@ -58,13 +58,22 @@ def read_vector(body: bytes, dimensions: int) -> Embedding:
     Raises:
         VectorError: there is not exactly one, of that length, finite and not zero.
     """
+    return scaled(read_numbers(body), dimensions)
+
+
+def read_numbers(body: bytes) -> list[float]:
+    """The numbers of an answer, of whatever length.
+
+    Raises:
+        VectorError: it is no answer with exactly one vector.
+    """
     try:
         data = _decode_answer(body).data
     except DECODE_ERRORS as error:
         raise VectorError(f"The answer is no list of embeddings: {error}.") from error
     if len(data) != 1:
         raise VectorError(f"The answer has {len(data)} embeddings, not one.")
-    return scaled(data[0].embedding, dimensions)
+    return data[0].embedding
 
 
 def scaled(vector: Sequence[float], dimensions: int) -> Embedding:

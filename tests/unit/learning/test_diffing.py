@@ -121,7 +121,7 @@ def test_choices_follow_the_setting() -> None:
     """A threshold, or a share of the strong model; an alpha is another strategy's."""
     files = an_artifact()
     artifact = load_artifact(files, digest(files))
-    scores = judge_prompts(artifact, ["prove the theorem", "hello you", "prove", "hello"], lambda _: None)
+    scores = judge_prompts(artifact.judge, ["prove the theorem", "hello you", "prove", "hello"], lambda _: None)
 
     def first(setting: Setting) -> list[str]:
         return [each[0] for each in rank(artifact, scores, setting)]
