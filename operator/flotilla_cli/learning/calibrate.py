@@ -50,7 +50,7 @@ def command(
 
     if target is None and not source.is_dir():
         raise typer.BadParameter("a tar is not written anew: give the folder of the new artifact", param_hint="-o")
-    (stored,) = connected([read_artifact(source)], embed_url, embed_key_env)
+    (stored,) = connected([read_artifact(source)], embed_url, embed_key_env, writes=True)
     names = names_of(model)
     check_ids(names, stored)
     models = stored.artifact.manifest.models

@@ -26,7 +26,7 @@ EmbedUrl = Annotated[
     typer.Option(
         metavar="URL",
         help="Of an artifact that scores by an embedding Expert's vectors: that one's base URL, such as "
-        "http://127.0.0.1:8000/v1. Default: it is judged by words.",
+        "http://127.0.0.1:8000/v1. Without it eval and diff judge by words.",
     ),
 ]
 EmbedKeyEnv = Annotated[
@@ -79,11 +79,13 @@ def fetch_vectors(vectors: PromptVectors, prompts: Sequence[str]) -> None:
             raise InputError(str(error)) from error
 
 
-def connected(artifacts: list[Stored], url: str | None, key_env: str | None) -> list[Stored]:
+def connected(artifacts: list[Stored], url: str | None, key_env: str | None, *, writes: bool = False) -> list[Stored]:
     """The artifacts, with their vectors where a URL is given; without it a warning says that words score.
 
+    writes: what is found becomes part of the artifact, so that words will not do.
+
     Raises:
-        InputError: there are no vectors at the URL.
+        InputError: there are no vectors at the URL, or none is given that is needed.
     """
     if url is None and key_env is not None:
         raise typer.BadParameter("it belongs to --embed-url", param_hint="--embed-key-env")
@@ -94,6 +96,8 @@ def connected(artifacts: list[Stored], url: str | None, key_env: str | None) -> 
     for stored, remote in zip(artifacts, remotes, strict=True):
         if remote is None:
             found.append(stored)
+        elif url is None and writes:
+            raise InputError(f"it scores by the vectors of {remote.model}: give --embed-url")
         elif url is None:
             say("warning", f"words score here, not the vectors of {remote.model}: give --embed-url")
             found.append(stored)

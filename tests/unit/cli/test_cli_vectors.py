@@ -171,6 +171,18 @@ def test_calibration_and_comparison_go_by_vectors(run: Run, encoder: ChatApi) ->
     assert json.loads(compared.out)["moved"] == 0
 
 
+def test_vectors_are_not_calibrated_by_words(run: Run, encoder: ChatApi) -> None:
+    """The artifact would aim at a share, and look for drift, by scores that its router does not have."""
+    trained(run, encoder)
+    before = Path("mine/manifest.json").read_bytes()
+
+    ended = run("calibrate", "mine", "data.jsonl")
+
+    assert (ended.code, ended.out) == (1, "")
+    assert "it scores by the vectors of minilm: give --embed-url" in ended.error
+    assert Path("mine/manifest.json").read_bytes() == before
+
+
 def test_key_of_the_encoder_is_that_of_the_environment(
     run: Run, encoder: ChatApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
