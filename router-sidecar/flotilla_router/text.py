@@ -51,6 +51,8 @@ _decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _scan = json.JSONDecoder().raw_decode
+_CUT_WORD = re.compile(r"\A[\w.+/=%@-]+")
+"""The rest of a secret might not look like one to whoever masks it."""
 _blanks = re.compile(r"[ \t\r\n,]+").match
 
 
@@ -69,7 +71,7 @@ def prompt_text(request: ParsedRequest) -> str:
     """
     body = request.body
     if len(body) > _COUNTED_FROM_BYTES and body.count(b",") > _MOST_ITEMS:
-        return body[-CLIP_CHARACTERS:].decode(errors="replace")
+        return _CUT_WORD.sub("", body[-CLIP_CHARACTERS:].decode(errors="ignore"))
     try:
         return clip(_chat_text(body) if request.api == "chat" else _completion_text(body))
     except DECODE_ERRORS:

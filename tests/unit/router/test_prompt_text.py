@@ -92,6 +92,15 @@ def test_a_million_items_are_not_decoded_one_by_one() -> None:
     assert prompt_text(parse_request("chat", body)) == body[-512:].decode()
 
 
+def test_an_end_of_a_body_begins_with_a_whole_word() -> None:
+    """Half a key would not be masked in the request log as a whole one is."""
+    body = b'{"model": "auto", "messages": [' + b"{}," * 400_000 + b'{"role": "user", "content": "sk-%b"}]}'
+
+    text = prompt_text(parse_request("chat", body % (b"0123456789" * 60 + b" end" * 5)))
+
+    assert text == " end" * 5 + '"}]}'
+
+
 def test_a_megabyte_is_clipped() -> None:
     """1,024 characters are left of it."""
     long = "word " * 200_000
