@@ -12,6 +12,7 @@ from flotilla_cli.errors import InputError
 
 from .assessment import curve_lines
 from .encoder import EmbedKeyEnv, EmbedUrl, connected
+from .options import Prices
 from .reading import check_ids, judged, names_of, read_artifact, read_data, with_ids
 
 
@@ -28,9 +29,7 @@ def command(
         list[str] | None,
         typer.Option(metavar="ID=NAME", help="Name in DATA of a model's id, as strategy.models. Default: the same."),
     ] = None,
-    prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
-    ] = None,
+    prices: Prices = None,
     embed_url: EmbedUrl = None,
     embed_key_env: EmbedKeyEnv = None,
     summary: Annotated[

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .encoder import EmbedKeyEnv, EmbedUrl, connected
+from .options import Examples, Output, Seed
 from .reading import check_ids, judged, names_of, rankings, read_artifact, read_rows
 
 if TYPE_CHECKING:
@@ -49,11 +50,9 @@ def command(
     ] = None,
     embed_url: EmbedUrl = None,
     embed_key_env: EmbedKeyEnv = None,
-    examples: Annotated[int, typer.Option(metavar="N", min=0, help="Prompts that are shown of each move.")] = 3,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap.")] = 0,
-    output: Annotated[
-        Literal["table", "json"], typer.Option("-o", "--output", help="How it is written: table or json.")
-    ] = "table",
+    examples: Examples = 3,
+    seed: Seed = 0,
+    output: Output = "table",
 ) -> None:
     """Compare two artifacts on one log.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from .assessment import assess_rows, check_plot, draw_plot, screen, summarize
 from .encoder import EmbedKeyEnv, EmbedUrl, connected
 from .offpolicy import Question, is_refused, judge_log, lines_of, object_of
+from .options import Output, Prices, Seed, Without
 from .reading import check_ids, names_of, read_artifact, read_data, setting_of, with_ids
 
 
@@ -52,18 +53,12 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the curve of cost and quality; .svg or .png.")
     ] = None,
-    prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
-    ] = None,
-    without: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="RouteLLM's list of contaminated prompts, which are left out.")
-    ] = None,
+    prices: Prices = None,
+    without: Without = None,
     embed_url: EmbedUrl = None,
     embed_key_env: EmbedKeyEnv = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap.")] = 0,
-    output: Annotated[
-        Literal["table", "json"], typer.Option("-o", "--output", help="How it is written: table or json.")
-    ] = "table",
+    seed: Seed = 0,
+    output: Output = "table",
 ) -> None:
     """Say how well an artifact chooses.
 
@@ -73,16 +68,8 @@ def command(
       flotilla eval router-11 router-11/test.jsonl --plot curve.svg
       flotilla eval router-11 --offpolicy router-11/test.jsonl --threshold 0.42
     """
-    check_plot(plot)
-    if data is None and offpolicy is None:
-        raise typer.BadParameter("give DATA, --offpolicy, or both", param_hint="DATA")
-    if data is None and plot is not None:
-        raise typer.BadParameter("the curve is that of DATA", param_hint="--plot")
-    if data is None and (prices is not None or without is not None):
-        raise typer.BadParameter("it belongs to DATA", param_hint="--without" if prices is None else "--prices")
     settings = (threshold, strong_ratio, alpha)
-    if offpolicy is None and any(each is not None for each in settings):
-        raise typer.BadParameter("it belongs to --offpolicy", param_hint="--threshold")
+    _check_usage((data, plot, prices, without), (offpolicy, settings))
     names = names_of(model)
     question = None if offpolicy is None else Question(offpolicy, setting_of(*settings), names, seed)
     (stored,) = connected([read_artifact(source)], embed_url, embed_key_env)
@@ -105,3 +92,19 @@ def command(
     typer.echo(json.dumps(written, indent=2) if output == "json" else "\n".join(lines))
     if refused:
         raise typer.Exit(1)
+
+
+def _check_usage(
+    on_data: tuple[Path | None, Path | None, Path | None, Path | None],
+    on_log: tuple[Path | None, tuple[float | None, float | None, float | None]],
+) -> None:
+    (data, plot, prices, without), (offpolicy, settings) = on_data, on_log
+    check_plot(plot)
+    if data is None and offpolicy is None:
+        raise typer.BadParameter("give DATA, --offpolicy, or both", param_hint="DATA")
+    if data is None and plot is not None:
+        raise typer.BadParameter("the curve is that of DATA", param_hint="--plot")
+    if data is None and (prices is not None or without is not None):
+        raise typer.BadParameter("it belongs to DATA", param_hint="--without" if prices is None else "--prices")
+    if offpolicy is None and any(each is not None for each in settings):
+        raise typer.BadParameter("it belongs to --offpolicy", param_hint="--threshold")

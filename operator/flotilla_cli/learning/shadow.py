@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flotilla_cli.errors import InputError
 
 from .diff import screen, summarize
+from .options import Examples, Output, Seed
 from .reading import warn_of
 
 if TYPE_CHECKING:
@@ -31,11 +32,9 @@ def command(
         str | None,
         typer.Option(metavar="sha256:HEX", help="The shadow's digest. Default: the last one that the log has."),
     ] = None,
-    examples: Annotated[int, typer.Option(metavar="N", min=0, help="Prompts that are shown of each move.")] = 3,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap.")] = 0,
-    output: Annotated[
-        Literal["table", "json"], typer.Option("-o", "--output", help="How it is written: table or json.")
-    ] = "table",
+    examples: Examples = 3,
+    seed: Seed = 0,
+    output: Output = "table",
 ) -> None:
     """Say what a policy's shadow would have changed.
 
