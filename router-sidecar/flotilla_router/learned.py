@@ -251,6 +251,8 @@ class Learned:
         """Whether sessions are told apart, because some of them try a canary's artifact."""
         self.shadows = False
         """Whether some requests are scored by a shadow's artifact."""
+        self._shadow_counts = False
+        """Whether the shadow's artifact is no other role's, which counts its scores then."""
         self._canary_percent = self._shadow_percent = 0.0
         self._explore_ratio = 0.0
         self.bounds: tuple[float, float] | None = None
@@ -279,6 +281,7 @@ class Learned:
         self.ranks = strategy is not None
         self.tries = "canary" in self._arms and "strategy" in self._arms
         self.shadows = "shadow" in self._arms
+        self._shadow_counts = self.digest_of("shadow") not in (self.digest_of("strategy"), self.digest_of("canary"))
         arms = [arm for role, arm in self._arms.items() if role != "shadow"]
         self.endpoints = [endpoint for arm in arms if (endpoint := arm.endpoint) is not None]
         self.bounds = None if strategy is None else strategy.header
@@ -347,13 +350,8 @@ class Learned:
     def shadow(self, prompt: Prompt, draw: float) -> tuple[str, Opinion] | None:
         """Digest and opinion of the shadow's artifact; None: it has no score."""
         arm = self._arms.get("shadow")
-        opinion = None if arm is None else self._ask(arm, prompt, draw, counts=self._is_alone(arm))
+        opinion = None if arm is None else self._ask(arm, prompt, draw, counts=self._shadow_counts)
         return None if arm is None or opinion is None else (arm.artifact.digest, opinion)
-
-    def _is_alone(self, shadow: Arm) -> bool:
-        """Whether nobody else counts the scores of the shadow's artifact."""
-        digests = [arm.artifact.digest for arm in self._arms.values() if arm is not shadow]
-        return shadow.artifact.digest not in digests
 
     def _ask(self, arm: Arm, prompt: Prompt, draw: float, *, counts: bool) -> Opinion | None:
         """What an artifact says; a mistake in it costs no request."""
