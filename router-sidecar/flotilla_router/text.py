@@ -17,6 +17,8 @@ _MOST_ITEMS = 100_000
 """Commas in what is decoded item by item; a million would hold up everybody else."""
 _SYSTEM_CHARACTERS = 256
 """Of a first message that is not the user's."""
+_MOST_SEARCHED = 4_096
+"""Messages of a body that is not decoded, from its end, among which the user's last one is looked for."""
 _MOST_OPENING = 64
 """Messages among which the user's first one is looked for."""
 
@@ -50,7 +52,8 @@ _decode_content = msgspec.json.Decoder(str | list[_ContentPart] | None).decode
 _decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_scan = json.JSONDecoder().raw_decode
+_scan = json.JSONDecoder(strict=False).raw_decode
+_user_text = re.compile(rb'"role"\s*+:\s*+"user"\s*+,\s*+"content"\s*+:\s*+"').match
 _CUT_WORD = re.compile(r"\A[\w.+/=%@-]+")
 """The rest of a secret might not look like one to whoever masks it."""
 _blanks = re.compile(r"[ \t\r\n,]+").match
@@ -66,16 +69,30 @@ def clip(text: str) -> str:
 def prompt_text(request: ParsedRequest) -> str:
     """The text that strategies score, clipped: of a chat the last user message's, of a completion the first prompt.
 
-    It is "" where there is none: no user message, only images, token ids, half a surrogate pair. Of a body over 256 KiB
-    with more than 100,000 commas it is the end of the body as it is: finding a message in it would hold up everybody.
+    It is "" where there is none: no user message, only images, token ids, half a surrogate pair. A body over 256 KiB
+    with more than 100,000 commas is not decoded item by item, which would hold up everybody.
     """
     body = request.body
-    if len(body) > _COUNTED_FROM_BYTES and body.count(b",") > _MOST_ITEMS:
-        return _CUT_WORD.sub("", body[-CLIP_CHARACTERS:].decode(errors="ignore"))
+    many = len(body) > _COUNTED_FROM_BYTES and body.count(b",") > _MOST_ITEMS
     try:
-        return clip(_chat_text(body) if request.api == "chat" else _completion_text(body))
+        if request.api == "completions":
+            return clip(_completion_text(body, many=many))
+        return _text_by_search(body) if many else clip(_chat_text(body))
     except DECODE_ERRORS:
         return ""
+
+
+def _text_by_search(body: bytes) -> str:
+    """Of a long body the last text that follows on the role user, as clients write messages; else the body's end."""
+    place = len(body)
+    for _ in range(_MOST_SEARCHED):
+        place = body.rfind(b'"role"', 0, place)  # no text holds it: a quote in a text has a backslash before it
+        if place < 0:
+            break
+        if found := _user_text(body, place):
+            text, _ = cast("tuple[str, int]", _scan(body[found.end() - 1 :].decode(), 0))
+            return clip(text)
+    return _CUT_WORD.sub("", body[-CLIP_CHARACTERS:].decode(errors="ignore"))
 
 
 def _chat_text(body: bytes) -> str:
@@ -87,10 +104,10 @@ def _chat_text(body: bytes) -> str:
     return ""
 
 
-def _completion_text(body: bytes) -> str:
+def _completion_text(body: bytes, *, many: bool) -> str:
     prompt = _decode_completion(body).prompt
     if bytes(memoryview(prompt)[:1]) == b"[":
-        items = _decode_items(prompt)
+        items = [] if many else _decode_items(prompt)
         prompt = items[0] if items else Raw(b'""')
     return _decode_text(prompt)
 

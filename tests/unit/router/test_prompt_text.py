@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flotilla_router.request import parse_request
-from flotilla_router.text import prompt_text
+from flotilla_router.text import clip, prompt_text
 from flotilla_router.wire import Api
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -86,15 +86,47 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
 
 
 def test_a_million_items_are_not_decoded_one_by_one() -> None:
-    """Such a body is scored by the bytes that it ends with, and holds nobody else up."""
-    body = b'{"model": "auto", "messages": [' + b"{}," * 400_000 + b'{"role": "user", "content": "end"}]}'
+    """Such a body is scored by the bytes that it ends with, where no message is found, and holds nobody else up."""
+    body = b'{"model": "auto", "messages": [' + b"{}," * 400_000 + b'{"content": "end", "role": "user"}]}'
 
     assert prompt_text(parse_request("chat", body)) == body[-512:].decode()
 
 
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        pytest.param("sum this, please", [], id="the last message"),
+        pytest.param("1,2," * 200_000 + "sum", [], id="a table"),
+        pytest.param('say \\"role\\": "user" 素 \\\\', [], id="escapes"),
+        pytest.param(
+            "go on", [{"role": "assistant", "content": None}, {"role": "tool", "content": "7," * 9}], id="a loop"
+        ),
+    ],
+)
+@pytest.mark.parametrize("separators", [None, (",", ":")])
+def test_the_users_last_message_is_found_in_a_body_of_many_commas(
+    text: str, more: list[object], separators: tuple[str, str] | None
+) -> None:
+    """Whoever sends tables and tool results means what stands beside them; such a body is searched, not decoded."""
+    before = [user("first"), {"role": "tool", "content": "1," * 150_000, "tool_call_id": "a"}]
+    chat = {"model": "auto", "messages": [*before, user(text), *more], "tools": [{"role": "x"}]}
+
+    found = prompt_text(parse_request("chat", json.dumps(chat, separators=separators).encode()))
+
+    assert found == clip(text)
+
+
+def test_a_completion_of_many_commas_is_read_as_any() -> None:
+    """A text is decoded in one piece; of a list of so many items nothing is."""
+    table = "1,2," * 200_000
+
+    assert text_of("completions", prompt=table) == clip(table)
+    assert text_of("completions", prompt=[1] * 200_000) == ""
+
+
 def test_an_end_of_a_body_begins_with_a_whole_word() -> None:
     """Half a key would not be masked in the request log as a whole one is."""
-    body = b'{"model": "auto", "messages": [' + b"{}," * 400_000 + b'{"role": "user", "content": "sk-%b"}]}'
+    body = b'{"model": "auto", "messages": [' + b"{}," * 400_000 + b'{"content": "sk-%b"}]}'
 
     text = prompt_text(parse_request("chat", body % (b"0123456789" * 60 + b" end" * 5)))
 
