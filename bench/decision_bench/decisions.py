@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from artifacts import an_artifact, digest
 from flotilla_api.artifact import EmbedderOptions
-from flotilla_learning.training import default_embedder
+from flotilla_learning.training import DEFAULT_EMBEDDER, default_embedder
 from flotilla_router.artifact import Artifact, load_artifact
 from flotilla_router.embedders import VECTORS, VOCABULARY, Embedder, make_embedder, words_of
 from flotilla_router.request import parse_request
@@ -79,10 +79,11 @@ def artifacts() -> dict[str, Artifact]:
     grams = make_embedder("Hashed", EmbedderOptions(pairs=False, grams=(3, 4, 5), surface=True))
     small = make_embedder("Hashed", EmbedderOptions(bits=10))
     static = make_embedder("Static", EmbedderOptions(), table)
-    both = make_embedder("HashedStatic", EmbedderOptions(surface=True), table)
+    both = make_embedder("HashedStatic", DEFAULT_EMBEDDER, table)
     return {
         "hashed": _linear(default_embedder(), rng),
         "hashed_words": _linear(make_embedder("Hashed", EmbedderOptions(pairs=False)), rng),
+        "hashed_pairs_surface": _linear(make_embedder("Hashed", EmbedderOptions(surface=True)), rng),
         "hashed_grams_surface": _linear(grams, rng),
         "static": _linear(static, rng),
         "hashed_static_surface": _linear(both, rng),

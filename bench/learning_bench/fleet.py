@@ -9,26 +9,24 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flotilla_api.artifact import MANIFEST_FILE, EmbedderOptions, digest_of
 from flotilla_learning.choices import ALPHAS, Table, chosen, table_of
 from flotilla_learning.clusters import ClusterOptions
 from flotilla_learning.datasets import Example
-from flotilla_learning.fitting import Matrix, embed_all, fit_ridge, unit_rows
+from flotilla_learning.fitting import Matrix, embed_all, fit_logistic, fit_ridge, unit_rows
 from flotilla_learning.metrics import Interval, resampled, weighted_means
-from flotilla_learning.packing import pack
-from flotilla_learning.training import TrainingOptions, train
-from flotilla_router.artifact import load_artifact
-from flotilla_router.embedders import make_embedder
+from flotilla_learning.splits import folds
+from flotilla_learning.training import DEFAULT_BITS, TrainingOptions, train
+from flotilla_router.embedders import Embedder
 from flotilla_router.strategies.scores import ClusterScores
-from learning_bench.pairs import joint
+from learning_bench.embedders import BOTH, HASHED, embedders, hashed
+from learning_bench.pairs import joint, loaded
 from learning_bench.sets import Split, prices
 
 Floats = NDArray[np.float64]
-Choose = Callable[[Split, tuple[str, ...]], Floats]
-"""Predicted quality of each test row's models, in [0, 1]."""
+Predict = Callable[[Matrix, Floats, Matrix], Floats]
+"""Of rows and their models' quality, and of other rows: a number for each of those and each model, the best highest."""
 SMALL_USD = 0.5
 COST_BOUND = 0.6
-EMBEDDER = EmbedderOptions(bits=12, pairs=False, grams=(3, 4, 5), surface=True, surfaceScale=3.0)
 RESAMPLES = 300
 SMALL, NINE = "Cluster, the six of 7 to 9 B", f"Cluster, all nine, at most {COST_BOUND} of the cost"
 
@@ -40,6 +38,18 @@ class Routed:
     quality: Floats
     recovered: Floats
     cost_ratio: Floats
+    by_folds: Floats | None
+    """Quality of the training rows, each chosen for by the fold that leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The place among `models` of the one that is chosen for each row."""
+
+    models: tuple[str, ...]
+    test: NDArray[np.intp]
+    left_out: NDArray[np.intp] | None = None
+    """For each training row, by the fold that leaves it out; None: there is nothing to train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,7 @@ class Figures:
     quality: Interval
     recovered: Interval
     cost_ratio: Interval
+    by_folds: Interval | None
 
 
 def best_of(rows: Sequence[Example], models: Sequence[str]) -> str:
@@ -56,21 +67,22 @@ def best_of(rows: Sequence[Example], models: Sequence[str]) -> str:
     return max(models, key=lambda model: sum(row.outcomes[model].quality for row in rows))
 
 
-def clusters(models: tuple[str, ...]) -> TrainingOptions:
+def clusters(models: tuple[str, ...], embedder: Embedder) -> TrainingOptions:
     """What is trained."""
     options = ClusterOptions(counts=(64,), nearest=(1, 3))
-    return TrainingOptions("Cluster", models, make_embedder("Hashed", EMBEDDER), clusters=options)
+    return TrainingOptions("Cluster", models, embedder, clusters=options)
 
 
-def route_clusters(split: Split, models: tuple[str, ...], *, bound: float | None) -> NDArray[np.intp]:
-    """Columns chosen for the test rows, at the alpha that rows left out of training choose."""
-    trained = train(split.train, clusters(models))
-    files = pack(trained)
-    artifact = load_artifact(files, digest_of(files[MANIFEST_FILE]))
-    held_out = [cast("ClusterScores", each) for each in trained.held_out]
-    alpha = choose_alpha(held_out, trained.examples, models, bound)
+def choose_clusters(
+    split: Split, models: tuple[str, ...], embedder: Embedder, *, bound: float | None = None
+) -> Columns:
+    """At the alpha that rows left out of training choose."""
+    trained = train(split.train, clusters(models, embedder))
+    artifact = loaded(trained)
+    left_out = [cast("ClusterScores", each) for each in trained.held_out]
+    alpha = choose_alpha(left_out, trained.examples, models, bound)
     judged = [cast("ClusterScores", artifact.judge(row.prompt)) for row in split.test]
-    return chosen(judged, alpha, models)
+    return Columns(models, chosen(judged, alpha, models), chosen(left_out, alpha, models))
 
 
 def choose_alpha(
@@ -89,28 +101,31 @@ def choose_alpha(
     return found
 
 
-def predict_planes(split: Split, models: tuple[str, ...]) -> Floats:
-    """A ridge regression for each model's quality."""
-    train_rows, test_rows = _embedded(split)
-    table = table_of(split.train, models)
-    return np.stack(
-        [fit_ridge(train_rows, table.quality[:, column], penalty=25.0)(test_rows) for column in range(len(models))],
-        axis=1,
-    )
-
-
-def predict_neighbours(split: Split, models: tuple[str, ...]) -> Floats:
-    """Each model's mean quality on the 50 most similar prompts."""
-    train_rows, test_rows = _embedded(split)
+def choose_by(split: Split, models: tuple[str, ...], predict: Predict) -> Columns:
+    """The model that a simpler method says is the best, on the default's embeddings."""
+    embedder = hashed(DEFAULT_BITS["Clusters"])
+    rows, others = (embed_all(embedder, [row.prompt for row in part]) for part in (split.train, split.test))
     quality = table_of(split.train, models).quality
-    similar = cast("Floats", (unit_rows(test_rows) @ unit_rows(train_rows).T).toarray())
+    left_out = np.empty(len(split.train), np.intp)
+    for rest, fold in folds(split.train, count=5, seed=0):
+        left_out[fold] = predict(rows[rest], quality[rest], rows[fold]).argmax(axis=1)
+    return Columns(models, predict(rows, quality, others).argmax(axis=1), left_out)
+
+
+def predict_planes(rows: Matrix, quality: Floats, others: Matrix) -> Floats:
+    """A ridge regression for each model's quality."""
+    return np.stack([fit_ridge(rows, each, penalty=25.0)(others) for each in quality.T], axis=1)
+
+
+def predict_logistic(rows: Matrix, quality: Floats, others: Matrix) -> Floats:
+    """A logistic regression for each; a quality of 0.3 counts as three tenths of a right answer."""
+    return np.stack([fit_logistic(rows, each, penalty=1.0)(others) for each in quality.T], axis=1)
+
+
+def predict_neighbours(rows: Matrix, quality: Floats, others: Matrix) -> Floats:
+    """Each model's mean quality on the 50 most similar prompts."""
+    similar = cast("Floats", (unit_rows(others) @ unit_rows(rows).T).toarray())
     return quality[np.argsort(-similar, axis=1)[:, :50]].mean(axis=1)
-
-
-def _embedded(split: Split) -> tuple[Matrix, Matrix]:
-    train_rows, test_rows = ([row.prompt for row in part] for part in (split.train, split.test))
-    embedder = make_embedder("Hashed", EMBEDDER)
-    return embed_all(embedder, train_rows), embed_all(embedder, test_rows)
 
 
 def route(split: Split, *, seed: int) -> dict[str, Routed]:
@@ -120,24 +135,25 @@ def route(split: Split, *, seed: int) -> dict[str, Routed]:
     small = tuple(model for model in models if usd[model][0] < SMALL_USD)
     large = tuple(model for model in models if model not in small)
     lead = best_of(split.train, small), best_of(split.train, large)
-    nine = table_of(split.test, models)
-    at = {model: column for column, model in enumerate(models)}
-
-    def measure(columns: NDArray[np.intp]) -> Routed:
-        return measured(split, nine, columns, lead, seed=seed)
-
-    six = table_of(split.test, small)
-    small_columns = np.array([at[model] for model in small])
-    return {
-        SMALL: measure(small_columns[route_clusters(split, small, bound=None)]),
-        NINE: measure(route_clusters(split, models, bound=COST_BOUND)),
-        "the six, a ridge regression each": measure(small_columns[predict_planes(split, small).argmax(axis=1)]),
-        "the six, 50 nearest neighbours": measure(small_columns[predict_neighbours(split, small).argmax(axis=1)]),
-        "best small model": measure(np.full(len(split.test), at[lead[0]])),
-        "best large model": measure(np.full(len(split.test), at[lead[1]])),
-        "oracle of the six": measure(small_columns[_oracle(six)]),
-        "oracle of the nine": measure(_oracle(nine)),
+    by_embedder = embedders(DEFAULT_BITS["Clusters"])
+    ways = {
+        SMALL: choose_clusters(split, small, by_embedder[HASHED]),
+        **{
+            f"the six, {name}": choose_clusters(split, small, each)
+            for name, each in by_embedder.items()
+            if name != HASHED
+        },
+        "the six, a ridge regression each": choose_by(split, small, predict_planes),
+        "the six, a logistic regression each": choose_by(split, small, predict_logistic),
+        "the six, 50 nearest neighbours": choose_by(split, small, predict_neighbours),
+        NINE: choose_clusters(split, models, by_embedder[HASHED], bound=COST_BOUND),
+        "all nine, the same beside word vectors": choose_clusters(split, models, by_embedder[BOTH], bound=COST_BOUND),
+        "best small model": Columns(lead[:1], np.zeros(len(split.test), np.intp)),
+        "best large model": Columns(lead[1:], np.zeros(len(split.test), np.intp)),
+        "oracle of the six": Columns(small, _oracle(table_of(split.test, small))),
+        "oracle of the nine": Columns(models, _oracle(table_of(split.test, models))),
     }
+    return {name: measured(split, columns, lead, seed=seed) for name, columns in ways.items()}
 
 
 def _oracle(table: Table) -> NDArray[np.intp]:
@@ -145,22 +161,33 @@ def _oracle(table: Table) -> NDArray[np.intp]:
     return np.lexsort((table.usd, -table.quality), axis=1)[:, 0]
 
 
-def measured(split: Split, table: Table, columns: NDArray[np.intp], lead: tuple[str, str], *, seed: int) -> Routed:
+def measured(split: Split, columns: Columns, lead: tuple[str, str], *, seed: int) -> Routed:
     """`lead` is the best small model and the best large one."""
+    table = table_of(split.test, columns.models)
     weights = resampled(table.groups, seed=seed, resamples=RESAMPLES)
-    at = np.arange(len(columns))
-    quality = weighted_means(table.quality[at, columns], weights)
-    cost = weighted_means(table.usd[at, columns], weights)
-    small, large = (np.array([row.outcomes[model].quality for row in split.test]) for model in lead)
-    dear = np.array([row.outcomes[lead[1]].usd or 0.0 for row in split.test])
-    low, high = weighted_means(small, weights), weighted_means(large, weights)
-    return Routed(quality, (quality - low) / (high - low), cost / weighted_means(dear, weights))
+    at = np.arange(len(columns.test))
+    quality = weighted_means(table.quality[at, columns.test], weights)
+    cost = weighted_means(table.usd[at, columns.test], weights)
+    ends = table_of(split.test, lead)
+    low, high = (weighted_means(each, weights) for each in ends.quality.T)
+    dear = weighted_means(ends.usd[:, 1], weights)
+    return Routed(quality, (quality - low) / (high - low), cost / dear, _by_folds(split, columns, seed))
+
+
+def _by_folds(split: Split, columns: Columns, seed: int) -> Floats | None:
+    if columns.left_out is None:
+        return None
+    table = table_of(split.train, columns.models)
+    answered = table.quality[np.arange(len(columns.left_out)), columns.left_out]
+    return weighted_means(answered, resampled(table.groups, seed=seed, resamples=RESAMPLES))
 
 
 def joined(splits: Sequence[Routed]) -> Figures:
     """Means over splits, and the joint spread."""
+    by_folds = [each.by_folds for each in splits if each.by_folds is not None]
     return Figures(
         joint([each.quality for each in splits]),
         joint([each.recovered for each in splits]),
         joint([each.cost_ratio for each in splits]),
+        joint(by_folds) if by_folds else None,
     )

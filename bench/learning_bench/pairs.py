@@ -15,7 +15,7 @@ from flotilla_learning.metrics import Interval, Pair, areas, crossings, interval
 from flotilla_learning.packing import pack
 from flotilla_learning.routellm import STRONG, WEAK
 from flotilla_learning.splits import folds
-from flotilla_learning.training import TrainingOptions, default_embedder, train
+from flotilla_learning.training import Trained, TrainingOptions, default_embedder, train
 from flotilla_router.artifact import Artifact, load_artifact
 from flotilla_router.embedders import Embedder
 from flotilla_router.strategies.scores import PairScore
@@ -25,6 +25,7 @@ Fit = Callable[[Sequence[Example], Sequence[Example]], Floats]
 """Trains on the first rows and scores the second."""
 NEIGHBOURS = (25, 50, 100, 200)
 RESAMPLES = 300
+SHARES = np.linspace(0, 1, 101)
 MODELS = (WEAK, STRONG)
 
 
@@ -35,7 +36,12 @@ def win_rate(embedder: Embedder | None = None) -> TrainingOptions:
 
 def served(rows: Sequence[Example], options: TrainingOptions) -> Artifact:
     """Trained, packed, and loaded as a router loads it."""
-    files = pack(train(rows, options))
+    return loaded(train(rows, options))
+
+
+def loaded(trained: Trained) -> Artifact:
+    """Packed, and loaded as a router loads it."""
+    files = pack(trained)
     return load_artifact(files, digest_of(files[MANIFEST_FILE]))
 
 
@@ -53,6 +59,12 @@ def fit_length(rows: Sequence[Example], others: Sequence[Example]) -> Floats:
     """The longer, the harder; there is nothing to train."""
     del rows
     return np.array([float(len(row.prompt)) for row in others])
+
+
+def fit_oracle(rows: Sequence[Example], others: Sequence[Example]) -> Floats:
+    """Knows both outcomes."""
+    del rows
+    return pair_of(others, *MODELS).gaps
 
 
 def fit_neighbours(rows: Sequence[Example], others: Sequence[Example]) -> Floats:
@@ -98,6 +110,7 @@ class Replicates:
     """APGR, CPT50 and CPT80 over resamples of the questions; of several splits, their mean and their joint spread."""
 
     def __init__(self) -> None:
+        self._curves: list[Floats] = []
         self._apgr: list[Floats] = []
         self._cpt50: list[Floats] = []
         self._cpt80: list[Floats] = []
@@ -105,10 +118,16 @@ class Replicates:
     def add(self, scores: Floats, pair: Pair, *, seed: int) -> Replicates:
         """One more split. The same seed resamples the same way, so that differences are of like with like."""
         share, recovered = recovery(scores, pair.gaps, resampled(pair.groups, seed=seed, resamples=RESAMPLES))
+        self._curves.append(cast("Floats", np.interp(SHARES, share[0], recovered[0])))
         self._apgr.append(areas(share, recovered))
         self._cpt50.append(crossings(share, recovered, 0.5))
         self._cpt80.append(crossings(share, recovered, 0.8))
         return self
+
+    @property
+    def curve(self) -> Floats:
+        """The recovered share of the lead at SHARES of strong calls, the mean over splits."""
+        return np.mean(self._curves, axis=0)
 
     @property
     def apgr(self) -> Interval:

@@ -16,6 +16,7 @@ from flotilla_learning.splits import split_groups
 
 DATA = Path(__file__).parents[1] / "data"
 ROUTELLM, LLMROUTER = DATA / "routellm", DATA / "llmrouter"
+WORD_VECTORS = DATA / "minilm" / "words.npz"
 
 
 @dataclass(frozen=True, slots=True)

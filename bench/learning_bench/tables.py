@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flotilla_learning.metrics import Interval
+from learning_bench.contest import LENGTH, OURS, Standing
 from learning_bench.fleet import Figures
 from learning_bench.pairs import Replicates
 from slice_bench.markdown import make_table
@@ -25,17 +26,44 @@ def pairs_table(found: Mapping[str, Replicates], against: str) -> str:
     return make_table(["", "APGR", "CPT(50 %)", "CPT(80 %)", f"APGR over {against}"], rows)
 
 
+def contest_table(found: Mapping[str, Standing]) -> str:
+    """The same of prompts that nobody trained on, and APGR by folds of the training rows, which chooses defaults."""
+    length, ours = found[LENGTH].test, found[OURS].folds
+    rows = [
+        [
+            name,
+            _shown(each.test.apgr),
+            _percent(each.test.cpt50),
+            _percent(each.test.cpt80),
+            "" if name == LENGTH else _shown(each.test.over(length), sign="+"),
+            _shown(each.folds.apgr),
+            "" if name == OURS else _shown(each.folds.over(ours), sign="+"),
+        ]
+        for name, each in found.items()
+    ]
+    test = ["APGR", "CPT(50 %)", "CPT(80 %)", f"APGR over {LENGTH}"]
+    return make_table(["", *test, "folds: APGR", "folds: over the first row"], rows)
+
+
 def travel_table(shares: Mapping[str, float]) -> str:
     """Share of strong calls."""
     return make_table(["", "share of strong calls"], [[name, f"{share:.3f}"] for name, share in shares.items()])
 
 
 def fleet_table(found: Mapping[str, Figures]) -> str:
-    """Quality, recovered lead and cost."""
+    """Quality, recovered lead and cost, and the quality by which the default was chosen."""
     rows = [
-        [name, _shown(each.quality), _percent(each.recovered), _shown(each.cost_ratio)] for name, each in found.items()
+        [
+            name,
+            _shown(each.quality),
+            _percent(each.recovered),
+            _shown(each.cost_ratio),
+            _shown(each.by_folds) if each.by_folds else "",
+        ]
+        for name, each in found.items()
     ]
-    return make_table(["", "quality", "lead recovered", "cost, by the best large model's"], rows)
+    heads = ["quality", "lead recovered", "cost, by the best large model's", "quality, folds of the training rows"]
+    return make_table(["", *heads], rows)
 
 
 def _shown(figure: Interval, *, sign: str = "") -> str:

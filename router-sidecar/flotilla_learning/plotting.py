@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,19 @@ def draw(path: Path, title: str, assessment: Assessment) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    with picture(path, title) as axes:
+        _fill(axes, assessment)
+
+
+@contextmanager
+def picture(path: Path, title: str) -> Generator[Any]:
+    """Axes of matplotlib's to draw on; at the end of the block `path` holds them, SVG or PNG by its suffix.
+
+    The same drawing always gives the same SVG.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     # What these import is worth a second, which figures without a picture do without.
     import matplotlib as mpl  # noqa: PLC0415
 
@@ -26,8 +41,9 @@ def draw(path: Path, title: str, assessment: Assessment) -> None:
     plots = cast("Any", plt)
     with library.rc_context({"svg.hashsalt": "flotilla", "font.size": 8, "svg.fonttype": "none"}):
         figure, axes = plots.subplots(figsize=(5, 3.5), layout="constrained")
-        _fill(axes, assessment)
+        yield axes
         axes.set_title(title)
+        axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=120)
         plots.close(figure)
 
@@ -49,4 +65,3 @@ def _fill(axes: Any, assessment: Assessment) -> None:
         axes.legend(loc="lower right", frameon=False)
     axes.set_xlabel("USD a request" if in_dollars else "share of requests to the strong model")
     axes.set_ylabel("mean quality")
-    axes.spines[["top", "right"]].set_visible(False)

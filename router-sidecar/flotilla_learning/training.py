@@ -27,8 +27,8 @@ from .pairs import Arrays, Floats, PairFit, fit_factorised, fit_linear, fit_simi
 __all__ = ["DEFAULT_EMBEDDER", "Trained", "TrainingError", "TrainingOptions", "default_embedder", "train"]
 
 PlaneFit = Literal["Ridge", "Factorised"]
-DEFAULT_EMBEDDER = EmbedderOptions(surface=True, surfaceScale=3.0)
-"""Words, pairs of words and what the text looks like; runs of characters take 1.45 times the time of a decision."""
+DEFAULT_EMBEDDER = EmbedderOptions(pairs=False, grams=(5,), surface=True, surfaceScale=3.0)
+"""Words, runs of five characters and what the text looks like: docs/benchmarks.md shows the folds that chose them."""
 
 
 DEFAULT_BITS: Mapping[ScorerName, int] = {"Linear": DEFAULT_EMBEDDER.bits, "SimilarityWeighted": 10, "Clusters": 12}

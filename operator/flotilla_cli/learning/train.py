@@ -15,6 +15,7 @@ from flotilla_cli.inject import say
 
 from .assessment import assess_rows, screen, summarize
 from .encoder import EmbedKeyEnv, connect, fetch_vectors
+from .options import Prices, Without
 from .progress import bar
 from .reading import read_artifact, read_data
 
@@ -44,9 +45,12 @@ def command(
         typer.Option(help="WinRate, QualityGap or Cluster."),
     ] = "WinRate",
     embedder: Annotated[
-        Literal["hashed", "static", "both"],
-        typer.Option(help="What a prompt is to it: hashed n-grams, word vectors (static), or both."),
-    ] = "hashed",
+        Literal["hashed", "static", "both"] | None,
+        typer.Option(
+            help="What a prompt is to it: hashed n-grams, word vectors (static), or both. "
+            "Default: both with --vectors, else hashed."
+        ),
+    ] = None,
     vectors: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The table of word vectors of the embedders static and both.")
     ] = None,
@@ -85,12 +89,8 @@ def command(
     holdout: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Rows that are not trained on, but judged by.")
     ] = 0.2,
-    prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="LLMRouter's table of models, for what an answer costs.")
-    ] = None,
-    without: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="RouteLLM's list of contaminated prompts, which are left out.")
-    ] = None,
+    prices: Prices = None,
+    without: Without = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the split, of training and of the bootstrap.")] = 0,
     summary: Annotated[
         Literal["table", "json"], typer.Option(help="How the figures are written: table or json.")
@@ -108,7 +108,8 @@ def command(
     encoder = _encoder(embed_url, embed_model, embed_key_env)
     rows = read_data(data, prices=prices, without=without)
     rest, test = _parted(rows, holdout, seed)
-    options = _options(names, (strategy, scorer or "Linear", label or "Prob"), (embedder, vectors, bits), seed)
+    kind = embedder or ("hashed" if vectors is None else "both")
+    options = _options(names, (strategy, scorer or "Linear", label or "Prob"), (kind, vectors, bits), seed)
     with bar("training", None):
         trained = _train(rest, options, str(data))
     fallback = None
@@ -127,7 +128,9 @@ def command(
     _report(target, stored, trained, assessment, summary)
 
 
-def _check_usage(kinds: tuple[str, str | None, str | None], reading: tuple[str, Path | None, int | None]) -> None:
+def _check_usage(
+    kinds: tuple[str, str | None, str | None], reading: tuple[str | None, Path | None, int | None]
+) -> None:
     (strategy, scorer, label), (embedder, vectors, bits) = kinds, reading
     if scorer is not None and strategy == "Cluster":
         raise typer.BadParameter("it belongs to WinRate and QualityGap", param_hint="--scorer")

@@ -185,6 +185,19 @@ def test_word_vectors_are_trained_on_and_shipped(run: Run) -> None:
         assert np.array_equal(weights["vectors"], vectors)
 
 
+def test_a_table_of_word_vectors_is_used_beside_hashed_words(run: Run) -> None:
+    """Nothing else need be said: folds of published labels prefer both to either."""
+    vectors = np.random.default_rng(0).normal(size=(len(WORDS), 16)).astype(np.float16)
+    vocabulary = np.frombuffer("\n".join(WORDS).encode(), np.uint8)
+    Path("table.npz").write_bytes(write_table({"vocabulary": vocabulary, "vectors": vectors}))
+
+    trained(run, "--vectors", "table.npz")
+    trained(run, out="without")
+
+    names = [json.loads(Path(each, "manifest.json").read_text())["embedder"]["name"] for each in ("mine", "without")]
+    assert names == ["HashedStatic", "Hashed"]
+
+
 def test_published_tables_are_read(run: Run) -> None:
     """RouteLLM's, gzipped, without what is contaminated, and LLMRouter's with their prices."""
     rows = some_rows(80, seed=2)
@@ -399,7 +412,7 @@ def test_model_that_the_artifact_lacks_cannot_be_renamed(run: Run, command: tupl
         pytest.param(("--prices", "p.json"), "--prices", id="prices of rows with dollars"),
         pytest.param(("--strategy", "Cluster", "--scorer", "Linear"), "--scorer", id="a scorer of clusters"),
         pytest.param(("--label", "Det"), "--label", id="a label of WinRate"),
-        pytest.param(("--vectors", "table"), "--vectors", id="vectors of hashed words"),
+        pytest.param(("--embedder", "hashed", "--vectors", "t"), "--vectors", id="vectors of hashed words"),
         pytest.param(("--embedder", "static", "--bits", "8"), "--bits", id="buckets of vectors"),
     ],
 )
