@@ -26,8 +26,9 @@ ABLATIONS: Mapping[str, Options] = {
         "tuning": replace(TUNING, learning_weight=0.0, learning_requests=1e9)
     },
     "capacity is that of the mean load, 60 % of it": {
-        "tuning": replace(TUNING, batching_prior=0.0, batching_ridge=1e9, utilization=0.60)
+        "tuning": replace(TUNING, batching_prior=1.0, batching_ridge=1e9, utilization=0.60)
     },
+    "how capacity falls with the load is learned from single ticks": {"tuning": replace(TUNING, smoothing_weight=1.0)},
     "demand is the arrivals, whatever is lost": {"tuning": replace(TUNING, censoring=False)},
     "the whole hour counts the same": {"tuning": replace(TUNING, recency_seconds=1e9)},
     "only the last minute counts": {"tuning": replace(TUNING, history_seconds=60.0)},

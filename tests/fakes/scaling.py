@@ -22,7 +22,11 @@ from flotilla_operator.scaling.types import Target, Tuning
 NAMESPACE = "agents"
 TARGET = Target(minimum=0, maximum=8, slots=10, replica_usd_per_hour=1.0, loss_usd=1.0, prior_slot_seconds=7.0)
 TUNING = Tuning(
-    utilization=0.7, batching_prior=0.0, shrink_after_seconds=300.0, shrink_again_seconds=150.0, shrink_ratio=0.5
+    utilization=0.7,
+    batching_prior=1.0,
+    shrink_after_seconds=300.0,
+    shrink_again_seconds=150.0,
+    shrink_ratio=0.5,
 )
 """With these, a replica takes one request a second, and every request that is lost pays for one. Whatever turns out to
 be the best tuning, these tests are about others' behaviour."""

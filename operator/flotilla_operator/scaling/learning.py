@@ -6,16 +6,14 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from .batching import Sample, full_batch_seconds, learn_batching
+from .batching import full_batch_seconds, learn_batching
 from .signals import Known, Signal, fresh, value_of
-from .types import Batching, Observation, State, Target, Tuning
+from .types import Batching, BatchTick, Observation, State, Target, Tuning
 
 TTFT_P95 = "ttftP95"
 """The objective that says which requests are late."""
 KNOWN_RATIO = 0.9
 """Of the last hour, without which it counts as unknown: scrapes may be missed now and then."""
-_LEAST_SLOT_SECONDS = 1e-3
-"""No request is shorter: what measures less than that measures nothing."""
 
 
 def learn(observation: Observation, target: Target, state: State, now: float, tuning: Tuning) -> State:
@@ -63,8 +61,7 @@ def _learn_batching(
     if finished.value * tuning.tick_seconds < tuning.learning_requests:
         return known
     load = min(1.0, busy.value / (ready * usable_slots(observation, target)))
-    seconds = max(busy.value / finished.value, _LEAST_SLOT_SECONDS)
-    return learn_batching(known, Sample(load, seconds), tuning)
+    return learn_batching(known, BatchTick(busy.value, finished.value, load), tuning)
 
 
 def usable_slots(observation: Observation, target: Target) -> float:

@@ -105,15 +105,40 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Batching:
-    """Slot-seconds of a request by how full the batches are: averages, and a line through them; see batching.py."""
+class BatchTick:
+    """What one tick tells of batches, or a few smoothed."""
 
-    seconds: float
-    load: float | None = None
-    """From 0 to 1; None: unknown, as of what others remember."""
+    busy: float
+    """Slot-seconds a second."""
+    finished: float
+    """Requests a second; positive."""
+    load: float
+    """Busy slots by those of the ready replicas, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """How the logarithm of a request's slot-seconds grows with the load: weighted moments."""
+
+    load: float
+    log_seconds: float
+    """Means."""
     variance: float = 0.0
     """Of the load."""
     covariance: float = 0.0
+    ticks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Slot-seconds of a request by how full the batches are; see batching.py."""
+
+    seconds: float
+    """Of a request, over the last minutes."""
+    load: float | None = None
+    """At which that was; None: unknown, as of what others remember."""
+    smoothed: BatchTick | None = None
+    line: BatchLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +246,17 @@ class Tuning:
     """The rules' constants; the simulator measures what each is worth."""
 
     tick_seconds: float = 15.0
-    utilization: float = 0.75
+    utilization: float = 0.8
     """Of the slots, that is planned with."""
+    smoothing_weight: float = 0.3
+    """Of a tick in what the slot-seconds are learned from: busy slots are in them and in the load alike, so that their
+    noise would look like a slope."""
     learning_weight: float = 0.02
     """Of a tick in the learned slot-seconds."""
-    batching_prior: float = 1.0
-    """By how much longer a request holds its slot in a full batch than alone, as a share, until loads have shown it."""
+    line_weight: float = 0.003
+    """Of a tick in how they grow with the load, which lasts longer than what prompts are about."""
+    batching_prior: float = 2.0
+    """How many times as long a request holds its slot in a full batch than alone, until loads have shown it."""
     batching_ridge: float = 0.003
     """How much the loads must vary (a variance) to count as much as that prior."""
     learning_requests: float = 5.0

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from flotilla_operator.scaling.decide import decide
 from flotilla_operator.scaling.signals import Known, Signal, Unknown
-from flotilla_operator.scaling.types import Batching, Note, Objectives, Observation, Replicas, Rule, State, Target
+from flotilla_operator.scaling.types import (
+    Batching,
+    BatchLine,
+    BatchTick,
+    Note,
+    Objectives,
+    Observation,
+    Replicas,
+    Rule,
+    State,
+    Target,
+)
 
 rates = st.floats(0.0, 50.0)
 amounts = st.one_of(
@@ -59,9 +70,12 @@ def targets(draw: st.DrawFn, *, priced: bool | None = None) -> Target:
     )
 
 
-batchings = st.builds(
-    Batching, st.floats(0.01, 600.0), st.none() | st.floats(0.0, 1.0), st.floats(0.0, 0.25), st.floats(-50.0, 50.0)
+loads = st.floats(0.0, 1.0)
+ticks = st.builds(BatchTick, st.floats(0.0, 1e4), st.floats(0.01, 1e4), loads)
+lines = st.builds(
+    BatchLine, loads, st.floats(-7.0, 7.0), st.floats(0.0, 0.25), st.floats(-4.0, 4.0), st.integers(1, 10_000)
 )
+batchings = st.builds(Batching, st.floats(0.01, 600.0), st.none() | loads, st.none() | ticks, st.none() | lines)
 
 
 @st.composite
