@@ -164,7 +164,9 @@ class Ledger:
             zero_since=_zero_since(before, self.state, first, 2 * step),
         )
         if isinstance(history.slot_seconds, Known) and len(filled) >= len(own):
-            self.state = replace(self.state, batching=Batching(history.slot_seconds.value))
+            known = self.state.batching
+            remembered = Batching(history.slot_seconds.value, line=known.line if known else None)
+            self.state = replace(self.state, batching=remembered)
 
     @property
     def rival(self) -> str:

@@ -256,7 +256,7 @@ class Tuning:
     line_weight: float = 0.003
     """Of a tick in how they grow with the load, which lasts longer than what prompts are about."""
     batching_prior: float = 2.0
-    """How many times as long a request holds its slot in a full batch than alone, until loads have shown it."""
+    """How many times as long a request holds its slot in a full batch as alone, until loads have shown it."""
     batching_ridge: float = 0.003
     """How much the loads must vary (a variance) to count as much as that prior."""
     learning_requests: float = 5.0
