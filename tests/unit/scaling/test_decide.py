@@ -304,6 +304,7 @@ def _woken(at: float) -> Observation:
             {"scheduled_minimum": 6}, (6, Rule.SCHEDULE, "a schedule asks for 6"), id="a schedule above demand"
         ),
         pytest.param({"scheduled_minimum": 1}, (2, Rule.ECONOMICS, None), id="a schedule below demand"),
+        pytest.param({"override": 1, "scheduled_minimum": 6}, (6, Rule.SCHEDULE, None), id="an override below one"),
         pytest.param({"minimum": 4}, (4, Rule.MINIMUM, None), id="min"),
         pytest.param({"maximum": 1}, (1, Rule.MAXIMUM, None), id="max"),
         pytest.param({"maximum": 5, "scheduled_minimum": 9}, (5, Rule.MAXIMUM, None), id="a schedule above max"),

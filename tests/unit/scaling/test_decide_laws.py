@@ -203,15 +203,20 @@ def test_quality_losses_change_no_number(seen: Observation, target: Target, stat
 
 
 @given(observations(amounts), targets(priced=True), states())
-def test_shrinking_takes_at_most_half_of_the_way(seen: Observation, target: Target, state: State) -> None:
-    """And never within five minutes of the first sight, unless a person, max or idleness says so."""
-    bounded = min(seen.replicas.wanted, target.maximum)
-    fresh_state = replace(state, below_since=None)
+def test_shrinking_waits_and_takes_half_of_the_way(seen: Observation, target: Target, state: State) -> None:
+    """Nothing goes within five minutes of the first sight, and then half of what may go, unless a person, max or
+    idleness says so."""
+    bounded, target = min(seen.replicas.wanted, target.maximum), replace(target, override=None)
+    known = replace(state, born_at=None, shrunk_at=None)
+    long_below = replace(known, below_since=NOW - 7200.0)
 
-    found = decide(seen, target, fresh_state, NOW, TUNING)
+    first = decide(seen, target, replace(known, below_since=None), NOW, TUNING)
+    half = decide(seen, target, long_below, NOW, TUNING)
+    whole = decide(seen, target, long_below, NOW, replace(TUNING, shrink_ratio=1.0))
 
-    if found.rule not in (Rule.OVERRIDE, Rule.IDLE) and target.override is None:
-        assert found.replicas >= bounded
+    if whole.rule is not Rule.IDLE and whole.replicas < bounded:
+        assert first.replicas == bounded
+        assert half.replicas == bounded - math.ceil((bounded - whole.replicas) / 2)
 
 
 @given(observations(amounts), targets(), states())
