@@ -63,8 +63,7 @@ class Losses:
     def of(cls, demand: Sequence[tuple[float, float]], capacity: float, now: float, tuning: Tuning) -> Losses:
         """From (when, requests a second) of the last hour, oldest first.
 
-        Weights are 1 / (age + recency): the last minute, the last quarter and the last hour say about as much each,
-        whatever time scale the demand changes at.
+        Weights are 1 / (age + recency), which prefers no time scale that the demand may change at.
         """
         fresh = tuning.recency_seconds
         return cls(capacity, Excess.of([(rate, 1.0 / (max(now - at, 0.0) + fresh)) for at, rate in demand]))
