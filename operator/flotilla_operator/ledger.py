@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,8 @@ class Ledger:
     """Held while something is written."""
     _born: dict[tuple[str, bool], float] = field(default_factory=dict[tuple[str, bool], float])
     """Steady: since when a pod is as it is, by uid and whether it answers."""
+    _looked_at: float = -math.inf
+    """Steady."""
 
     def look(self, expert: ScaledExpert, now: Moment) -> None:
         """The Expert is as it is now."""
@@ -116,9 +119,10 @@ class Ledger:
         self.rivalry = Rivalry(self.expert.replicas)
 
     def _age(self, pods: Sequence[PodState], steady: float) -> tuple[PodState, ...]:
-        """Ages that grow with time, not with the clock on the wall."""
-        born = {(pod.uid, pod.ready): self._born.get((pod.uid, pod.ready), steady - pod.age_seconds) for pod in pods}
-        self._born = born
+        """Ages that grow with time, not with the clock on the wall: what is new is no older than the look before."""
+        begun = {(pod.uid, pod.ready): max(steady - pod.age_seconds, self._looked_at) for pod in pods}
+        self._born = born = {key: self._born.get(key, at) for key, at in begun.items()}
+        self._looked_at = steady
         return tuple(replace(pod, age_seconds=steady - born[pod.uid, pod.ready]) for pod in pods)
 
     def decide(self, signals: ExpertSignals, measured_at: float, steady: float, tuning: Tuning) -> Decision | None:

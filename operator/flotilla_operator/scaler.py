@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -271,8 +272,7 @@ class Scaler:
             ledger = None
         if ledger is None:
             age = now.wall - seconds_of(expert.expert["metadata"]["creationTimestamp"])
-            born_at = None if age < YOUNG_SECONDS else now.steady - age
-            ledger = self._ledgers[expert.key] = Ledger(expert, State(born_at=born_at))
+            ledger = self._ledgers[expert.key] = Ledger(expert, State(born_at=_born_at(age, now.steady)))
         ledger.look(expert, now)
         return ledger
 
@@ -442,6 +442,13 @@ class Scaler:
     def _moment(self) -> Moment:
         wall, monotonic = self._began
         return Moment(self._clock.now().timestamp(), wall + self._clock.monotonic() - monotonic)
+
+
+def _born_at(age_seconds: float, steady: float) -> float | None:
+    """None: all of its life is known here. Of an Expert from the future a clock is wrong, so nobody knows its age."""
+    if abs(age_seconds) < YOUNG_SECONDS:
+        return None
+    return steady - age_seconds if age_seconds > 0 else -math.inf
 
 
 def _about(key: Key) -> dict[str, object]:

@@ -375,6 +375,35 @@ async def test_a_clock_that_jumps_shrinks_nothing(seconds: float) -> None:
         assert not world.report(busy).notes
 
 
+@pytest.mark.parametrize("seconds", [-86400.0, 86400.0])
+async def test_a_pod_that_is_made_after_a_clock_jumped_is_young(seconds: float) -> None:
+    """Growth goes on: it has not been starting for a day."""
+    async with a_world() as world:
+        busy = world.fleet.add("busy", 2)
+        world.metrics.measure(busy, at_rate(1.5))
+        await world.tick(2)
+
+        world.clock.jump(seconds)
+        world.fleet.add_pod(busy, "9", ready=False, age_seconds=seconds)
+        world.metrics.measure(busy, at_rate(3.5))
+        await world.tick()
+
+        assert world.fleet.writes == [("busy", 4)]
+        assert not world.report(busy).notes
+
+
+async def test_an_expert_that_seems_to_come_from_the_future_has_a_past() -> None:
+    """A new leader's clock is behind: an hour has to be known before anything shrinks, as of any Expert."""
+    async with a_world() as world:
+        invoice = world.fleet.add("invoice", 4, minimum=1)
+        world.clock.jump(-1000 * 86400.0)
+        world.metrics.measure(invoice, at_rate(0.5))
+
+        await world.clock.advance(HOUR / 2)
+
+        assert not world.fleet.writes
+
+
 # Wakes
 
 
