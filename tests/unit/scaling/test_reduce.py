@@ -146,6 +146,13 @@ def test_routers_that_just_started_are_not_missed() -> None:
     assert invoice(fleet).arrivals == Known(0.0, 5.0)
 
 
+def test_routers_that_seem_to_start_tomorrow_are_missed() -> None:
+    """The operator's clock was set back: what nobody scrapes is no zero."""
+    fleet = a_fleet(gateways=(a_pod("gateway"), a_pod("other", NOW + 86400.0)))
+
+    assert "router other" in why(invoice(fleet).arrivals)
+
+
 @pytest.mark.parametrize(("scraped", "is_known"), [(10, True), (9, True), (8, False), (0, False)])
 def test_nine_of_ten_sidecars_are_enough(scraped: int, is_known: bool) -> None:
     """One agent's pod that nobody can scrape stops nothing; a tenth of the demand that is not seen does."""
