@@ -7,6 +7,7 @@ The only module that touches scikit-learn, whose types are not known to a type c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -22,6 +23,10 @@ from threadpoolctl import threadpool_limits
 from flotilla_router.embedders import Embedding
 
 Floats = NDArray[np.float64]
+_LEAST_PENALTY = 1e-6
+"""Of the two numbers that make a probability of a score: as good as none."""
+_SURE_LOG_ODDS = 7.0
+"""Of what always or never happened in the rows: a thousand to one."""
 Matrix = Any
 """scipy's csr_matrix, shape (rows, dims)."""
 
@@ -83,6 +88,18 @@ def fit_logistic(rows: Matrix, targets: Floats, *, penalty: float, balanced: boo
     model: Any = LogisticRegression(C=1 / penalty, max_iter=1000, class_weight=weight)
     model.fit(rows[both], labels, sample_weight=shares)
     return Plane(np.asarray(model.coef_, np.float64).ravel(), float(model.intercept_[0]))
+
+
+def fit_platt(scores: Floats, targets: Floats) -> tuple[float, float]:
+    """A and B, with which sigmoid(A score + B) is a probability; A is 0 where the scores tell nothing.
+
+    Source: Platt, 1999.
+    """
+    mean = float(targets.mean())
+    if not 0.0 < mean < 1.0:
+        return 0.0, math.copysign(_SURE_LOG_ODDS, mean - 0.5)
+    plane = fit_logistic(scores[:, None], targets, penalty=_LEAST_PENALTY)
+    return max(float(plane.weights[0]), 0.0), plane.bias
 
 
 def fit_clusters(rows: Matrix, *, count: int, seed: int) -> tuple[NDArray[np.intp], Floats]:

@@ -82,7 +82,7 @@ def pack(
         scores=quantiles(trained.held_out),
         files=dict.fromkeys(FILES[1:], digest_of(b"")),
     )
-    calibrators = Calibrators()
+    calibrators = Calibrators(score=trained.probability, fallback=fallback.probability if fallback else None)
     parts = {
         WEIGHTS_FILE: _npz(arrays),
         CALIBRATORS_FILE: calibrators.model_dump_json(exclude_defaults=True).encode(),

@@ -15,7 +15,7 @@ from flotilla_router.strategies.winrate import MAX_PROTOTYPES, SimilarityWeighte
 from .datasets import Example
 from .errors import TrainingError
 from .factorisation import fit_factorisation
-from .fitting import Matrix, Plane, PromptEmbedder, embed_all, fit_clusters, fit_logistic, fit_ridge, unit_rows
+from .fitting import Matrix, Plane, PromptEmbedder, embed_all, fit_clusters, fit_platt, fit_ridge, unit_rows
 from .splits import folds
 
 Floats = NDArray[np.float64]
@@ -26,8 +26,6 @@ RANK = 4
 FACTOR_PENALTIES = (2.0, 5.0)
 PENALTIES = (5.0, 12.0, 25.0, 50.0)
 GAMMAS = (10.0, 100.0, 1_000.0, 10_000.0)
-_LEAST_PENALTY = 1e-6
-"""Of the two numbers that make a probability of a score: as good as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +83,18 @@ def _qualities(example: Example, models: Sequence[str]) -> list[float]:
 def _fit_plane(examples: Sequence[Example], targets: Floats, planes: _Planes, seed: int) -> PairFit:
     """sigmoid(A w . x + B), with the penalty that did best on rows left out.
 
-    A and B make probabilities of the ranking, from rows left out. Source: Platt, 1999.
+    A and B make probabilities of the ranking, from rows left out.
     """
     penalty, predicted = _choose(
         planes.penalties, targets, lambda value: _left_out(examples, planes, value, seed), planes.link
     )
-    platt = fit_logistic(predicted[:, None], targets, penalty=_LEAST_PENALTY)
-    slope = max(float(platt.weights[0]), 0.0)  # below 0: the prompts tell nothing, and all score the same
+    slope, bias = fit_platt(predicted, targets)
     plane = planes.fit(np.arange(len(examples)), penalty)
     arrays = {
         "weights": (slope * plane.weights).astype(np.float16),
-        "bias": np.array([slope * plane.bias + platt.bias], np.float32),
+        "bias": np.array([slope * plane.bias + bias], np.float32),
     }
-    return PairFit(ScorerSpec(name="Linear"), arrays, _sigmoid(slope * predicted + platt.bias))
+    return PairFit(ScorerSpec(name="Linear"), arrays, _sigmoid(slope * predicted + bias))
 
 
 def _sigmoid(logits: Floats) -> Floats:
@@ -135,7 +132,8 @@ def fit_similarity(examples: Sequence[Example], targets: Floats, embedder: Promp
     gamma, held_out = _choose(GAMMAS, targets, left_out)
     options = ScorerOptions(gamma=gamma)
     whole = _prototypes(rows, targets, count, seed)
-    return PairFit(ScorerSpec(name="SimilarityWeighted", options=options), whole, held_out)
+    # Of weights in float32 a mean of ones may be a little more than 1.
+    return PairFit(ScorerSpec(name="SimilarityWeighted", options=options), whole, np.clip(held_out, 0.0, 1.0))
 
 
 def _prototypes(rows: Matrix, targets: Floats, count: int, seed: int) -> dict[str, NDArray[np.generic]]:

@@ -13,16 +13,17 @@ from typing import Literal
 
 import numpy as np
 
-from flotilla_api.artifact import EmbedderOptions, LearnedStrategy, ScorerName, ScorerSpec
+from flotilla_api.artifact import EmbedderOptions, LearnedStrategy, MonotoneMap, ScorerName, ScorerSpec
 from flotilla_router.embedders import Embedder, make_embedder
 from flotilla_router.strategies.scores import PairScore, Scores
 
+from .calibration import probability_map
 from .clusters import ClusterOptions, fit_voters
 from .datasets import Example
 from .errors import TrainingError
 from .fitting import PromptEmbedder
 from .labels import Answers, GapLabel, gap_labels, win_rate
-from .pairs import Arrays, Floats, PairFit, fit_factorised, fit_linear, fit_similarity
+from .pairs import Arrays, Floats, fit_factorised, fit_linear, fit_similarity
 
 __all__ = ["DEFAULT_EMBEDDER", "Trained", "TrainingError", "TrainingOptions", "default_embedder", "train"]
 
@@ -69,9 +70,11 @@ class Trained:
     examples: tuple[Example, ...]
     """The rows that it was trained on: those with an outcome of every model."""
     held_out: tuple[Scores, ...]
-    """What each of those rows scores where it was left out."""
+    """What each of those rows scores where it was left out, as a router would say it."""
     skipped: int
     """Rows that lack an outcome."""
+    probability: MonotoneMap | None = None
+    """What makes probabilities of the scorer's scores; None: they are."""
 
 
 def train(examples: Sequence[Example], options: TrainingOptions) -> Trained:
@@ -88,14 +91,11 @@ def train(examples: Sequence[Example], options: TrainingOptions) -> Trained:
         raise TrainingError(f"{len(used)} of {len(examples)} rows have outcomes of {names}: two that differ are needed")
     if options.strategy == "Cluster":
         voters = fit_voters(used, options.models, options.embedder, options.clusters, seed=options.seed)
-        scorer, arrays, held_out = voters.scorer, voters.arrays, voters.held_out
-    else:
-        fitted, held_out = _train_pair(used, options)
-        scorer, arrays = fitted.scorer, fitted.arrays
-    return Trained(options, scorer, arrays, used, held_out, len(examples) - len(used))
+        return Trained(options, voters.scorer, voters.arrays, used, voters.held_out, len(examples) - len(used))
+    return _train_pair(used, options, len(examples) - len(used))
 
 
-def _train_pair(examples: Sequence[Example], options: TrainingOptions) -> tuple[PairFit, tuple[Scores, ...]]:
+def _train_pair(examples: tuple[Example, ...], options: TrainingOptions, skipped: int) -> Trained:
     if len(options.models) != 2:
         raise TrainingError(f"{options.strategy} chooses between two models: a weak one and a strong one")
     weak, strong = options.models
@@ -105,8 +105,13 @@ def _train_pair(examples: Sequence[Example], options: TrainingOptions) -> tuple[
     else:
         fit = fit_linear if options.scorer == "Linear" else fit_similarity
         fitted = fit(examples, targets, options.embedder, seed=options.seed)
-    scores = fitted.held_out if options.strategy == "WinRate" else 1 - fitted.held_out
-    return fitted, tuple(PairScore(weak, strong, float(score)) for score in scores)
+    wins = options.strategy == "WinRate"
+    scores, hard = (fitted.held_out, targets) if wins else (1 - fitted.held_out, 1 - targets)
+    probability = probability_map(scores, hard) if options.scorer == "SimilarityWeighted" else None
+    if probability is not None:
+        scores = np.interp(scores, probability.x, probability.y)
+    held_out = tuple(PairScore(weak, strong, float(score)) for score in scores)
+    return Trained(options, fitted.scorer, fitted.arrays, examples, held_out, skipped, probability)
 
 
 def pair_targets(examples: Sequence[Example], options: TrainingOptions) -> Floats:

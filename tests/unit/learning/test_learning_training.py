@@ -11,7 +11,16 @@ from typing import cast
 import numpy as np
 import pytest
 
-from flotilla_api.artifact import GOLDEN_FILE, MANIFEST_FILE, EmbedderOptions, ModelPrice, digest_of
+from flotilla_api.artifact import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    EmbedderOptions,
+    ModelPrice,
+    MonotoneMap,
+    ScorerName,
+    digest_of,
+)
+from flotilla_learning.calibration import probability_map
 from flotilla_learning.clusters import ClusterOptions
 from flotilla_learning.datasets import Example, Outcome
 from flotilla_learning.metrics import apgr_of, pair_of
@@ -96,14 +105,52 @@ def test_factorisation_is_refused_where_the_paper_has_none(options: TrainingOpti
         train(traffic(50, seed=1), replace(options, plane="Factorised"))
 
 
-def test_a_win_rate_is_a_probability() -> None:
+@pytest.mark.parametrize("scorer", ["Linear", "SimilarityWeighted"])
+def test_a_win_rate_is_a_probability(scorer: ScorerName) -> None:
     """Its mean over a topic's prompts is near the topic's (1 + strong - weak) / 2."""
-    artifact = loaded(train(traffic(1500, seed=1), WIN_RATE))
+    trained = train(traffic(1500, seed=1), replace(WIN_RATE, scorer=scorer))
+    artifact = loaded(trained)
     test = traffic(300, seed=2)
+    assert np.mean([score.reference for score in trained.held_out]) == pytest.approx(0.67, abs=0.04)
 
     for topic, (weak, strong) in TOPICS.items():
         scores = pair_scores(artifact, [row for row in test if row.prompt.startswith(topic)])
         assert float(np.mean(scores)) == pytest.approx((1 + strong - weak) / 2, abs=0.08)
+
+
+def test_scores_that_are_too_timid_become_probabilities() -> None:
+    """A scorer that stays near one half, though rows are nearly sure, is spread to how often they come true."""
+    chances = np.linspace(0.02, 0.98, 4000)
+    targets = (np.random.default_rng(1).random(4000) < chances).astype(np.float64)
+
+    found = probability_map(0.5 + 0.1 * (chances - 0.5), targets)
+
+    assert found
+    spread = np.interp(0.5 + 0.1 * (chances - 0.5), found.x, found.y)
+    assert float(np.abs(spread - chances).mean()) < 0.05
+
+
+def test_a_packed_artifact_scores_by_its_probability_map() -> None:
+    """What calibrates the rows left out is what the router applies."""
+    trained = train(traffic(600, seed=1), replace(GAP, scorer="SimilarityWeighted"))
+    turned = replace(trained, probability=MonotoneMap(x=(0.0, 1.0), y=(0.25, 0.75)))
+
+    plain, mapped = (
+        pair_scores(loaded(each), traffic(20, seed=2)) for each in (replace(trained, probability=None), turned)
+    )
+
+    assert trained.probability
+    assert mapped == pytest.approx([0.25 + 0.5 * score for score in plain])
+
+
+@pytest.mark.parametrize(("scorer", "far"), [("Linear", 0.01), ("SimilarityWeighted", 0.05)])
+def test_where_the_small_model_is_always_as_good_nothing_is_hard(scorer: ScorerName, far: float) -> None:
+    """Rows that are all alike can be learned from."""
+    rows = [replace(row, outcomes={"weak": Outcome(1.0), "strong": Outcome(1.0)}) for row in traffic(100, seed=1)]
+
+    artifact = loaded(train(rows, replace(GAP, scorer=scorer)))
+
+    assert max(pair_scores(artifact, traffic(20, seed=2))) < far
 
 
 def test_clusters_send_a_topic_to_the_model_that_knows_it() -> None:
