@@ -6,8 +6,11 @@ What replays is imported when the command runs: it compiles, and other commands 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -23,7 +26,7 @@ from .inject import say
 from .sources import read_sources
 
 if TYPE_CHECKING:
-    from flotilla_simulation.comparison import Choice, Comparison
+    from flotilla_simulation.comparison import Case, Choice, Comparison
 
     from .simulation import Prepared, Wishes
 
@@ -231,17 +234,40 @@ def _prepared(filenames: Sequence[str], namespace: str, wishes: Wishes) -> list[
 
 
 def _compare(prepared: Sequence[Prepared], choices: Sequence[Choice], tuned: float | None) -> list[Comparison]:
-    """With a bar on standard error, where that is a terminal."""
+    """With a bar on standard error, where that is a terminal; several Experts on as many processors as there are."""
     from flotilla_simulation.comparison import compare, replays  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    sizes = [replays(each.case, choices) for each in prepared]
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
     ) as bar:
-        total = sum(replays(each.case, choices) for each in prepared)
-        task = bar.add_task("replays", total=total)
-        return [compare(each.case, choices, lambda: bar.advance(task), tuned) for each in prepared]
+        task = bar.add_task("replays", total=sum(sizes))
+        if len(prepared) == 1:
+            return [compare(prepared[0].case, choices, lambda: bar.advance(task), tuned)]
+        return _compare_at_once(prepared, choices, tuned, lambda index: bar.advance(task, sizes[index]))
+
+
+def _compare_at_once(
+    prepared: Sequence[Prepared], choices: Sequence[Choice], tuned: float | None, done: Callable[[int], None]
+) -> list[Comparison]:
+    """Experts share nothing in a replay, so each has a process of its own; `done` is told which one is through."""
+    processes = min(len(prepared), os.cpu_count() or 1)
+    # Not forked: the bar has a thread, whose locks a child would inherit.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        indices = {pool.submit(_compare_one, each.case, choices, tuned): at for at, each in enumerate(prepared)}
+        found: dict[int, Comparison] = {}
+        for future in as_completed(indices):
+            found[indices[future]] = future.result()
+            done(indices[future])
+    return [found[index] for index in range(len(prepared))]
+
+
+def _compare_one(case: Case, choices: Sequence[Choice], tuned: float | None) -> Comparison:
+    from flotilla_simulation.comparison import compare  # noqa: PLC0415
+
+    return compare(case, choices, lambda: None, tuned)
 
 
 def _write_json(prepared: Sequence[Prepared], comparisons: Sequence[Comparison]) -> None:

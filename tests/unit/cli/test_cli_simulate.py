@@ -162,6 +162,23 @@ def test_experts_share_a_trace_by_weight_and_their_dollars_are_summed(run: Run) 
     assert json.loads(shared.out)["fleet"] == [{"policy": "static", "usd": pytest.approx(1.2, abs=0.01)}]
 
 
+def test_an_expert_pays_the_same_whoever_is_replayed_beside_it(run: Run) -> None:
+    """Experts are replayed at once, and written in one order, whichever is through first."""
+    a_trace("long.csv", every=0.5)
+    a_trace("short.csv", every=20.0)
+    policy = a_policy({"name": "invoice"}, {"name": "general"})
+    written("two.yaml", an_expert(), an_expert("general"), PROFILE, FALLBACK, policy)
+    written("one.yaml", an_expert(), PROFILE, FALLBACK, policy)
+    common = (*ENGINE, "--policy", "flotilla", "--policy", "keda", "-o", "json")
+
+    alone = run("-f", "one.yaml", "--trace", "long.csv", *common)
+    beside = run("-f", "two.yaml", "--trace", "invoice=long.csv", "--trace", "general=short.csv", *common)
+
+    general, invoice = json.loads(beside.out)["experts"]
+    assert [general["name"], invoice["name"]] == ["general", "invoice"]
+    assert [invoice] == json.loads(alone.out)["experts"]
+
+
 def test_rates_are_scaled_to_busy_replicas(run: Run) -> None:
     """A request takes 1,000/8,000 + 80/512 s of a replica: one every 0.28 s keeps one busy."""
     ended = run(
