@@ -21,8 +21,9 @@ ASSUMED_LOAD = 0.5
 """Of seconds that somebody else remembers, without saying how full batches were."""
 LEAST_SECONDS = 1e-3
 """No request is shorter: what measures less than that measures nothing."""
-MOST_GROWTH = math.log(16.0)
-"""No engine decodes a full batch sixteen times more slowly than a single sequence."""
+MOST_GROWTH = math.log(3.0)
+"""A full batch takes at most three times as long as a single sequence: where prompts become shorter while replicas come, a
+steeper slope would be learned of that, and it asks for more replicas still."""
 
 
 def learn_batching(known: Batching | None, tick: BatchTick, tuning: Tuning) -> Batching:
