@@ -22,8 +22,8 @@ ASSUMED_LOAD = 0.5
 LEAST_SECONDS = 1e-3
 """No request is shorter: what measures less than that measures nothing."""
 MOST_GROWTH = math.log(3.0)
-"""A full batch takes at most three times as long as a single sequence. Where prompts become shorter while replicas come,
-a steeper slope would be learned of that, and it would ask for more replicas still."""
+"""A full batch takes at most three times as long as a single sequence. Where prompts become shorter while replicas
+come, a steeper slope would be learned of that, and it would ask for more replicas still."""
 
 
 def learn_batching(known: Batching | None, tick: BatchTick, tuning: Tuning) -> Batching:
