@@ -1,4 +1,4 @@
-"""What scores are worth on rows left out: as probabilities, at a threshold or an alpha, as quantiles."""
+"""What a threshold, or an alpha, gives on rows that were not trained on: an artifact's table, and its quantiles."""
 
 from __future__ import annotations
 
@@ -6,32 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flotilla_api.artifact import CalibrationPoint, MonotoneMap
+from flotilla_api.artifact import CalibrationPoint
 from flotilla_router.strategies.scores import ClusterScores, PairScore, Scores
 
 from .choices import ALPHAS, chosen, table_of
 from .datasets import Example
-from .fitting import Floats, fit_platt
 
 QUANTILES = 101
-_MAP_POINTS = 65
-_SURE = 1e-3
-"""Scores this near to 0 and 1 have the log-odds of those that are so near."""
-
-
-def probability_map(scores: Floats, targets: Floats) -> MonotoneMap | None:
-    """sigmoid(A log-odds(score) + B), at 65 places from 0 to 1; None: the targets or the scores tell nothing."""
-    slope, bias = fit_platt(_log_odds(scores), targets)
-    if slope == 0:
-        return None
-    x = np.linspace(0.0, 1.0, _MAP_POINTS)
-    y = np.exp(-np.logaddexp(0, -(slope * _log_odds(x) + bias)))
-    return MonotoneMap(x=tuple(map(float, x)), y=tuple(map(float, y)))
-
-
-def _log_odds(scores: Floats) -> Floats:
-    inside = np.clip(scores, _SURE, 1.0 - _SURE)
-    return np.log(inside) - np.log1p(-inside)
 
 
 def calibrate(scores: Sequence[Scores], examples: Sequence[Example]) -> tuple[CalibrationPoint, ...]:

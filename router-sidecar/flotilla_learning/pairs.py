@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flotilla_api.artifact import MAX_ARTIFACT_BYTES, ScorerOptions, ScorerSpec
+from flotilla_api.artifact import MAX_ARTIFACT_BYTES, MonotoneMap, ScorerOptions, ScorerSpec
 from flotilla_router.strategies.winrate import MAX_PROTOTYPES, SimilarityWeighted
 
 from .datasets import Example
@@ -26,6 +26,9 @@ RANK = 4
 FACTOR_PENALTIES = (2.0, 5.0)
 PENALTIES = (5.0, 12.0, 25.0, 50.0)
 GAMMAS = (10.0, 100.0, 1_000.0, 10_000.0)
+_MAP_POINTS = 65
+_SURE = 1e-3
+"""Scores this near to 0 and 1 have the log-odds of those that are so near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,21 @@ def fit_similarity(examples: Sequence[Example], targets: Floats, embedder: Promp
     whole = _prototypes(rows, targets, count, seed)
     # Of weights in float32 a mean of ones may be a little more than 1.
     return PairFit(ScorerSpec(name="SimilarityWeighted", options=options), whole, np.clip(held_out, 0.0, 1.0))
+
+
+def probability_map(scores: Floats, targets: Floats) -> MonotoneMap | None:
+    """sigmoid(A log-odds(score) + B), at 65 places from 0 to 1; None: the targets or the scores tell nothing."""
+    slope, bias = fit_platt(_log_odds(scores), targets)
+    if slope == 0:
+        return None
+    x = np.linspace(0.0, 1.0, _MAP_POINTS)
+    y = np.exp(-np.logaddexp(0, -(slope * _log_odds(x) + bias)))
+    return MonotoneMap(x=tuple(map(float, x)), y=tuple(map(float, y)))
+
+
+def _log_odds(scores: Floats) -> Floats:
+    inside = np.clip(scores, _SURE, 1.0 - _SURE)
+    return np.log(inside) - np.log1p(-inside)
 
 
 def _prototypes(rows: Matrix, targets: Floats, count: int, seed: int) -> dict[str, NDArray[np.generic]]:

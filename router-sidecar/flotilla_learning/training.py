@@ -17,13 +17,12 @@ from flotilla_api.artifact import EmbedderOptions, LearnedStrategy, MonotoneMap,
 from flotilla_router.embedders import Embedder, make_embedder
 from flotilla_router.strategies.scores import PairScore, Scores
 
-from .calibration import probability_map
 from .clusters import ClusterOptions, fit_voters
 from .datasets import Example
 from .errors import TrainingError
 from .fitting import PromptEmbedder
 from .labels import Answers, GapLabel, gap_labels, win_rate
-from .pairs import Arrays, Floats, fit_factorised, fit_linear, fit_similarity
+from .pairs import Arrays, Floats, fit_factorised, fit_linear, fit_similarity, probability_map
 
 __all__ = ["DEFAULT_EMBEDDER", "Trained", "TrainingError", "TrainingOptions", "default_embedder", "train"]
 

@@ -20,11 +20,11 @@ from flotilla_api.artifact import (
     ScorerName,
     digest_of,
 )
-from flotilla_learning.calibration import probability_map
 from flotilla_learning.clusters import ClusterOptions
 from flotilla_learning.datasets import Example, Outcome
 from flotilla_learning.metrics import apgr_of, pair_of
 from flotilla_learning.packing import pack
+from flotilla_learning.pairs import probability_map
 from flotilla_learning.training import Trained, TrainingError, TrainingOptions, train
 from flotilla_router.artifact import Artifact, load_artifact
 from flotilla_router.embedders import make_embedder
