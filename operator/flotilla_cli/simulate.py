@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -246,22 +247,20 @@ def _compare(prepared: Sequence[Prepared], choices: Sequence[Choice], tuned: flo
         task = bar.add_task("replays", total=sum(sizes))
         if len(prepared) == 1:
             return [compare(prepared[0].case, choices, lambda: bar.advance(task), tuned)]
-        return _compare_at_once(prepared, choices, tuned, lambda index: bar.advance(task, sizes[index]))
+        return _compare_at_once(prepared, choices, tuned, [partial(bar.advance, task, size) for size in sizes])
 
 
 def _compare_at_once(
-    prepared: Sequence[Prepared], choices: Sequence[Choice], tuned: float | None, done: Callable[[int], None]
+    prepared: Sequence[Prepared], choices: Sequence[Choice], tuned: float | None, done: Sequence[Callable[[], None]]
 ) -> list[Comparison]:
-    """Experts share nothing in a replay, so each has a process of its own; `done` is told which one is through."""
+    """Experts share nothing in a replay, so each has a process of its own; `done` is called of each that is through."""
     processes = min(len(prepared), os.cpu_count() or 1)
     # Not forked: the bar has a thread, whose locks a child would inherit.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        indices = {pool.submit(_compare_one, each.case, choices, tuned): at for at, each in enumerate(prepared)}
-        found: dict[int, Comparison] = {}
-        for future in as_completed(indices):
-            found[indices[future]] = future.result()
-            done(indices[future])
-    return [found[index] for index in range(len(prepared))]
+        futures = [pool.submit(_compare_one, each.case, choices, tuned) for each in prepared]
+        for future in as_completed(futures):
+            done[futures.index(future)]()
+    return [future.result() for future in futures]
 
 
 def _compare_one(case: Case, choices: Sequence[Choice], tuned: float | None) -> Comparison:

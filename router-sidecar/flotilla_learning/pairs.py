@@ -145,7 +145,7 @@ def probability_map(scores: Floats, targets: Floats) -> MonotoneMap | None:
     if slope == 0:
         return None
     x = np.linspace(0.0, 1.0, _MAP_POINTS)
-    y = np.exp(-np.logaddexp(0, -(slope * _log_odds(x) + bias)))
+    y = _sigmoid(slope * _log_odds(x) + bias)
     return MonotoneMap(x=tuple(map(float, x)), y=tuple(map(float, y)))
 
 

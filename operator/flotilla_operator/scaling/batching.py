@@ -30,14 +30,15 @@ def learn_batching(known: Batching | None, tick: BatchTick, tuning: Tuning) -> B
     """`known` with one more tick in it."""
     smoothed = tick if known is None or known.smoothed is None else _smooth(known.smoothed, tick, tuning)
     seconds = max(smoothed.busy / smoothed.finished, LEAST_SECONDS)
+    line = _extend(None if known is None else known.line, smoothed.load, math.log(seconds), tuning)
     if known is None:
-        return Batching(seconds, smoothed.load, smoothed, BatchLine(smoothed.load, math.log(seconds)))
+        return Batching(seconds, smoothed.load, smoothed, line)
     weight = tuning.learning_weight
     return Batching(
         seconds=_toward(known.seconds, seconds, weight),
         load=smoothed.load if known.load is None else _toward(known.load, smoothed.load, weight),
         smoothed=smoothed,
-        line=_extend(known.line, smoothed.load, math.log(seconds), tuning),
+        line=line,
     )
 
 
