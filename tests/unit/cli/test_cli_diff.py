@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Ended, Run
 
 from artifacts import an_artifact, hard_words
-from flotilla_cli.__main__ import main
 from flotilla_learning.artifacts import write_artifact
 from flotilla_learning.datasets import Example, Outcome, format_example
 
 PROMPTS = ["prove it", "integrate x\nby parts", "hello", "prove a theorem", "thanks", "hi"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla diff` in a folder with two artifacts and a labelled log: `b` finds integrals hard as well."""
     monkeypatch.chdir(tmp_path)
     write_artifact(Path("a"), an_artifact())
@@ -44,11 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     Path("log.jsonl").write_text("".join(format_example(row) + "\n" for row in rows) + "{\n")
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["diff", "a", "b", "log.jsonl", "--model", "weak=invoice", "--model", "strong=big", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("diff", "a", "b", "log.jsonl", "--model", "weak=invoice", "--model", "strong=big", *arguments)
 
     return command
 

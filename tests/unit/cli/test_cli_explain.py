@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import Ended, Run
 
-from flotilla_cli.__main__ import main
 from flotilla_cli.explanation import render
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -205,18 +205,6 @@ class Api:
     url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
 def api() -> Generator[Api]:
     """Listens on loopback."""
@@ -246,7 +234,7 @@ def api() -> Generator[Api]:
 
 
 @pytest.fixture
-def run(api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(api: Api, flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla explain` with a kubeconfig whose current context is in namespace agents."""
     contexts = [
         {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "agents"}},
@@ -266,11 +254,7 @@ def run(api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["explain", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("explain", *arguments)
 
     return command
 

@@ -5,40 +5,23 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Ended, Run
 
 from fakes.chat import Json, Said, chat_api
-from flotilla_cli.__main__ import main
 from flotilla_learning.datasets import Outcome, read_examples
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla label log.jsonl -o out.jsonl` in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["label", "log.jsonl", "-o", "out.jsonl", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("label", "log.jsonl", "-o", "out.jsonl", *arguments)
 
     return command
 

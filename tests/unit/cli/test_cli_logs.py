@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from command_line import Ended, Run
 
 from flotilla_api import names
 from flotilla_cli.__main__ import main
@@ -111,18 +112,6 @@ class World:
             "X-Flotilla-Gap": "true" if pod in self.gaps else "false",
         }
         return 200, headers, b"".join(line + b"\n" for line in lines)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture

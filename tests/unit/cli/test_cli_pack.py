@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from command_line import Ended, Run
 
 from artifacts import an_artifact, an_embedder, digest
-from flotilla_cli.__main__ import main
 from flotilla_learning.artifacts import write_artifact
 from flotilla_router.artifact import load_artifact, read_tar
 
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
 FILES = an_artifact()
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla pack` in a folder that holds an artifact in `mine`."""
     monkeypatch.chdir(tmp_path)
     write_artifact(Path("mine"), FILES)
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["pack", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("pack", *arguments)
 
     return command
 

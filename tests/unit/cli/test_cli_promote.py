@@ -6,13 +6,10 @@ import difflib
 import io
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from flotilla_cli.__main__ import main
+from command_line import Ended, Run
 
 OLD, NEW = f"sha256:{'0' * 64}", f"sha256:{'1f' * 32}"
 POLICY = f"""\
@@ -45,30 +42,14 @@ spec:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla promote` in a folder that holds policy.yaml."""
     monkeypatch.chdir(tmp_path)
     Path("policy.yaml").write_bytes(POLICY.encode())
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["promote", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("promote", *arguments)
 
     return command
 

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Ended, Run
 
-from flotilla_cli.__main__ import main
 from flotilla_learning.shadowing import agreement
 
 OLD, NEW = f"sha256:{'0' * 64}", f"sha256:{'1f' * 32}"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
 
 
 def a_row(number: int, live: str, shadow: str | None = None, artifact: str = NEW, **fields: Any) -> dict[str, Any]:
@@ -61,17 +47,13 @@ def written(*lines: Any) -> None:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla shadow policy/support` in a folder that holds a log."""
     monkeypatch.chdir(tmp_path)
     written(*ROWS)
 
     def command(*arguments: str, target: str = "policy/support") -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["shadow", target, "--log", "log.jsonl", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("shadow", target, "--log", "log.jsonl", *arguments)
 
     return command
 

@@ -5,46 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-
-from flotilla_cli.__main__ import main
+from command_line import Ended, Run
 
 API = "flotilla.dev/v1alpha1"
 ENGINE = ("--speeds", "8000,512,40", "--cold-start", "60s")
 FEW = ("--policy", "flotilla", "--policy", "static=1", "--policy", "oracle")
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla simulate` in a folder of its own, which holds a fleet and a trace."""
     monkeypatch.chdir(tmp_path)
     written("fleet.yaml", *a_fleet())
     a_trace("trace.csv")
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(["simulate", *arguments])
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla("simulate", *arguments)
 
     return command
 

@@ -8,15 +8,15 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Ended, Run
 
-from flotilla_cli.__main__ import main
 from flotilla_learning.datasets import Example, Logged, Outcome, format_example, read_examples
 from flotilla_learning.distill import write_table
 from flotilla_router.artifact import read_tar
@@ -25,30 +25,14 @@ WORDS = [f"w{number}" for number in range(100, 400)]
 MODELS = ("--models", "small,big")
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla` in a folder of its own, which holds labelled rows."""
     monkeypatch.chdir(tmp_path)
     written("data.jsonl", some_rows(160, seed=1))
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla(*arguments)
 
     return command
 

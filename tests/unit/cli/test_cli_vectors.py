@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from command_line import Ended, Run
 
 from fakes.chat import ChatApi, Json, Said, chat_api
 from flotilla_api.artifact import MANIFEST_FILE, digest_of
-from flotilla_cli.__main__ import main
 from flotilla_learning.datasets import Example, Outcome, format_example
 from flotilla_router.artifact import load_artifact
 from flotilla_router.embedders.remote import read_vector
@@ -20,18 +19,6 @@ from flotilla_router.strategies.scores import PairScore
 
 WORDS = [f"w{number}" for number in range(100, 400)]
 TRAIN = ("train", "data.jsonl", "--models", "small,big", "--bits", "8", "--summary", "json", "-o")
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
 
 
 def is_hard(prompt: str) -> bool:
@@ -63,7 +50,7 @@ def encoder() -> Generator[ChatApi]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(flotilla: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `flotilla` in a folder with labelled rows, one of them without a word."""
     monkeypatch.chdir(tmp_path)
     draw = random.Random(3)
@@ -73,11 +60,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     Path("data.jsonl").write_text("".join(format_example(row) + "\n" for row in [*rows, blank]))
 
     def command(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        out, error = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, error)
+        return flotilla(*arguments)
 
     return command
 
