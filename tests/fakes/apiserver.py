@@ -14,7 +14,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from flotilla_operator.adapters.client import STRATEGIC_MERGE
-from flotilla_operator.adapters.kinds import AUTOSCALER, CORE_EVENT, KINDS, NODE, QUOTA, Kind
+from flotilla_operator.adapters.kinds import AUTOSCALER, CORE_EVENT, KINDS, MANAGED_SELECTOR, NODE, QUOTA, Kind
 
 Json = dict[str, Any]
 NAMESPACE = Kind("Namespace", "", "v1", "namespaces", namespaced=False)
@@ -69,7 +69,8 @@ class FakeApiServer:
         if failure:
             return web.json_response(failure, status=failure["code"])
         if request.method == "GET":
-            return self._get(request.path, request.query.get("fieldSelector", ""))
+            selectors = (request.query.get("fieldSelector", ""), request.query.get("labelSelector", ""))
+            return self._get(request.path, *selectors)
         patch = self._merge if request.content_type == STRATEGIC_MERGE else self._patch
         answers = {"POST": self._post, "PUT": self._put, "PATCH": patch}
         if request.method not in answers:
@@ -94,7 +95,7 @@ class FakeApiServer:
         await self.ended.wait()
         return response
 
-    def _get(self, path: str, fields: str) -> web.Response:
+    def _get(self, path: str, fields: str, labels: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
         if path in _GROUPS:
@@ -103,7 +104,7 @@ class FakeApiServer:
             return web.json_response(_discovery(path))
         if path.rpartition("/")[2] in _COLLECTIONS:
             held = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
-            items = [item for item in held if _has_phase(item, fields)]
+            items = [item for item in held if _has_phase(item, fields) and _has_labels(item, labels)]
             return web.json_response({"metadata": {"resourceVersion": str(next(self._versions))}, "items": items})
         return _status(404, "NotFound")
 
@@ -165,6 +166,13 @@ def _has_phase(item: Json, fields: str) -> bool:
     phase = item.get("status", {}).get("phase", "Running")
     wanted = [term.rpartition("=")[::2] for term in fields.split(",") if term.startswith("status.phase")]
     return all((phase == value) is not name.endswith("!") for name, value in wanted)
+
+
+def _has_labels(item: Json, labels: str) -> bool:
+    """Whether an object has what a selector's equalities say; its other terms, and whose it is, are not looked at."""
+    own: dict[str, str] = item["metadata"].get("labels") or {}
+    terms = [term.partition("=") for term in labels.split(",") if term != MANAGED_SELECTOR]
+    return all(own.get(name) == value for name, equal, value in terms if equal and not name.endswith("!"))
 
 
 def _merged(live: Any, patch: Any) -> Any:

@@ -194,10 +194,11 @@ class Client:
         return [item["metadata"] for item in cast("list[Manifest]", answer.get("items") or [])]
 
     async def list_objects(
-        self, kind: Kind, namespace: str, *, field_selector: str = ""
+        self, kind: Kind, namespace: str, *, field_selector: str = "", labels: Mapping[str, str] | None = None
     ) -> tuple[Sequence[Manifest], int]:
-        """A consistent list of `kind` in `namespace` ('': all), and the version at which it was taken."""
-        selectors = {"labelSelector": kind.selector, "fieldSelector": field_selector}
+        """A consistent list of `kind` in `namespace` ('': all) with `labels`, and the version at which it was taken."""
+        wanted = [kind.selector, *(f"{name}={value}" for name, value in (labels or {}).items())]
+        selectors = {"labelSelector": ",".join(filter(None, wanted)), "fieldSelector": field_selector}
         path = kind.collection_path(namespace if kind.namespaced else "")
         answer = await self._request("GET", path, query={name: text for name, text in selectors.items() if text})
         head = {"apiVersion": kind.api_version, "kind": kind.kind}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from flotilla_api.conditions import Reason
 from flotilla_api.meta import API_VERSION
-from flotilla_api.names import FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL
+from flotilla_api.names import FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL, selector_labels
 from flotilla_operator.ports import (
     Clock,
     NotFoundError,
@@ -37,7 +37,7 @@ from flotilla_operator.reconcile.types import (
     Step,
     StepFailure,
 )
-from flotilla_operator.resources.pods import is_live
+from flotilla_operator.resources.pods import is_live, is_ready
 from flotilla_operator.resources.settings import OperatorSettings
 from flotilla_operator.scaling.report import ScalingReport
 from flotilla_operator.telemetry import LOGGER, fields
@@ -112,7 +112,7 @@ class KubernetesCluster:
             pods=pods,
             warnings=await self._warnings(key, pods),
             references=references,
-            reference_pods=self._reference_pods(references) if policy else {},
+            reference_pods=await self._reference_pods(references) if policy else {},
             acknowledgements=self._around.acknowledgements(key) if policy else (),
             agents=self._around.agents(key) if policy else None,
             artifact_maps=self._around.artifact_maps(key) if policy else {},
@@ -233,13 +233,31 @@ class KubernetesCluster:
             for ref in unknown:
                 live[ref] = await self._live(ref)
 
-    def _reference_pods(self, references: Mapping[ObjectRef, Manifest | None]) -> dict[ObjectRef, tuple[Manifest, ...]]:
-        keys = ((ref, key_of(ref)) for ref, manifest in references.items() if manifest)
-        return {ref: owned_pods(self._store, key) for ref, key in keys if key}
+    async def _reference_pods(
+        self, references: Mapping[ObjectRef, Manifest | None]
+    ) -> dict[ObjectRef, tuple[Manifest, ...]]:
+        keys = {ref: key for ref, manifest in references.items() if manifest and (key := key_of(ref))}
+        await asyncio.gather(*(self._read_pods(key) for key in keys.values() if self._seems_down(key)))
+        return {ref: owned_pods(self._store, key) for ref, key in keys.items()}
+
+    def _seems_down(self, key: Key) -> bool:
+        """Nobody answers and somebody starts: perhaps it has, and only its predecessor's end is known so far.
+
+        kopf keeps the order of the events of one object, and not that of two.
+        """
+        pods = owned_pods(self._store, key)
+        return any(map(is_live, pods)) and not any(map(is_ready, pods))
+
+    async def _read_pods(self, key: Key) -> None:
+        """The store knows the owner's pods as they are now."""
+        kind = KINDS["Pod"]
+        pods, _ = await self._client.list_objects(kind, key.namespace, labels=selector_labels(key.kind, key.name))
+        for pod in pods:
+            self._feed.receive(kind, "MODIFIED", pod)
 
     async def _warnings(self, key: Key, pods: Sequence[Manifest]) -> tuple[Manifest, ...]:
         """Warning events about live pods that are not ready, and about ReplicaSets that lack pods."""
-        unready = [pod for pod in pods if is_live(pod) and not _is_ready(pod)]
+        unready = [pod for pod in pods if is_live(pod) and not is_ready(pod)]
         lacking = [replicas for replicas in owned_replica_sets(self._store, key) if _lacks_pods(replicas)]
         about = (*lacking, *unready)[:WARNED_OBJECTS_MAX]
         found = await asyncio.gather(*(self._warnings_about(manifest) for manifest in about))
@@ -294,11 +312,6 @@ def _is_managed(manifest: Manifest) -> bool:
 def _when(event: Manifest) -> str:
     """When an event was last seen; timestamps sort as text."""
     return event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
-
-
-def _is_ready(pod: Manifest) -> bool:
-    conditions: list[Manifest] = pod.get("status", {}).get("conditions") or []
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def _lacks_pods(replica_set: Manifest) -> bool:

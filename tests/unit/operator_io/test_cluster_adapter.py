@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from builders import NAMESPACE, SETTINGS, a_policy, a_waiting_pod, an_expert
+from builders import (
+    NAMESPACE,
+    SETTINGS,
+    a_policy,
+    a_ready_pod,
+    a_starting_pod,
+    a_waiting_pod,
+    an_expert,
+    ending,
+)
 from fakes.apiserver import FakeApiServer, running_api_server
 from fakes.clock import VirtualClock
 from flotilla_operator.adapters.client import Client, Connection
@@ -20,6 +29,7 @@ from flotilla_operator.adapters.store import Store
 from flotilla_operator.ports import NotFoundError, OutdatedError, StepFailedError
 from flotilla_operator.reconcile.dispatch import references
 from flotilla_operator.reconcile.types import Key, Manifest, ObjectRef, Plan, Step
+from flotilla_operator.resources.pods import make_endpoints
 from flotilla_operator.telemetry import Telemetry
 
 EXPERT = Key("Expert", NAMESPACE, "invoice")
@@ -41,6 +51,28 @@ class World:
         stored = self.api.put(kind.path(ref.namespace, ref.name), manifest)
         self.store.apply(stored)
         return stored
+
+    def put_pods(self, owner: Manifest, *pods: Manifest) -> None:
+        """Pods that the owner's Deployment made."""
+        parent = owner
+        for kind in ("Deployment", "ReplicaSet"):
+            name = f"{owner['metadata']['name']}-{kind.lower()}"
+            metadata = {"name": name, "namespace": NAMESPACE, "ownerReferences": [controller(parent)]}
+            parent = self.put({"kind": kind, "apiVersion": "apps/v1", "metadata": metadata})
+        for pod in pods:
+            self.put({**pod, "metadata": {**pod["metadata"], "ownerReferences": [controller(parent)]}})
+
+    def change_unheard(self, pod: Manifest, after: Manifest) -> None:
+        """The pod is as in `after`, and the watch has not said so yet."""
+        path = KINDS["Pod"].path(NAMESPACE, pod["metadata"]["name"])
+        live = self.api.objects[path]
+        self.api.put(path, {**after, "metadata": {**live["metadata"], **after["metadata"]}})
+
+
+def controller(manifest: Manifest) -> Manifest:
+    """The reference that makes `manifest` another's controller."""
+    metadata = manifest["metadata"]
+    return {"kind": manifest["kind"], "name": metadata["name"], "uid": metadata["uid"], "controller": True}
 
 
 @asynccontextmanager
@@ -137,3 +169,39 @@ async def test_reading_warnings_leaves_connections_for_writing() -> None:
         await asyncio.gather(*looks)
 
         assert most == EVENT_LISTS_AT_A_TIME
+
+
+async def test_a_successor_that_answers_is_known_when_only_the_end_of_the_last_replica_was_heard_of() -> None:
+    """Watches tell of two pods in any order; a router that was told so would refuse every request for a moment."""
+    async with a_world() as world:
+        expert = world.store.get(ref_of(EXPERT))
+        assert expert is not None
+        old, new = ending(a_ready_pod(expert, "old")), a_starting_pod(expert, "new")
+        world.put_pods(expert, old, new)
+        world.change_unheard(new, a_ready_pod(expert, "new", ip="10.0.0.9"))
+
+        observed = await world.cluster.observe(POLICY)
+
+        assert observed is not None
+        endpoints = make_endpoints(observed.reference_pods[ref_of(EXPERT)])
+        assert [each.address for each in endpoints] == ["10.0.0.9:8000"]
+        assert EXPERT in world.woken
+
+
+async def test_pods_are_read_only_where_nobody_answers_and_somebody_starts() -> None:
+    """Otherwise the store is believed: observing costs no request."""
+    async with a_world() as world:
+        expert = world.store.get(ref_of(EXPERT))
+        assert expert is not None
+        world.put_pods(expert, a_ready_pod(expert, "a"), a_starting_pod(expert, "b"))
+        await world.cluster.observe(POLICY)
+        pods = ("GET", KINDS["Pod"].collection_path(NAMESPACE))
+        assert pods not in world.api.requests
+
+        world.put_pods(expert, ending(a_ready_pod(expert, "a")))
+        await world.cluster.observe(POLICY)
+        assert world.api.requests.count(pods) == 1
+
+        world.put_pods(expert, ending(a_starting_pod(expert, "b")))
+        await world.cluster.observe(POLICY)
+        assert world.api.requests.count(pods) == 1
